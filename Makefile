@@ -1,0 +1,70 @@
+# make run      makes the embedded data set, fine-tunes the teaching checkpoint on it, prints AP and the report's path
+# make run DATA=folder [RECIPE=n_custom] [ARGS="epochs=3 image_size=320"]     the same on a COCO-style folder
+# make test     the whole suite          make lint     style          make clean     caches and build leftovers
+#
+# The first call makes .venv/ from pyproject.toml, later ones find it (environment.py says how, and what to do about
+# an active environment, a CPU build of torch, another Python).
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help run test lint clean
+
+PYTHON3 ?= python3
+# Waiting threads sleep: spinning ones slow every other process of a small machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+# The kernel of the environment in use goes before one of the same name in the home folder.
+export JUPYTER_PREFER_ENV_PATH ?= 1
+# An environment that is used as it was found need not have this project installed.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+# ---- run: data set, training notebook, what came out -----------------------------------------------------------------
+
+DATA ?= digits
+RECIPE ?= $(if $(filter shapes,$(DATA)),pico,pico_digits)
+# Parameters of the notebook, written name=value.
+ARGS ?=
+
+embedded := $(filter digits shapes,$(DATA))
+folder := $(if $(embedded),data/$(embedded),$(patsubst %/,%,$(DATA)))
+set_name := $(notdir $(folder))
+run_name := $(if $(findstring $(set_name),$(RECIPE)),$(RECIPE),$(RECIPE)_$(set_name))
+OUT ?= $(or $(patsubst out=%,%,$(filter out=%,$(ARGS))),runs/$(run_name))
+# Recipes that go on from the teaching checkpoint are named pico_...
+WEIGHTS ?= $(if $(filter pico_%,$(RECIPE)),notebooks/assets/dfine_pico_shapes.safetensors)
+parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" $(if $(WEIGHTS),-p weights "$(WEIGHTS)") \
+	$(foreach pair,$(filter-out out=%,$(ARGS)),-p $(subst =, ,$(pair)))
+
+run:
+	@set -euo pipefail; \
+	python=$$("$(PYTHON3)" environment.py notebooks); \
+	$(if $(embedded),test -e "$(folder)/annotations/instances_val.json" || "$$python" -m data_tools.$(embedded) "$(folder)";) \
+	mkdir -p "$(OUT)"; \
+	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 $(parameters)
+
+# ---- test ------------------------------------------------------------------------------------------------------------
+
+# One thread a process and two processes beat the reverse on tests this small.
+test:
+	@set -euo pipefail; \
+	python=$$("$(PYTHON3)" environment.py notebooks,deploy,dev); \
+	export OMP_NUM_THREADS=1; \
+	"$$python" -m pytest tests -p no:nbval -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS); \
+	if compgen -G "notebooks/lessons/*.ipynb" > /dev/null; then \
+		"$$python" -m pytest --nbval-lax notebooks/lessons notebooks/solutions -n 2 --dist loadfile; \
+	fi
+
+# ---- habits ----------------------------------------------------------------------------------------------------------
+
+lint:
+	@set -euo pipefail; \
+	python=$$("$(PYTHON3)" environment.py notebooks,deploy,dev); \
+	"$$python" -m ruff check .; \
+	"$$python" -m ruff format --check .
+
+# Leaves data/, runs/ and .venv/ alone.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
