@@ -164,7 +164,11 @@ class CocoEvaluator:
 
     def _as_annotations(self) -> list[dict[str, Any]]:
         """The library takes a dictionary per box; they live only while it runs."""
-        image_ids, category_ids, xywh, scores = self._stacked()
+        stacked = self._stacked()
+        sound = np.isfinite(stacked[2]).all(1) & np.isfinite(stacked[3])
+        if not sound.all():
+            logger.warning("left out %d detections with a score or a box that is not finite", (~sound).sum())
+        image_ids, category_ids, xywh, scores = (column[sound] for column in stacked)
         areas = xywh[:, 2] * xywh[:, 3]
         columns = (image_ids.tolist(), category_ids.tolist(), xywh.tolist(), scores.tolist(), areas.tolist())
         return [
