@@ -337,12 +337,15 @@ def test_ranks_exchange_their_detections_and_padding_counts_once(monkeypatch):
     here.add([1], [detections([(0, (10, 10, 40, 40), 0.9)])])
     there.add([2, 1], [detections([(0, (10, 10, 40, 40), 0.8)]), detections([(0, (300, 10, 40, 40), 0.95)])])
     sent = []
+
+    def all_gather(everyone, own):
+        sent.append(own)
+        everyone[:] = sent[:1] * 2 if len(sent) == 1 else sent
+
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda _, own: sent.append(own))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
+    here.gather()  # alone, so that its share is recorded
+    assert here.metrics().ap == pytest.approx(51 / 101)
     there.gather()
-    monkeypatch.setattr(
-        torch.distributed, "all_gather_object", lambda all_, own: all_.__setitem__(slice(None), [own, *sent])
-    )
-    here.gather()
-    assert here.metrics().ap == 1.0
+    assert there.metrics().ap == 1.0
