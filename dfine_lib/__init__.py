@@ -1,0 +1,20 @@
+"""D-FINE as a thin library: `data`, `model`, `criterion`, `train`, `evaluate`, `deploy`; imports run down that list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["DFINE", "__version__"]
+
+if TYPE_CHECKING:
+    from dfine_lib.model.dfine import DFINE
+
+
+def __getattr__(name: str) -> object:
+    """Load the model on first use, so that `import dfine_lib` and `dfine --help` stay quick."""
+    if name == "DFINE":
+        from dfine_lib.model.dfine import DFINE
+
+        return DFINE
+    raise AttributeError(f"module 'dfine_lib' has no attribute {name!r}")

@@ -1,0 +1,165 @@
+"""From the model's answers and the targets to named losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dfine_lib.config import LossConfig, Recipe
+from dfine_lib.criterion import losses
+from dfine_lib.criterion.matcher import Pairs, match, union_set
+from dfine_lib.model.denoising import Targets
+from dfine_lib.model.distribution import encode_edges
+from dfine_lib.model.outputs import DecoderOutput, DFINEOutput
+from dfine_lib.recipes import get_recipe
+
+
+def build_criterion(recipe: str | Recipe) -> Criterion:
+    """The criterion of a recipe or of its name."""
+    return Criterion(get_recipe(recipe).loss)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """All guesses at one set of queries: decoder layers, then the initial guess, then (if there) the encoder's."""
+
+    logits: Tensor  # [K, B, Q, C]
+    boxes: Tensor  # [K, B, Q, 4] cxcywh
+    corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
+    suffixes: list[str]  # K endings of loss names
+
+    @property
+    def initial_boxes(self) -> Tensor:
+        """b0, `[B, Q, 4]`, without gradient."""
+        return self.boxes[len(self.corner_logits)].detach()
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Losses of one step. Keeps nothing between steps."""
+
+    config: LossConfig
+
+    def __call__(self, outputs: DFINEOutput, targets: Targets) -> dict[str, Tensor]:
+        """Weighted losses, float32 scalars.
+
+        Names are `loss_{vfl,bbox,giou,fgl,ddf}` followed by nothing (last layer), `_aux_i` (earlier layers), `_pre`
+        (initial boxes), `_enc_0` (encoder), `_dn_i` and `_dn_pre` (denoising). Their sum is the training loss.
+
+        Args:
+            outputs: of the model in training mode.
+            targets: for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
+        """
+        if outputs.decoder is None or outputs.encoder is None:
+            raise ValueError("the criterion needs every layer's answer: call the model in training mode")
+        counts = [len(target["labels"]) for target in targets]
+        labels = torch.cat([target["labels"] for target in targets])
+        boxes = torch.cat([target["boxes"] for target in targets]).float()
+
+        answers = _matching_answers(outputs)
+        own = match(answers.logits.detach(), answers.boxes.detach(), labels, boxes, counts, self.config)
+        shared = union_set(own, answers.logits.shape[2]).repeated(len(answers.suffixes)) if self.config.union_set else own
+        num_boxes, num_pairs = _mean_over_ranks([sum(counts), shared.query.shape[1]], labels.device)
+        matched = _mask(answers, shared)
+        shares = _distillation_shares(matched)
+        terms = self._terms(outputs, answers, own, shared, labels, boxes, num_boxes, num_pairs, matched, shares)
+
+        plan = outputs.denoising_plan
+        if outputs.denoising is not None and plan is not None:
+            noised = _denoising_answers(outputs.denoising)
+            fixed = Pairs(plan.image[None], plan.query[None], plan.box[None]).repeated(len(noised.suffixes))
+            number = num_boxes * plan.num_groups
+            matched = _mask(noised, fixed)
+            terms |= self._terms(outputs, noised, fixed, fixed, labels, boxes, number, number, matched, shares)
+        return terms
+
+    def _terms(
+        self,
+        outputs: DFINEOutput,
+        answers: _Answers,
+        own: Pairs,
+        shared: Pairs,
+        labels: Tensor,
+        targets: Tensor,
+        num_boxes: Tensor,
+        num_pairs: Tensor,
+        matched: Tensor,
+        shares: Tensor,
+    ) -> dict[str, Tensor]:
+        config, num_layers = self.config, answers.corner_logits.shape[0]
+        l1, giou, iou = losses.box_losses(losses.at_pairs(answers.boxes, shared), targets[shared.box])
+        if own is shared:
+            own_iou = iou
+        else:
+            own_iou = losses.box_losses(losses.at_pairs(answers.boxes.detach(), own), targets[own.box])[2]
+        vfl = losses.varifocal_loss(answers.logits, own, labels, own_iou, config.vfl_alpha, config.vfl_gamma)
+        terms = {"vfl": config.vfl * vfl / num_boxes, "bbox": config.bbox * l1 / num_pairs}
+        terms["giou"] = config.giou * giou / num_pairs
+
+        refined = shared.first(num_layers)
+        if config.fgl:
+            row = shared.first(1) if config.union_set else refined
+            initial = answers.initial_boxes[row.image, row.query]
+            left, weight_right = encode_edges(initial, targets[row.box], outputs.bin_offsets, outputs.reg_scale)
+            corner_logits = losses.at_pairs(answers.corner_logits, refined)
+            fgl = losses.fine_grained_localization_loss(corner_logits, left, weight_right, iou[:num_layers])
+            terms["fgl"] = config.fgl * fgl / num_pairs
+        if config.ddf and num_layers > 1:
+            students = num_layers - 1
+            teacher = answers.corner_logits[-1], answers.logits[students]
+            divergence = losses.softened_divergence(answers.corner_logits[:-1], teacher[0], config.temperature)
+            terms["ddf"] = config.ddf * losses.decoupled_distillation_loss(
+                divergence, matched, iou[:students], shared.first(students), teacher[1], shares
+            )
+        return {
+            f"loss_{kind}{answers.suffixes[k]}": value for kind, values in terms.items() for k, value in enumerate(values)
+        }
+
+
+def _matching_answers(outputs: DFINEOutput) -> _Answers:
+    decoder, encoder = outputs.decoder, outputs.encoder
+    num_layers = len(decoder.logits)
+    return _Answers(
+        logits=torch.cat([decoder.logits, decoder.initial.logits[None], encoder.logits[None]]).float(),
+        boxes=torch.cat([decoder.boxes_cxcywh, decoder.initial.boxes_cxcywh[None], encoder.boxes_cxcywh[None]]).float(),
+        corner_logits=decoder.corner_logits.float(),
+        suffixes=[f"_aux_{i}" for i in range(num_layers - 1)] + ["", "_pre", "_enc_0"],
+    )
+
+
+def _denoising_answers(decoder: DecoderOutput) -> _Answers:
+    return _Answers(
+        logits=torch.cat([decoder.logits, decoder.initial.logits[None]]).float(),
+        boxes=torch.cat([decoder.boxes_cxcywh, decoder.initial.boxes_cxcywh[None]]).float(),
+        corner_logits=decoder.corner_logits.float(),
+        suffixes=[f"_dn_{i}" for i in range(len(decoder.logits))] + ["_dn_pre"],
+    )
+
+
+def _mask(answers: _Answers, pairs: Pairs) -> Tensor:
+    """Which queries of the student layers are matched: bool `[L - 1, B, Q]`."""
+    mask = torch.zeros(answers.corner_logits.shape[:3], dtype=torch.bool, device=answers.logits.device)[:-1]
+    layer = torch.arange(len(mask), device=mask.device)[:, None]
+    mask[layer, pairs.image[: len(mask)], pairs.query[: len(mask)]] = True
+    return mask
+
+
+def _distillation_shares(matched: Tensor) -> Tensor:
+    """Weights of the matched and the unmatched mean, `[2]`: square roots of their numbers, summing to 1."""
+    if not len(matched):
+        return torch.full((2,), 0.5, device=matched.device)
+    share = matched.float().mean()
+    roots = torch.stack([share, 1 - share]).sqrt()
+    return roots / roots.sum()
+
+
+def _mean_over_ranks(numbers: list[int], device: torch.device) -> Tensor:
+    """Normalisers averaged over all processes, at least 1."""
+    total = torch.tensor(numbers, dtype=torch.float32, device=device)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return total.clamp(min=1)

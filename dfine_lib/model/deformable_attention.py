@@ -1,0 +1,95 @@
+"""Deformable cross-attention: each query looks at a few places around its box instead of at every token."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+OFFSET_SCALE = 0.5  # share of the reference box that an offset of `points` reaches
+
+
+def split_levels(memory: Tensor, shapes: list[tuple[int, int]], num_heads: int) -> list[Tensor]:
+    """Tokens of all levels, `[B, S, D]`, as one map a level, `[B * heads, D / heads, h, w]`.
+
+    All decoder layers sample the same maps, so this runs once a forward pass.
+    """
+    batch, _, width = memory.shape
+    levels = memory.split([h * w for h, w in shapes], dim=1)
+    return [
+        level.transpose(1, 2).reshape(batch * num_heads, width // num_heads, h, w)
+        for level, (h, w) in zip(levels, shapes, strict=True)
+    ]
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention without value and output projections.
+
+    Source: Deformable DETR (arXiv 2010.04159), with D-FINE's own number of points for each level.
+    """
+
+    def __init__(self, dim: int, num_heads: int, points_per_level: tuple[int, ...]) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.points_per_level = points_per_level
+        total = sum(points_per_level)
+        self.sampling_offsets = nn.Linear(dim, num_heads * total * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * total)
+        scale = [1 / points for points in points_per_level for _ in range(points)]
+        self.register_buffer("num_points_scale", torch.tensor(scale))
+        self._reset()
+
+    def _reset(self) -> None:
+        """Heads start looking in different directions, points of a level at growing distances."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [heads, 2]
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        reach = torch.cat([torch.arange(1, points + 1) for points in self.points_per_level])
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_((direction[:, None] * reach[:, None]).flatten())
+
+    def sampling_places(self, query: Tensor, reference_boxes: Tensor) -> Tensor:
+        """Where each head looks.
+
+        Args:
+            query: `[B, Q, D]`.
+            reference_boxes: cxcywh `[B, Q, 4]`, 0..1.
+
+        Returns:
+            x and y, 0..1 inside the image, `[B, Q, heads, sum(points), 2]`.
+        """
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1, 2))
+        reference = reference_boxes[:, :, None, None]
+        scale = self.num_points_scale.to(query)[:, None] * OFFSET_SCALE
+        return reference[..., :2] + offsets * scale * reference[..., 2:]
+
+    def sampling_weights(self, query: Tensor) -> Tensor:
+        """How much each place counts, `[B, Q, heads, sum(points)]`, summing to 1 for each head."""
+        return self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+
+    def forward(self, query: Tensor, reference_boxes: Tensor, levels: list[Tensor]) -> Tensor:
+        """Sample and average.
+
+        Args:
+            query: `[B, Q, D]`.
+            reference_boxes: cxcywh `[B, Q, 4]`, 0..1.
+            levels: maps of `split_levels`, `[B * heads, D / heads, h, w]` each.
+
+        Returns:
+            `[B, Q, D]`.
+        """
+        batch, num_queries, width = query.shape
+        places = 2 * self.sampling_places(query, reference_boxes) - 1  # grid_sample counts from -1 to 1
+        places = places.transpose(1, 2).flatten(0, 1).to(levels[0].dtype)  # [B * heads, Q, points, 2]
+        weights = self.sampling_weights(query).transpose(1, 2).flatten(0, 1).to(levels[0].dtype)
+        sampled = [
+            F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            for level, grid in zip(levels, places.split(self.points_per_level, dim=2), strict=True)
+        ]  # each [B * heads, D / heads, Q, points]
+        attended = (torch.cat(sampled, dim=-1) * weights[:, None]).sum(-1)
+        return attended.reshape(batch, width, num_queries).transpose(1, 2)

@@ -1,0 +1,59 @@
+"""The whole detector: backbone, hybrid encoder, refinement decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dfine_lib.config import ModelConfig, Recipe
+from dfine_lib.model.decoder import DFINEDecoder
+from dfine_lib.model.denoising import Targets
+from dfine_lib.model.hgnetv2 import HGNetV2
+from dfine_lib.model.hybrid_encoder import HybridEncoder
+from dfine_lib.model.outputs import DFINEOutput
+from dfine_lib.recipes import get_recipe
+
+
+class DFINE(nn.Module):
+    """D-FINE. `state_dict()` has the published keys, so published weights load directly.
+
+    Source: D-FINE (arXiv 2410.13842).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = HGNetV2(
+            config.backbone, len(config.feat_strides), config.use_lab, config.freeze_norm, config.freeze_stem
+        )
+        self.encoder = HybridEncoder(config, self.backbone.out_channels)
+        self.decoder = DFINEDecoder(config)
+
+    @classmethod
+    def from_recipe(cls, recipe: str | Recipe, **model_overrides: Any) -> DFINE:
+        """A model with fresh weights.
+
+        Args:
+            recipe: a name such as `"n_coco"`, or a recipe.
+            model_overrides: fields of `ModelConfig` to replace, such as `num_classes=3`.
+
+        Raises:
+            ValueError: unknown recipe or field, or a value that does not fit.
+        """
+        return cls(get_recipe(recipe, **model_overrides).model)
+
+    def forward(self, images: Tensor, targets: Targets | None = None, keep_layers: bool = False) -> DFINEOutput:
+        """Detect.
+
+        Args:
+            images: RGB float `[B, 3, H, W]` in 0..1, H and W multiples of 32.
+            targets: in training, for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
+            keep_layers: keep every decoder layer's answer in eval mode too.
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
+            raise ValueError(f"images must be [B, 3, H, W] with H and W multiples of 32, got {tuple(images.shape)}")
+        return self.decoder(self.encoder(self.backbone(images)), targets, keep_layers)

@@ -1,0 +1,63 @@
+"""What the model hands on: small frozen dataclasses, so that a misspelt name fails where it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """One decoder layer's answer."""
+
+    logits: Tensor  # [B, Q, C]
+    boxes_cxcywh: Tensor  # [B, Q, 4], 0..1
+    corner_logits: Tensor | None = None  # [B, Q, 4 * (N + 1)]; none for the initial boxes and the encoder
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """Answers of all decoder layers for one set of queries."""
+
+    logits: Tensor  # [L, B, Q, C]
+    boxes_cxcywh: Tensor  # [L, B, Q, 4], 0..1
+    corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
+    initial: LayerOutput  # first guess, after layer 0; its boxes, detached, are the b0 that all layers refine
+
+    @property
+    def layers(self) -> tuple[LayerOutput, ...]:
+        """The same, layer by layer."""
+        return tuple(
+            LayerOutput(*one) for one in zip(self.logits, self.boxes_cxcywh, self.corner_logits, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class DenoisingPlan:
+    """Which denoising query learns which box. P pairs: every positive query of every image and group."""
+
+    num_groups: int
+    num_queries: int  # 2 * G_max * groups
+    image: Tensor  # int64 [P]
+    query: Tensor  # int64 [P], among the denoising queries
+    box: Tensor  # int64 [P], among the boxes of all images one after the other
+
+
+@dataclass(frozen=True)
+class DFINEOutput:
+    """Answer of the whole model."""
+
+    pred_logits: Tensor  # [B, Q, C], last layer
+    pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1, last layer
+    decoder: DecoderOutput | None  # all layers; in eval mode only on request
+    encoder: LayerOutput | None  # the encoder's own guess at the selected tokens; likewise
+    bin_offsets: Tensor  # W, [N + 1], in box side / reg_scale
+    reg_scale: float
+    denoising: DecoderOutput | None = None  # training only
+    denoising_plan: DenoisingPlan | None = None
+
+    @property
+    def layers(self) -> tuple[LayerOutput, ...]:
+        """The decoder's layers; empty where they were not kept."""
+        return () if self.decoder is None else self.decoder.layers
