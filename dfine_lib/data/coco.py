@@ -1,0 +1,382 @@
+"""COCO JSON to packed arrays: what is in a data folder, checked before anything is trained on it.
+
+A fault in a file is a `DataError` that says what is wrong, where (file, image id, annotation id, key) and the way out.
+Everything is kept in a handful of numpy arrays: worker processes share their memory instead of copying it, which a
+list of dicts does as soon as its reference counts are touched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dfine_lib.data.images import DataError, check_images
+
+__all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_split(data: Path | str, split: Literal["train", "val"]) -> tuple[Path, Path]:
+    """Annotation file and image folder of one split of a data folder.
+
+    Two layouts are known: `annotations/instances_{split}.json` with `images/{split}/`, and that of COCO 2017,
+    `annotations/instances_{split}2017.json` with `{split}2017/`.
+
+    Raises:
+        DataError: neither layout is there; the message lists both and what the folder holds.
+    """
+    data = Path(data)
+    layouts = [
+        (data / "annotations" / f"instances_{split}.json", data / "images" / split),
+        (data / "annotations" / f"instances_{split}2017.json", data / f"{split}2017"),
+    ]
+    for annotation_file, image_folder in layouts:
+        if annotation_file.is_file() and image_folder.is_dir():
+            return annotation_file, image_folder
+    expected = " or ".join(f"{file.relative_to(data)} with {folder.relative_to(data)}/" for file, folder in layouts)
+    raise DataError(
+        f"{data}: no {split} split; expected {expected}, {_listing(data)}. "
+        "Rename or link the files to one of the two layouts, or give the paths explicitly."
+    )
+
+
+def _listing(folder: Path, most: int = 12) -> str:
+    if not folder.is_dir():
+        return "but there is no such folder"
+    names = sorted(str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.glob("*"))
+    names += sorted(str(path.relative_to(folder)) for path in folder.glob("annotations/*"))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"found {', '.join(names[:most])}{more}" if names else "but the folder is empty"
+
+
+@dataclass(frozen=True, eq=False)
+class CocoIndex:
+    """One annotation file, `I` images and `M` boxes, grouped by image in the file's order.
+
+    `labels` are 0..C-1, the place of the category in `category_ids`; `category_ids[label]` puts the file's id back.
+    """
+
+    annotation_file: Path
+    image_folder: Path
+    image_ids: np.ndarray  # int64 [I]
+    sizes_wh: np.ndarray  # int32 [I, 2] pixels, as the JSON says
+    name_bytes: np.ndarray  # uint8, every file name in UTF-8, end to end
+    name_offsets: np.ndarray  # int64 [I + 1]
+    box_offsets: np.ndarray  # int64 [I + 1]; boxes of image i are box_offsets[i] : box_offsets[i + 1]
+    boxes_xyxy: np.ndarray  # float32 [M, 4] pixels
+    labels: np.ndarray  # int64 [M]
+    iscrowd: np.ndarray  # bool [M]; all False in a training index
+    category_ids: tuple[int, ...]  # [C], rising
+    category_names: tuple[str, ...]  # [C]
+    dropped: dict[str, int] = field(default_factory=dict)  # counts: crowd, zero_area (left out), clamped (kept)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of categories."""
+        return len(self.category_ids)
+
+    def file_name(self, i: int) -> Path:
+        """Full path of image `i`."""
+        start, end = self.name_offsets[i], self.name_offsets[i + 1]
+        return self.image_folder / self.name_bytes[start:end].tobytes().decode()
+
+    def targets(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int64 `[G]` and boxes_xyxy float32 `[G, 4]` in pixels of image `i`; views, not copies."""
+        own = slice(self.box_offsets[i], self.box_offsets[i + 1])
+        return self.labels[own], self.boxes_xyxy[own]
+
+
+def read_coco(
+    annotation_file: Path | str,
+    image_folder: Path | str,
+    *,
+    training: bool = True,
+    category_ids: Sequence[int] | None = None,
+) -> CocoIndex:
+    """Read and check one COCO annotation file; no image is opened (see `check_images`).
+
+    Ids may be sparse and in any order, but they are integers: an id written as text is refused, because the
+    evaluation reads the same file and compares ids as they stand. `area`, `iscrowd` and `info` may be missing.
+
+    Args:
+        annotation_file: COCO instances JSON.
+        image_folder: folder that `file_name` is relative to.
+        training: crowd and zero-area boxes are left out and boxes clamped to the image (counted in `dropped`).
+            Otherwise every box stays as the file has it, since evaluation sees the untouched file.
+        category_ids: those of the train split, so that labels agree; None takes the file's own.
+
+    Raises:
+        DataError: the file is missing, no JSON, of another structure, or names an unknown or repeated id, a box
+            wholly outside its image, with a negative side or without finite numbers; no images; in training no boxes.
+    """
+    file, folder = Path(annotation_file), Path(image_folder)
+    content = _read_json(file)
+    images, annotations, categories = (_records(file, content, key) for key in ("images", "annotations", "categories"))
+    if not images:
+        raise DataError(f"{file}: no images; 'images' is an empty list. Is this the right annotation file?")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such image folder, needed by {file}.")
+    ids, names = _categories(file, categories, category_ids)
+
+    image_ids = _unique(file, "images", _integers(file, "images", images, "id"))
+    sizes_wh = np.stack([_integers(file, "images", images, key) for key in ("width", "height")], axis=1)
+    if (bad := (sizes_wh < 1).any(1) | (sizes_wh > np.iinfo(np.int32).max).any(1)).any():
+        i = int(bad.argmax())
+        raise DataError(f"{file}: image id {image_ids[i]}: width and height are {sizes_wh[i].tolist()}; give pixels.")
+    name_bytes, name_offsets = _file_names(file, images, image_ids)
+
+    annotation_ids = _unique(file, "annotations", _integers(file, "annotations", annotations, "id"))
+    image_of = _lookup(file, annotations, "image_id", image_ids, annotation_ids, "an entry of 'images'")
+    labels = _lookup(file, annotations, "category_id", np.array(ids, np.int64), annotation_ids, _known(category_ids))
+    crowd = _integers(file, "annotations", annotations, "iscrowd", default=0) != 0
+    boxes_xywh = _boxes(file, annotations)
+    _check_boxes(file, boxes_xywh, sizes_wh[image_of], annotation_ids, image_ids[image_of])
+    boxes_xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+    del content, images, annotations
+    dropped = {"crowd": 0, "zero_area": 0, "clamped": 0}
+    keep = np.ones(len(labels), dtype=bool)
+    if training:
+        limits = np.tile(sizes_wh[image_of], 2)
+        clamped = boxes_xyxy.clip(0, limits).astype(np.float32)
+        has_area = (clamped[:, 2:] > clamped[:, :2]).all(1)
+        keep = ~crowd & has_area
+        # A hundredth of a pixel: the sum x + w of rounded decimals passes the edge by less than that.
+        moved = keep & (np.abs(clamped - boxes_xyxy) > 0.01).any(1)
+        dropped = {"crowd": int(crowd.sum()), "zero_area": int((~has_area & ~crowd).sum()), "clamped": int(moved.sum())}
+        boxes_xyxy = clamped
+        if not keep.any():
+            raise DataError(
+                f"{file}: no boxes at all to train on ({len(labels)} annotations, of them {dropped['crowd']} crowd and "
+                f"{dropped['zero_area']} of zero width or height). Is this the right annotation file?"
+            )
+        if any(dropped.values()):
+            logger.info("%s: %s", file, ", ".join(f"{count} boxes {what}" for what, count in dropped.items() if count))
+    kept = np.flatnonzero(keep)
+    kept = kept[np.argsort(image_of[kept], kind="stable")]
+    per_image = np.bincount(image_of[kept], minlength=len(image_ids))
+    return CocoIndex(
+        annotation_file=file,
+        image_folder=folder,
+        image_ids=image_ids,
+        sizes_wh=sizes_wh.astype(np.int32),
+        name_bytes=name_bytes,
+        name_offsets=name_offsets,
+        box_offsets=np.concatenate([[0], per_image.cumsum()]).astype(np.int64),
+        boxes_xyxy=boxes_xyxy[kept].astype(np.float32),
+        labels=labels[kept],
+        iscrowd=crowd[kept],
+        category_ids=ids,
+        category_names=names,
+        dropped=dropped,
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{file}: cannot read the annotation file: {reason}. Check the path.") from error
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise DataError(f"{file}: nested too deeply to be an annotation file. Export it again.") from error
+    except ValueError as error:  # also UnicodeDecodeError
+        way_out = "The file looks cut off: copy or export it again." if _cut_off(text, error) else "Export it again."
+        raise DataError(f"{file}: no valid JSON: {error}. {way_out}") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file}: expected a JSON object with images, annotations, categories, got {_kind(content)}. "
+            "A list of detections or annotations alone is not enough."
+        )
+    return content
+
+
+def _cut_off(text: bytes, error: ValueError) -> bool:
+    return not text.strip() or (isinstance(error, json.JSONDecodeError) and not text.rstrip().endswith(b"}"))
+
+
+def _kind(value: Any) -> str:
+    words = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
+    return words.get(type(value), "null")
+
+
+def _records(file: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    if key not in content:
+        found = ", ".join(sorted(map(str, content))[:8]) or "none"
+        raise DataError(f"{file}: key {key!r} is missing; keys found: {found}. Is it a COCO instances file?")
+    records = content[key]
+    if not isinstance(records, list):
+        raise DataError(f"{file}: {key!r} should be a list, got {_kind(records)}.")
+    if set(map(type, records)) - {dict}:
+        i = next(i for i, record in enumerate(records) if type(record) is not dict)
+        raise DataError(f"{file}: {key}[{i}] should be an object, got {_kind(records[i])}.")
+    return records
+
+
+def _integers(
+    file: Path, key: str, records: list[dict[str, Any]], name: str, *, default: int | None = None
+) -> np.ndarray:
+    """Column `name` of the records as int64; whole floats (12.0) and, where there is a default, booleans count."""
+    values = [record.get(name, default) for record in records]
+    if set(map(type, values)) <= {int}:
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            pass
+    for i, value in enumerate(values):
+        whole = type(value) is int or (type(value) is float and value.is_integer())
+        if type(value) is bool and default is not None:
+            continue
+        if not whole or abs(value) >= 2**63:
+            where = f"{file}: {_where(key, records, i)}: "
+            if value is None and name not in records[i]:
+                raise DataError(f"{where}key {name!r} is missing.")
+            hint = " Write it as a number, here and wherever it is referred to." if isinstance(value, str) else ""
+            raise DataError(f"{where}{name!r} should be a whole number, got {_short(value)}.{hint}")
+    return np.array([int(value) for value in values], dtype=np.int64)
+
+
+def _where(key: str, records: list[dict[str, Any]], i: int) -> str:
+    """`annotation id 7`, or `annotations[3]` where the record has no usable id."""
+    identity = records[i].get("id")
+    word = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
+    return f"{word} id {_short(identity)}" if isinstance(identity, int | float | str) else f"{key}[{i}]"
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _unique(file: Path, key: str, ids: np.ndarray) -> np.ndarray:
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < len(ids):
+        repeated = values[counts > 1]
+        word = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
+        raise DataError(
+            f"{file}: duplicate {word} id {_first(repeated)} in {key!r}. Give every entry an id of its own "
+            "(files that were merged need renumbering)."
+        )
+    return ids
+
+
+def _first(values: Iterable[Any], most: int = 5) -> str:
+    values = list(values)
+    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
+def _categories(
+    file: Path, categories: list[dict[str, Any]], wanted: Sequence[int] | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    own_ids = _unique(file, "categories", _integers(file, "categories", categories, "id")).tolist()
+    names = {}
+    for i, (identity, record) in enumerate(zip(own_ids, categories, strict=True)):
+        name = record.get("name")
+        if not isinstance(name, str):
+            what = "key 'name' is missing" if "name" not in record else f"'name' should be text, got {_short(name)}"
+            raise DataError(f"{file}: {_where('categories', categories, i)}: {what}.")
+        names[identity] = name
+    ids = tuple(sorted(own_ids)) if wanted is None else tuple(int(identity) for identity in wanted)
+    if not ids:
+        raise DataError(f"{file}: no categories; 'categories' is an empty list. List id and name of every class.")
+    return ids, tuple(names.get(identity, str(identity)) for identity in ids)
+
+
+def _known(category_ids: Sequence[int] | None) -> str:
+    return "an entry of 'categories'" if category_ids is None else "a category of the train split"
+
+
+def _lookup(
+    file: Path,
+    annotations: list[dict[str, Any]],
+    key: str,
+    known: np.ndarray,
+    annotation_ids: np.ndarray,
+    meaning: str,
+) -> np.ndarray:
+    """Place of every annotation's `key` in `known`, int64 `[M]`."""
+    values = _integers(file, "annotations", annotations, key)
+    order = np.argsort(known, kind="stable")
+    place = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
+    if (bad := known[place] != values).any():
+        i = int(bad.argmax())
+        raise DataError(
+            f"{file}: annotation id {annotation_ids[i]}: {key} {values[i]} is not {meaning} "
+            f"({int(bad.sum())} such annotations). Add the entry or remove these annotations."
+        )
+    return place
+
+
+def _file_names(file: Path, images: list[dict[str, Any]], image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    encoded = []
+    for image, identity in zip(images, image_ids, strict=True):
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name or "\0" in name:
+            what = "key 'file_name' is missing" if "file_name" not in image else f"'file_name' is {_short(name)}"
+            raise DataError(f"{file}: image id {identity}: {what}; it should be a path inside the image folder.")
+        if name[0] in "/\\" or name[1:2] == ":" or (".." in name and ".." in name.replace("\\", "/").split("/")):
+            raise DataError(
+                f"{file}: image id {identity}: file_name {_short(name)} leaves the image folder. "
+                "Make it relative to the image folder, without '..'."
+            )
+        try:
+            encoded.append(name.encode())
+        except UnicodeEncodeError as error:
+            raise DataError(f"{file}: image id {identity}: file_name {_short(name)} is no valid text.") from error
+    offsets = np.concatenate([[0], np.cumsum([len(name) for name in encoded])]).astype(np.int64)
+    return np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets
+
+
+def _boxes(file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Column `bbox` as float64 `[M, 4]`: left, top, width, height in pixels; NaN and infinities still inside."""
+    values = [annotation.get("bbox") for annotation in annotations]
+    if set(map(type, values)) <= {list} and set(map(len, values)) <= {4}:
+        flat = chain.from_iterable(values)
+        if set(map(type, flat)) <= {int, float}:
+            try:
+                return np.fromiter(chain.from_iterable(values), np.float64, 4 * len(values)).reshape(-1, 4)
+            except OverflowError:  # an integer of hundreds of digits
+                pass
+    for i, value in enumerate(values):
+        good = type(value) is list and len(value) == 4 and all(type(number) in (int, float) for number in value)
+        if not good or max(map(abs, value)) > 1e300:
+            what = f"bbox should be [left, top, width, height] in pixels, got {_short(value)}"
+            if "bbox" not in annotations[i]:
+                what = "key 'bbox' is missing"
+            raise DataError(f"{file}: {_where('annotations', annotations, i)}: {what}.")
+    raise AssertionError("unreachable: one of the boxes above is malformed")
+
+
+def _check_boxes(
+    file: Path, boxes_xywh: np.ndarray, sizes_wh: np.ndarray, annotation_ids: np.ndarray, image_ids: np.ndarray
+) -> None:
+    left_top, side = boxes_xywh[:, :2], boxes_xywh[:, 2:]
+    with np.errstate(all="ignore"):
+        outside = ((left_top >= sizes_wh) | (left_top + side <= 0)).any(1) & (side > 0).all(1)
+    faults = {
+        "has a number that is not finite": (~np.isfinite(boxes_xywh).all(1), "Correct or remove the annotation."),
+        "has a negative width or height": ((side < 0).any(1), "COCO boxes are [left, top, width, height]."),
+        "lies wholly outside its image": (outside, "Are these pixels of this image? Correct or remove it."),
+    }
+    for what, (bad, way_out) in faults.items():
+        if bad.any():
+            i = int(bad.argmax())
+            box = ", ".join(f"{value:g}" for value in boxes_xywh[i])
+            others = f" ({int(bad.sum())} such boxes)" if bad.sum() > 1 else ""
+            raise DataError(
+                f"{file}: annotation id {annotation_ids[i]} of image id {image_ids[i]}: bbox [{box}] {what}; "
+                f"the image is {sizes_wh[i, 0]} x {sizes_wh[i, 1]}{others}. {way_out}"
+            )

@@ -1,0 +1,168 @@
+"""From an image file to an upright RGB picture, the same way in training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dfine_lib.data.coco import CocoIndex
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as it is; the message names the place and the way out."""
+
+
+# EXIF orientation → what turns the stored picture upright. Every other value (0 and 65537 occur) is ignored.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PLAIN_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+_DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # 16 bits of grey
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none or it is nonsense."""
+    if image.format == "TIFF":  # PIL turns these itself
+        return 1
+    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
+        return 1  # getexif() would decode the whole picture to look for a late chunk
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a broken EXIF block is no reason to lose the picture
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL picture of any mode, upright as its EXIF says, in RGB with 8 bits.
+
+    Transparency is dropped, as the published code does; 16-bit grey is scaled, 65535 to 255.
+
+    Raises:
+        ValueError: a mode without a known range of values (32-bit floating point).
+    """
+    orientation = _orientation(image)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in _DEEP_MODES:
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    elif image.mode not in _PLAIN_MODES:
+        raise ValueError(f"pictures of mode {image.mode} have no known range of values; save it with 8 bits a channel")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    else:
+        image.load()
+    return image.transpose(_UPRIGHT[orientation]) if orientation != 1 else image
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as uint8 `[3, H, W]`, channels last in memory, which is what resizing is fastest on."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_image(path: Path | str) -> Tensor:
+    """An image file as uint8 `[3, H, W]`, upright, RGB.
+
+    Raises:
+        DataError: the file is missing, truncated or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_tensor(upright_rgb(image))
+    except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
+        raise DataError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such image file. Copy it there or remove it from the annotation file."
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a readable picture (empty, damaged or of an unknown format). Replace it."
+    if "truncated" in str(error) or isinstance(error, EOFError):
+        return f"the picture is truncated ({error}). Copy or download it again."
+    reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    return f"cannot read the picture: {reason}. Replace it or remove it from the annotation file."
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels after turning it upright, from the header alone."""
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def _looks_whole(path: Path, image_format: str | None) -> bool:
+    """Whether the file ends as its format demands; False only means that decoding must tell."""
+    ends = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+    if image_format not in ends:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - 64))
+        return stream.read().rstrip(b"\0\r\n ").endswith(ends[image_format])
+
+
+def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
+    """What is wrong with one image file, None if nothing."""
+    try:
+        with Image.open(path) as image:
+            found = upright_size(image)
+            stored = image.size
+            if image.mode not in _PLAIN_MODES | _DEEP_MODES:
+                upright_rgb(image)
+            if every or not _looks_whole(path, image.format):
+                image.load()
+    except Exception as error:
+        return _explain(error)
+    if found == size_wh:
+        return None
+    says = f"the annotation file says {size_wh[0]} x {size_wh[1]}, the picture is {found[0]} x {found[1]}"
+    if stored != found and stored == size_wh:
+        return (
+            f"{says} once turned upright as its EXIF says. Boxes belong to the upright picture: "
+            "swap width and height in the annotation file, or remove the EXIF orientation if that is not how they were drawn."
+        )
+    if found[::-1] == size_wh:
+        return f"{says}: width and height are swapped. Swap them in the annotation file."
+    return f"{says}. Was it resized after labelling? Boxes and sizes must be scaled with it."
+
+
+def check_images(index: CocoIndex, *, every: bool) -> None:
+    """Open every image of the index: it exists, is readable, whole, and as large as the annotation file says.
+
+    The size is that of the upright picture, EXIF orientation applied.
+
+    Args:
+        index: what to check; a file that stands behind several entries is opened once.
+        every: decode every picture (minutes for 100,000 of them). Otherwise only headers and file ends are read, and
+            decoded is what does not end as a whole JPEG or PNG does: that finds missing, truncated and mislabelled
+            files, but not damage in the middle.
+
+    Raises:
+        DataError: lists the first few faulty images by id and file, and how many there are.
+    """
+    first: dict[tuple[str, int, int], int] = {}
+    for i, (width, height) in enumerate(index.sizes_wh.tolist()):
+        first.setdefault((str(index.file_name(i)), width, height), i)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda key: _fault(Path(key[0]), key[1:], every), first)
+        faults = [(i, name, fault) for ((name, _, _), i), fault in zip(first.items(), found, strict=True) if fault]
+    if faults:
+        lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]
+        more = [f"  … and {len(faults) - 5} more"] if len(faults) > 5 else []
+        count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
+        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]))

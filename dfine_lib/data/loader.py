@@ -1,0 +1,313 @@
+"""Batches of an index, the same for a seed whatever the number of workers, and resumable at any batch.
+
+The order of an epoch, every augmentation and every multi-scale size are functions of (seed, epoch, image or step):
+no random state is carried from one sample to the next, so there is none to save.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dfine_lib.config import DataConfig, Recipe
+from dfine_lib.data.coco import CocoIndex
+from dfine_lib.data.images import DataError, read_image
+from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
+
+_ORDER, _AUGMENT, _SIZE = 0, 1, 2  # what a derived seed is for
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the network sees at once."""
+
+    images: Tensor  # float32 [B, 3, H, W] in 0..1
+    targets: list[dict[str, Tensor]]  # per image: labels int64 [G], boxes float32 [G, 4] cxcywh in 0..1
+    image_ids: Tensor  # int64 [B], the file's
+    sizes_wh: Tensor  # float32 [B, 2] pixels of the original
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        targets = [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets]
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            targets,
+            self.image_ids.to(device, non_blocking=True),
+            self.sizes_wh.to(device, non_blocking=True),
+        )
+
+
+class SampleKey(NamedTuple):
+    """Everything that one training sample depends on besides the seed."""
+
+    epoch: int
+    index: int
+    strong: bool  # stage 1
+
+
+class RawBatch(NamedTuple):
+    """What crosses from a worker: bytes rather than floats, and one tensor, since each tensor costs a file handle."""
+
+    images: Tensor  # uint8 [B, 3, H, W]
+    counts: np.ndarray  # int64 [B]; G of every image
+    labels: np.ndarray  # int64 [sum G]
+    boxes_cxcywh: np.ndarray  # float32 [sum G, 4]
+    indices: np.ndarray  # int64 [B]
+
+
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed that is a function of all parts, well mixed."""
+    words = np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)
+    return int(words[0]) >> 1
+
+
+class CocoImages(Dataset):
+    """Image and boxes by key: a `SampleKey` in training, a place in the index in evaluation."""
+
+    def __init__(self, index: CocoIndex, data: DataConfig, *, seed: int = 0) -> None:
+        self.index = index
+        self.seed = seed
+        self.train_transforms = {strong: TrainTransform(data, strong=strong) for strong in (False, True)}
+        self.eval_transform = EvalTransform(data)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey | int) -> tuple[Sample, int]:
+        """Sample at the network's input size, boxes in its pixels; and its place in the index.
+
+        Raises:
+            DataError: the image file is missing, damaged or of another size than the annotation file says.
+        """
+        if isinstance(key, SampleKey):
+            sample = self._read(key.index)
+            state = torch.get_rng_state()  # transforms draw from the global generator; the caller's stays as it was
+            torch.default_generator.manual_seed(derived_seed(_AUGMENT, self.seed, key.epoch, key.index))
+            try:
+                return self.train_transforms[key.strong](sample), key.index
+            finally:
+                torch.set_rng_state(state)
+        return self.eval_transform(self._read(key)), key
+
+    def _read(self, i: int) -> Sample:
+        image = read_image(self.index.file_name(i))
+        height, width = image.shape[-2:]
+        if [width, height] != self.index.sizes_wh[i].tolist():
+            says = " x ".join(map(str, self.index.sizes_wh[i]))
+            raise DataError(
+                f"{self.index.file_name(i)}: {width} x {height}, but {self.index.annotation_file} says {says} "
+                f"for image id {self.index.image_ids[i]}. `check_images` lists every such file."
+            )
+        labels, boxes_xyxy = self.index.targets(i)
+        return Sample(image, torch.from_numpy(labels.copy()), torch.from_numpy(boxes_xyxy.copy()))
+
+
+def collate(samples: list[tuple[Sample, int]]) -> RawBatch:
+    """Samples of one size as a `RawBatch`."""
+    parts = [sample for sample, _ in samples]
+    return RawBatch(
+        images=torch.stack([sample.image for sample in parts]).contiguous(),
+        counts=np.array([len(sample.labels) for sample in parts], dtype=np.int64),
+        labels=np.concatenate([sample.labels.numpy() for sample in parts]),
+        boxes_cxcywh=np.concatenate([normalised_cxcywh(sample).numpy() for sample in parts]),
+        indices=np.array([i for _, i in samples], dtype=np.int64),
+    )
+
+
+def finish(
+    raw: RawBatch, index: CocoIndex, image_hw: tuple[int, int], device: torch.device | str | None = None
+) -> Batch:
+    """Bytes to floats, on `device`, at `image_hw` (nearest neighbour, as in the published multi-scale training)."""
+    images = raw.images if device is None else raw.images.to(device, non_blocking=True)
+    if tuple(images.shape[-2:]) != image_hw:
+        images = functional.interpolate(images, size=image_hw)
+    images = images.to(torch.float32).div_(255)
+
+    def move(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if device is None else tensor.to(device, non_blocking=True)
+
+    counts = raw.counts.tolist()
+    per_image = zip(move(raw.labels).split(counts), move(raw.boxes_cxcywh).split(counts), strict=True)
+    return Batch(
+        images=images,
+        targets=[{"labels": labels, "boxes": boxes} for labels, boxes in per_image],
+        image_ids=move(index.image_ids[raw.indices]),
+        sizes_wh=move(index.sizes_wh[raw.indices].astype(np.float32)),
+    )
+
+
+class _Chunks(Sampler):
+    """Batches of keys, replaced before every pass."""
+
+    def __init__(self, chunks: list[list[Any]]) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self.chunks)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    gc.freeze()  # the collector leaves the parent's objects alone, so their pages stay shared
+
+
+def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataLoader:
+    return DataLoader(
+        images,
+        batch_sampler=chunks,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
+    )
+
+
+class TrainLoader:
+    """Shuffled, augmented batches of one rank.
+
+    A step of the optimizer takes the next `batch_size` images of the epoch's order, shared out over ranks and
+    accumulation passes; what is left over at the end is dropped. If the epoch has fewer images than one step takes,
+    its only step takes them all, as evenly as can be (an image is repeated where a rank would have none).
+
+    Args:
+        index: a training index.
+        recipe: batch size, accumulation, sizes and augmentation.
+        seed: of order, augmentation and sizes; the same on all ranks.
+        rank: this process.
+        world_size: number of processes.
+        device: where batches are put; bytes are sent and made floats there. None leaves them on the CPU.
+
+    Raises:
+        ValueError: the batch size does not divide by ranks and accumulation passes.
+    """
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        recipe: Recipe,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.shares = world_size * recipe.train.accumulate
+        if recipe.data.batch_size % self.shares:
+            raise ValueError(
+                f"batch_size {recipe.data.batch_size} cannot be shared out evenly over {world_size} ranks and "
+                f"{recipe.train.accumulate} accumulation passes; choose a multiple of {self.shares}"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+        self.index, self.recipe, self.seed = index, recipe, seed
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.steps_per_epoch = max(1, len(index) // recipe.data.batch_size)
+        self._chunks = _Chunks([])
+        self._loader = _data_loader(CocoImages(index, recipe.data, seed=seed), self._chunks, recipe.data.num_workers)
+        self._passes = 0
+
+    def __len__(self) -> int:
+        """Batches of one epoch on this rank: optimizer steps times accumulation passes."""
+        return self.steps_per_epoch * self.recipe.train.accumulate
+
+    def order(self, epoch: int) -> list[np.ndarray]:
+        """Places in the index of every batch of this rank in that epoch."""
+        batch_size = self.recipe.data.batch_size
+        order = np.random.default_rng(derived_seed(_ORDER, self.seed, epoch)).permutation(len(self.index))
+        if len(order) < batch_size:
+            order = np.resize(order, max(len(order), self.shares))
+            steps = [order]
+        else:
+            steps = np.split(order[: self.steps_per_epoch * batch_size], self.steps_per_epoch)
+        return [share for step in steps for share in np.array_split(step, self.shares)[self.rank :: self.world_size]]
+
+    def image_hw(self, epoch: int, batch: int) -> tuple[int, int]:
+        """Height and width of that batch: one for all passes and ranks of a step; the base size in stage 2."""
+        data = self.recipe.data
+        if data.base_size_repeat is None or epoch >= self.recipe.train.stop_epoch:
+            return data.image_hw
+        sizes = multiscale_sizes(data.image_hw, data.base_size_repeat)
+        step = batch // self.recipe.train.accumulate
+        return sizes[derived_seed(_SIZE, self.seed, epoch, step) % len(sizes)]
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Batches `start_batch`, `start_batch + 1`, … of that epoch.
+
+        Only one epoch can be under way: a second call ends the first, which then raises RuntimeError.
+        """
+        if not 0 <= start_batch <= len(self):
+            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+        strong = epoch < self.recipe.train.stop_epoch
+        batches = self.order(epoch)[start_batch:]
+        chunks = [[SampleKey(epoch, int(i), strong) for i in places] for places in batches]
+        self._passes += 1
+        return self._run(epoch, start_batch, chunks, self._passes)
+
+    def _run(self, epoch: int, start_batch: int, chunks: list[list[SampleKey]], own: int) -> Iterator[Batch]:
+        def check() -> None:
+            if own != self._passes:
+                raise RuntimeError(f"epoch {epoch} was ended by a later call of TrainLoader.epoch")
+
+        check()
+        self._chunks.chunks = chunks
+        if not chunks:
+            return
+        for batch, raw in enumerate(self._loader, start_batch):
+            yield finish(raw, self.index, self.image_hw(epoch, batch), self.device)
+            check()
+
+
+class EvalLoader:
+    """Every image exactly once over all ranks, in the file's order, stretched to the base size.
+
+    Args:
+        index: an index of any kind; boxes are passed on as it has them.
+        recipe: input size, `eval_batch_size` (over all ranks), workers.
+        rank: this process; it takes images rank, rank + world_size, …
+        world_size: number of processes.
+        device: as for `TrainLoader`.
+    """
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        recipe: Recipe,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+        self.index, self.recipe, self.device = index, recipe, device
+        own = list(range(rank, len(index), world_size))
+        size = max(1, recipe.data.eval_batch_size // world_size)
+        self._chunks = _Chunks([own[start : start + size] for start in range(0, len(own), size)])
+        self._loader = _data_loader(CocoImages(index, recipe.data), self._chunks, recipe.data.num_workers)
+
+    def __len__(self) -> int:
+        """Batches of this rank; 0 if there are fewer images than ranks."""
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for raw in self._loader:
+            yield finish(raw, self.index, self.recipe.data.image_hw, self.device)
