@@ -6,9 +6,12 @@ obj2custom. `pico` is the teaching recipe. Source: the authors' released configu
 
 from __future__ import annotations
 
+import ast
 import difflib
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dfine_lib.config import SIZES, DataConfig, Recipe, TrainConfig
 
@@ -18,7 +21,7 @@ _SIZE_TRAIN: dict[str, dict[str, Any]] = {
     "s": dict(lr=2e-4, backbone_lr=1e-4, weight_decay=1e-4, decay_bias=False),
     "m": dict(lr=2e-4, backbone_lr=2e-5, weight_decay=1e-4, decay_bias=False),
     "l": dict(),
-    "x": dict(backbone_lr=2.5e-6, ema_restart_decay=0.9998),
+    "x": dict(backbone_lr=2.5e-6),
 }
 _SIZE_DATA: dict[str, dict[str, Any]] = {
     "n": dict(base_size_repeat=None, batch_size=128, eval_batch_size=256),
@@ -50,6 +53,7 @@ _OWN_TRAIN: dict[str, dict[str, Any]] = {
     "s_obj2custom": dict(_BIGGER_STEPS, backbone_lr=1.25e-4),
     "s_ch": dict(lr=4e-4, backbone_lr=2e-4),
     "s_custom": dict(lr=4e-4, backbone_lr=2e-4),
+    **{f"x_{s}": dict(ema_restart_decay=0.9998) for s in ("coco", "ch", "custom")},
     **{f"m_{s}": dict(_BIGGER_STEPS, backbone_lr=2.5e-5) for s in _LENGTH if s != "coco"},
 }
 _OWN_DATA: dict[str, dict[str, Any]] = {
@@ -107,3 +111,148 @@ def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:
         return replace(recipe, model=replace(recipe.model, **model_overrides))
     except TypeError as error:
         raise ValueError(f"recipe {recipe.name!r}: {error}") from error
+
+
+def parent_of(recipe: Recipe) -> Recipe | None:
+    """The recipe that this one is told as a difference from: its size on COCO; for those, and for `pico`, `l_coco`."""
+    size = recipe.name.split("_")[0]
+    for name in (size, f"{size}_coco", "l_coco"):
+        if name in RECIPES and name != recipe.name:
+            return None if recipe.name == "l_coco" else RECIPES[name]
+    return None
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every field under its dotted name, as `train.lr`; the name of the recipe aside."""
+    return {
+        f"{part}.{f.name}": getattr(getattr(recipe, part), f.name) for part in _PARTS for f in _fields(recipe, part)
+    }
+
+
+def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with fields replaced, by dotted name: `{"train.lr": 1e-3}`. Text is read as Python would read it.
+
+    Raises:
+        ValueError: no such field (the nearest names are given), or a value of another type than the field's.
+    """
+    for name, value in settings.items():
+        known = flat(recipe)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}."
+            raise ValueError(f"a recipe has no setting {name!r}; {hint}")
+        part, field = name.split(".")
+        config = getattr(recipe, part)
+        hint = get_type_hints(type(config))[field]
+        fitting = _as_type(_read(value), hint)
+        if fitting is _MISFIT:
+            wanted = hint if get_origin(hint) else hint.__name__
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        recipe = replace(recipe, **{part: replace(config, **{field: fitting})})
+    return recipe
+
+
+def scaled(recipe: Recipe, batch_size: int) -> Recipe:
+    """The recipe at another batch size: learning rates, EMA window, EMA ramp and warm-up keep their length in images.
+
+    For a batch larger by the factor k: rates times k, EMA decay 1 - (1 - d) k, ramp and warm-up divided by k.
+    """
+    data = replace(recipe.data, batch_size=batch_size)
+    k = batch_size / recipe.data.batch_size
+    train = recipe.train
+    return replace(
+        recipe,
+        data=data,
+        train=replace(
+            train,
+            lr=train.lr * k,
+            backbone_lr=train.backbone_lr * k,
+            warmup_iterations=round(train.warmup_iterations / k),
+            ema_ramp=round(train.ema_ramp / k),
+            **_narrowed(train, k),
+        ),
+    )
+
+
+def for_image_size(recipe: Recipe, size: int | tuple[int, int]) -> Recipe:
+    """The recipe for images of another side, or (height, width): this one number drives resize, multi-scale, anchors."""
+    return replace(recipe, data=replace(recipe.data, image_size=size if isinstance(size, int) else tuple(size)))
+
+
+def for_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe over another number of epochs; stage 2, where it has one, keeps its share of them, at least one."""
+    train = recipe.train
+    stop_epoch = train.stop_epoch
+    if stop_epoch < train.epochs:
+        stop_epoch = min(round(epochs * stop_epoch / train.epochs), epochs - 1)
+    return replace(recipe, train=replace(train, epochs=epochs, stop_epoch=stop_epoch))
+
+
+def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with a warm-up and an EMA window that fit into a run of so many optimizer steps.
+
+    The published numbers are made for runs of 100,000 steps and more. On 1,000 steps their EMA still consists of the
+    initial weights for the greater part, and reports an AP near 0. So, unless the recipe says otherwise:
+
+    - a warm-up longer than a tenth of the run becomes that tenth, at most 500 steps;
+    - an EMA window 1 / (1 - decay) longer than a tenth of the run becomes a twentieth (decay at least 0.9), the ramp
+      shrinks with it, and so does the decay at the restart.
+
+    Returns:
+        The recipe itself where nothing has to change: run long enough, `faithful`, or `adapt_to_length` off.
+    """
+    if steps < 1:
+        raise ValueError(f"a run needs at least 1 step, got {steps}")
+    train, changes = recipe.train, {}
+    if train.faithful or not train.adapt_to_length:
+        return recipe
+    if train.warmup_iterations > steps / 10:
+        changes["warmup_iterations"] = min(max(steps // 10, 1), 500)
+    window = 1 / (1 - train.ema_decay)
+    shorter = max(steps / 20, 10)
+    if window > max(steps / 10, 10):
+        changes |= _narrowed(train, window / shorter)
+        changes["ema_ramp"] = round(train.ema_ramp * shorter / window)
+    return replace(recipe, train=replace(train, **changes)) if changes else recipe
+
+
+def _narrowed(train: TrainConfig, k: float) -> dict[str, float | None]:
+    """Both EMA decays with their windows divided by k."""
+    decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
+    return {name: d if d is None else max(round(1 - (1 - d) * k, 12), 0.0) for name, d in decays.items()}
+
+
+_PARTS = ("model", "loss", "data", "train")
+_MISFIT = object()
+
+
+def _fields(recipe: Recipe, part: str) -> tuple[Any, ...]:
+    return fields(getattr(recipe, part))
+
+
+def _read(value: Any) -> Any:
+    """Text from a command line as the value it writes."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "true", "false"):
+        value = value.capitalize()
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _as_type(value: Any, hint: Any) -> Any:
+    """The value as that type, or `_MISFIT`; whole floats pass as int, ints as float, lists as tuples."""
+    if get_origin(hint) in (UnionType, Union):
+        return next((v for v in (_as_type(value, h) for h in get_args(hint)) if v is not _MISFIT), _MISFIT)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return _MISFIT
+        inner = get_args(hint)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        read = [_as_type(v, h) for v, h in zip(value, kinds)]
+        return tuple(read) if len(kinds) == len(value) and _MISFIT not in read else _MISFIT
+    if hint in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return hint(value) if hint(value) == value else _MISFIT
+    return value if type(value) is hint else _MISFIT
