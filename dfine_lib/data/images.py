@@ -134,7 +134,7 @@ def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
     if stored != found and stored == size_wh:
         return (
             f"{says} once turned upright as its EXIF says. Boxes belong to the upright picture: "
-            "swap width and height in the annotation file, or remove the EXIF orientation if that is not how they were drawn."
+            "swap width and height in the annotation file, or remove the EXIF orientation where that is not so."
         )
     if found[::-1] == size_wh:
         return f"{says}: width and height are swapped. Swap them in the annotation file."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from dfine_lib.boxes import box_xyxy_to_cxcywh
+from dfine_lib.boxes import box_iou, box_xyxy_to_cxcywh
 from dfine_lib.config import DataConfig
 
 
@@ -44,6 +44,37 @@ def normalised_cxcywh(sample: Sample) -> Tensor:
     return box_xyxy_to_cxcywh(sample.boxes_xyxy) / torch.tensor([width, height] * 2)
 
 
+class IoUCrop(v2.RandomIoUCrop):
+    """torchvision's IoU crop, its trials drawn together.
+
+    The search for a crop is the dearest part of the augmentation when its trials are tensors of one box each; the
+    conditions and the distribution of crops are the same.
+    """
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Place of the crop and which boxes have their centre inside; empty: leave the sample as it is."""
+        boxes = next(item for item in flat_inputs if isinstance(item, tv_tensors.BoundingBoxes)).as_subclass(Tensor)
+        height, width = next(item for item in flat_inputs if isinstance(item, tv_tensors.Image)).shape[-2:]
+        centres = 0.5 * (boxes[:, :2] + boxes[:, 2:])  # [G, 2]
+        extent = torch.tensor([width, height])
+        while True:  # ends: one option in seven is "leave it"
+            least_iou = self.options[int(torch.randint(len(self.options), ()))]
+            if least_iou >= 1.0:
+                return {}
+            draws = torch.rand(self.trials, 2, 2)
+            size = (extent * (self.min_scale + (self.max_scale - self.min_scale) * draws[:, 0])).long()  # [trials, 2]
+            start = ((extent - size) * draws[:, 1]).long()
+            crops_xyxy = torch.cat([start, start + size], dim=1).float()
+            inside = ((crops_xyxy[:, None, :2] < centres) & (centres < crops_xyxy[:, None, 2:])).all(-1)  # [trials, G]
+            ratio = size[:, 0] / size[:, 1]
+            good = (size > 0).all(1) & (ratio >= self.min_aspect_ratio) & (ratio <= self.max_aspect_ratio)
+            good &= inside.any(1) & ((box_iou(crops_xyxy, boxes) * inside).amax(1) >= least_iou)
+            if good.any():
+                first = int(good.int().argmax())
+                (left, top), (crop_width, crop_height) = start[first].tolist(), size[first].tolist()
+                return dict(top=top, left=left, height=crop_height, width=crop_width, is_within_crop_area=inside[first])
+
+
 class TrainTransform:
     """Augmentation of one training sample; draws from torch's global CPU generator.
 
@@ -59,7 +90,7 @@ class TrainTransform:
             self.steps.append(v2.RandomPhotometricDistort(p=data.photometric))
         if strong and data.zoom_out > 0:
             self.steps.append(v2.RandomZoomOut(fill=0, p=data.zoom_out))
-        self.crop = v2.RandomIoUCrop() if strong and data.iou_crop > 0 else None
+        self.crop = IoUCrop() if strong and data.iou_crop > 0 else None
         self.crop_probability = data.iou_crop
         self.flip_probability = data.flip
 
@@ -80,8 +111,7 @@ class TrainTransform:
         boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=tuple(image.shape[-2:]))
         for step in self.steps:
             image, boxes = step(image, boxes)
-        # Without boxes no crop is ever accepted; torchvision's search divides by the crop's height, 0 below 4 px.
-        if self.crop and len(boxes) and min(image.shape[-2:]) >= 4 and float(torch.rand(())) < self.crop_probability:
+        if self.crop and len(boxes) and float(torch.rand(())) < self.crop_probability:  # no crop is without a box
             image, boxes = self.crop(image, boxes)
         return Sample(image.as_subclass(Tensor), sample.labels, boxes.as_subclass(Tensor))
 
