@@ -1,0 +1,16 @@
+"""Figures: the only room that draws. Pure functions from arrays to pictures; nothing is shown, nothing is stored."""
+
+from dfine_lib.viz.distributions import edge_distributions, weighting_function_figure
+from dfine_lib.viz.pictures import box_refinement, detections_beside_truth
+from dfine_lib.viz.style import Picture
+from dfine_lib.viz.training import per_class_ap, training_curves
+
+__all__ = [
+    "Picture",
+    "box_refinement",
+    "detections_beside_truth",
+    "edge_distributions",
+    "per_class_ap",
+    "training_curves",
+    "weighting_function_figure",
+]

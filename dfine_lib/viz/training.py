@@ -1,0 +1,116 @@
+"""How a run went: loss, AP and learning rate over its epochs; AP by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from dfine_lib.viz.style import INK, MAIN, MUTED, SECOND, Picture, new_picture, styled
+
+
+@styled
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """Loss, validation AP and learning rate against the epoch.
+
+    Args:
+        rows: lines of `metrics.jsonl`. Of a row are read, where present: `epoch` (float, epochs completed), `loss`,
+            `lr` (a number, or several by parameter group), `ap` and `ap50` of the raw weights, `ema_ap` and
+            `ema_ap50` of the averaged ones. Rows may come in any order and lack any of these.
+    """
+    rows = sorted((r for r in rows if _is_number(r.get("epoch"))), key=lambda r: r["epoch"])
+    loss_x, loss_y = _series(rows, "loss")
+    curves = {name: _series(rows, key) for name, key in _AP_KEYS.items()}
+    best = max(((y.max(), name) for name, (_, y) in curves.items() if len(y) and "50" not in name), default=None)
+    summary = f"best AP {best[0]:.3f} ({best[1]})" if best else "no AP yet"
+    falls = f"loss {loss_y[0]:.3g} to {loss_y[-1]:.3g}, " if len(loss_y) else ""
+    picture = new_picture(12, 3.7, f"Training curves against the epoch: {falls}{summary}.")
+    loss, ap, rate = picture.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
+
+    smooth = running_mean(loss_y)
+    loss.plot(loss_x, loss_y, color=MUTED, linewidth=0.8, alpha=0.6, label="as logged")
+    loss.plot(loss_x, smooth, color=MAIN, label="running mean")
+    loss.set(title="training loss", xlabel="epoch", ylabel="weighted sum of all terms")
+
+    looks = {"raw AP": (SECOND, "-"), "EMA AP": (MAIN, "-"), "raw AP50": (SECOND, ":"), "EMA AP50": (MAIN, ":")}
+    for name, (x, y) in curves.items():
+        if len(y):
+            ap.plot(x, y, color=looks[name][0], linestyle=looks[name][1], marker="o", label=name)
+    ap.set(title=summary, xlabel="epoch", ylabel="AP on the validation set, 0 to 1")
+    ap.set_ylim(bottom=0)
+
+    groups = sorted({key for r in rows if isinstance(r.get("lr"), Mapping) for key in r["lr"]})
+    if groups:
+        for name, dashes in zip(groups, ["-", "--", "-.", ":"] * len(groups), strict=False):
+            x, y = _series([{"epoch": r["epoch"], "lr": r["lr"].get(name)} for r in rows if "lr" in r], "lr")
+            rate.plot(x, y, linestyle=dashes, color=INK if dashes == "-" else MUTED, label=name)
+    else:
+        rate.plot(*_series(rows, "lr"), color=INK)
+    rate.set(title="learning rate", xlabel="epoch", ylabel="rate per step")
+    rate.ticklabel_format(axis="y", scilimits=(-3, 3))
+    for axes in (loss, ap, rate):
+        _legend(axes)
+    return picture
+
+
+_AP_KEYS = {"raw AP": "ap", "EMA AP": "ema_ap", "raw AP50": "ap50", "EMA AP50": "ema_ap50"}
+
+
+@styled
+def per_class_ap(per_class: Mapping[str, float | None]) -> Picture:
+    """AP of every class as bars, best first, with the mean as a line.
+
+    Args:
+        per_class: AP 0..1 by class name; None or NaN for a class without objects in the validation set.
+    """
+    measured = {name: float(ap) for name, ap in per_class.items() if _is_number(ap)}
+    measured = dict(sorted(measured.items(), key=lambda item: -item[1]))
+    absent = [name for name in per_class if name not in measured]
+    names = [*measured, *absent]
+    words = ", ".join(f"{name} {ap:.2f}" for name, ap in measured.items())
+    words += f"; without objects: {', '.join(absent)}" if absent else ""
+    picture = new_picture(7.5, 1.3 + 0.28 * max(len(names), 1), f"AP by class: {words}.")
+    axes = picture.subplots()
+    axes.barh(range(len(measured)), list(measured.values()), color=MAIN, height=0.7)
+    for row, value in enumerate(measured.values()):
+        axes.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=9, zorder=3, backgroundcolor="white")
+    for row in range(len(measured), len(names)):
+        axes.text(0.01, row, "no objects in the validation set", va="center", fontsize=9, color=MUTED)
+    if measured:
+        mean = float(np.mean(list(measured.values())))
+        axes.axvline(mean, color=INK, linestyle="--", linewidth=1.2)
+        axes.annotate(f"mean {mean:.3f}", (mean, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.08)
+    axes.set_xlabel("AP, mean over IoU 0.50 to 0.95, 0 to 1")
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    return picture
+
+
+def running_mean(values: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """Centred mean over `share` of the points, one-sided at both ends; same length."""
+    reach = max(1, round(len(values) * share / 2))
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    first, end = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
+    return (total[end] - total[first]) / np.maximum(end - first, 1)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(r["epoch"], r[key]) for r in rows if _is_number(r.get(key))]
+    x, y = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _legend(axes: Axes) -> None:
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend()
