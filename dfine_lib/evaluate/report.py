@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from dfine_lib.model.weights import write_atomically
+
 
 @runtime_checkable
 class Drawing(Protocol):
@@ -82,16 +84,7 @@ def write_metrics(path: str | os.PathLike[str], values: Mapping[str, Any]) -> Pa
 
 def _replace_whole(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(path, content)
     return path
 
 

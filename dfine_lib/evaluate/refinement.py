@@ -1,0 +1,68 @@
+"""How one box came about: its initial guess, what every layer made of it, and from which edge distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfine_lib.boxes import box_cxcywh_to_xyxy, box_iou
+from dfine_lib.evaluate.postprocess import Detections
+from dfine_lib.model.outputs import DFINEOutput
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """One query through all decoder layers."""
+
+    boxes_by_layer_xyxy: Tensor  # [L + 1, 4] pixels of the original image; the initial box b0 first
+    corner_logits_by_layer: Tensor  # [L, 4, N + 1]; edges left, top, right, bottom
+    bin_offsets: Tensor  # [N + 1], W as a fraction of the side of b0
+
+
+def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor | Sequence[float]) -> Refinement:
+    """What the layers made of one query.
+
+    Args:
+        outputs: of a model in eval mode, called with `keep_layers=True`.
+        image: 0..B-1.
+        query: 0..Q-1, as in `Detections.queries`.
+        size_wh: width and height of the original image in pixels.
+
+    Raises:
+        ValueError: the layers were not kept.
+    """
+    decoder = outputs.decoder
+    if decoder is None:
+        raise ValueError("the layers were not kept; call the model with keep_layers=True")
+    initial, refined = decoder.initial.boxes_cxcywh[image, query], decoder.boxes_cxcywh[:, image, query]
+    boxes_xyxy = box_cxcywh_to_xyxy(torch.cat([initial[None], refined]).float())  # [L + 1, 4]
+    scale = torch.as_tensor(size_wh).to(boxes_xyxy).repeat(2)  # w, h, w, h
+    bins = len(outputs.bin_offsets)
+    return Refinement(
+        (boxes_xyxy * scale).cpu(),
+        decoder.corner_logits[:, image, query].float().unflatten(-1, (4, bins)).cpu(),
+        (outputs.bin_offsets.detach() / outputs.reg_scale).float().cpu(),
+    )
+
+
+def truths_of(detections: Detections, truth_labels: Tensor, truth_boxes_xyxy: Tensor, least_iou: float = 0.5) -> Tensor:
+    """The ground truth box that each detection is nearest to: same class, most overlap.
+
+    Args:
+        detections: K of them.
+        truth_labels: int64 `[G]`.
+        truth_boxes_xyxy: `[G, 4]`, in the unit of the detections.
+        least_iou: below this it is nobody's.
+
+    Returns:
+        int64 `[K]`, index of the box or -1. Several detections may share one.
+    """
+    if not len(truth_labels) or not len(detections):
+        return torch.full((len(detections),), -1)
+    overlap = box_iou(detections.boxes_xyxy.double(), truth_boxes_xyxy.to(detections.boxes_xyxy.device).double())
+    overlap = overlap * (detections.labels[:, None] == truth_labels.to(detections.labels.device))
+    best, index = overlap.max(dim=1)
+    return torch.where(best >= least_iou, index, -1)

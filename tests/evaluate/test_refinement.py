@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from dfine_lib.boxes import box_xyxy_to_cxcywh
+from dfine_lib.evaluate import Detections, postprocess
+from dfine_lib.evaluate.refinement import refinement_of, truths_of
+from dfine_lib.model.distribution import decode_boxes, expected_offsets
+from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
+
+L, B, Q, C, N = 3, 2, 5, 4, 8
+
+
+@pytest.fixture
+def outputs() -> DFINEOutput:
+    """Random distributions on random initial boxes, decoded as the model does."""
+    generator = torch.Generator().manual_seed(0)
+    bin_offsets = torch.linspace(-4, 4, N + 1)
+    initial = torch.rand(B, Q, 4, generator=generator)
+    corner_logits = torch.randn(L, B, Q, 4 * (N + 1), generator=generator)
+    boxes = decode_boxes(initial.expand(L, -1, -1, -1), expected_offsets(corner_logits, bin_offsets), 4.0)
+    logits = torch.randn(L, B, Q, C, generator=generator)
+    decoder = DecoderOutput(logits, boxes, corner_logits, LayerOutput(logits[0], initial))
+    return DFINEOutput(logits[-1], boxes[-1], decoder, None, bin_offsets, 4.0)
+
+
+def test_the_last_box_of_a_refinement_is_the_detection(outputs):
+    sizes_wh = torch.tensor([[200, 100], [64, 64]])
+    for image, found in enumerate(postprocess(outputs, sizes_wh, top_k=6)):
+        for query, box_xyxy in zip(found.queries.tolist(), found.boxes_xyxy, strict=True):
+            assert_close(refinement_of(outputs, image, query, sizes_wh[image]).boxes_by_layer_xyxy[-1], box_xyxy)
+
+
+def test_the_distributions_lead_from_the_initial_box_to_each_layer_s_box(outputs):
+    steps = refinement_of(outputs, 1, 2, (640, 480))
+    assert steps.boxes_by_layer_xyxy.shape == (L + 1, 4)
+    initial = box_xyxy_to_cxcywh(steps.boxes_by_layer_xyxy[0])
+    offsets = expected_offsets(steps.corner_logits_by_layer.flatten(1), steps.bin_offsets)  # fraction of the side
+    want = decode_boxes(initial.expand(L, 4), offsets, 1.0)
+    assert_close(box_xyxy_to_cxcywh(steps.boxes_by_layer_xyxy[1:]), want, rtol=1e-4, atol=1e-3)
+
+
+def test_layers_that_were_not_kept_are_asked_for(outputs):
+    with pytest.raises(ValueError, match="keep_layers"):
+        refinement_of(replace(outputs, decoder=None), 0, 0, (1, 1))
+
+
+def test_a_detection_belongs_to_the_box_of_its_class_that_it_covers_most():
+    truth_labels = torch.tensor([0, 0, 1])
+    truth_boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 12, 10], [0, 0, 10, 10]])
+    found = Detections(
+        torch.tensor([0, 1, 0, 2]),
+        torch.tensor([[0.0, 0, 12, 10], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]]),
+        torch.tensor([0.9, 0.8, 0.7, 0.6]),
+    )
+    assert truths_of(found, truth_labels, truth_boxes).tolist() == [1, 2, -1, -1]
+    assert truths_of(found, truth_labels[:0], truth_boxes[:0]).tolist() == [-1] * 4
+    assert truths_of(found.above(1.0), truth_labels, truth_boxes).tolist() == []
