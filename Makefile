@@ -29,8 +29,8 @@ ARGS ?=
 
 embedded := $(filter digits shapes,$(DATA))
 folder := $(if $(embedded),data/$(embedded),$(patsubst %/,%,$(DATA)))
-set_name := $(notdir $(folder))
-run_name := $(if $(findstring $(set_name),$(RECIPE)),$(RECIPE),$(RECIPE)_$(set_name))
+set_name = $(shell basename "$(folder)")
+run_name = $(if $(findstring $(set_name),$(RECIPE)),$(RECIPE),$(RECIPE)_$(set_name))
 OUT ?= $(or $(patsubst out=%,%,$(filter out=%,$(ARGS))),runs/$(run_name))
 # Recipes that go on from the teaching checkpoint are named pico_...
 WEIGHTS ?= $(if $(filter pico_%,$(RECIPE)),notebooks/assets/dfine_pico_shapes.safetensors)

@@ -175,7 +175,7 @@ def scaled(recipe: Recipe, batch_size: int) -> Recipe:
 
 
 def for_image_size(recipe: Recipe, size: int | tuple[int, int]) -> Recipe:
-    """The recipe for images of another side, or (height, width): this one number drives resize, multi-scale, anchors."""
+    """The recipe for images of another side or (height, width): one number drives resize, multi-scale and anchors."""
     return replace(recipe, data=replace(recipe.data, image_size=size if isinstance(size, int) else tuple(size)))
 
 

@@ -77,7 +77,7 @@ def test_the_citation_names_this_version():
 # ---- environment.py -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def environment():
     """environment.py as a module of its own."""
     spec = importlib.util.spec_from_file_location("environment", ROOT / "environment.py")

@@ -1,0 +1,67 @@
+"""A weights file on a data folder: what `dfine eval` and the evaluation notebook call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dfine_lib.config import DataConfig, Recipe
+from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
+from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.model.dfine import DFINE
+from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_lib.recipes import changed, get_recipe
+
+
+def evaluate_weights(
+    weights: Path | str,
+    data: Path | str,
+    *,
+    recipe: str | Recipe | None = None,
+    settings: dict[str, object] | None = None,
+    device: torch.device | str = "auto",
+) -> CocoMetrics:
+    """Score a weights file on the val split of a COCO-style folder.
+
+    Classes are matched by name where the file holds names, so a folder with fewer classes, or in another order, is
+    scored on what it has.
+
+    Args:
+        weights: `.safetensors` of ours, or a published `.pth`.
+        data: folder with a val split.
+        recipe: shape of the model and size of its input; None: as the file says.
+        settings: fields to replace, as `{"data.image_size": 320}`.
+        device: `auto` takes CUDA where there is one.
+
+    Raises:
+        WeightsError: the file is missing, damaged, of another model, lacks a class of the folder, or says nothing of
+            its shape and no recipe was given.
+        DataError: the folder's val split is missing or faulty.
+        ValueError: unknown recipe or setting.
+    """
+    stored = read_weights(weights)
+    if recipe is not None:
+        recipe = get_recipe(recipe)
+    elif stored.model is not None:
+        recipe = Recipe(name=stored.path.stem, model=stored.model, data=stored.data or DataConfig())
+    else:
+        raise WeightsError(f"{weights}: the file does not say which model it is of. Name its recipe, as n_coco.")
+    recipe = changed(recipe, settings or {})
+
+    annotation_file, image_folder = find_split(data, "val")
+    index = read_coco(annotation_file, image_folder, training=False)
+    check_images(index, every=False)
+    model = DFINE.from_recipe(recipe, num_classes=index.num_classes)
+    rows = load_weights(model, stored, index.category_names).get("rows", {})
+    unknown = [name for name, source in rows.items() if source is None]
+    if unknown:
+        has = ", ".join(stored.category_names) or "classes that it does not name"
+        raise WeightsError(
+            f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it has {has}. "
+            "Rename the categories of the folder, or fine-tune these weights on it."
+        )
+    if str(device) == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    evaluator = CocoEvaluator(annotation_file, index.category_ids)
+    return evaluate_model(model.to(device), EvalLoader(index, recipe), evaluator, device)

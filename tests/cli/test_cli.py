@@ -1,0 +1,230 @@
+"""The command as a person meets it: in a process of its own, by what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dfine_lib import DFINE, cli
+from dfine_lib.config import DataConfig
+from dfine_lib.model.weights import save_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def dfine(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Run `dfine`, importing this checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "dfine_lib.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def refused(capsys):
+    """`dfine eval` in this process (torch is imported once): its message, after checking that it was told as one."""
+
+    def run(weights: Path, data: Path, *more: str) -> str:
+        capsys.readouterr()
+        assert cli.main(["eval", "--weights", str(weights), "--data", str(data), *more]) == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A COCO-style folder: two images, classes cat (7) and dog (3)."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        for name in ("a", "b"):
+            Image.new("RGB", (64, 48), (90, 120, 30)).save(folder / "images" / split / f"{name}.png")
+        content = {
+            "images": [{"id": i, "file_name": f"{n}.png", "width": 64, "height": 48} for i, n in ((1, "a"), (2, "b"))],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 7, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0},
+                {"id": 2, "image_id": 2, "category_id": 3, "bbox": [30, 10, 20, 30], "area": 600, "iscrowd": 0},
+            ],
+            "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
+        }
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A fresh pico model that knows cats, dogs and birds."""
+    torch.manual_seed(0)
+    model = DFINE.from_recipe("pico", num_classes=3)
+    path = tmp_path_factory.mktemp("weights") / "three.safetensors"
+    names = ("bird", "cat", "dog")
+    return save_weights(path, model, data=DataConfig(image_size=64), category_names=names, category_ids=(1, 2, 3))
+
+
+# ---- help, recipes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("eval",), ("recipes",)])
+def test_every_command_explains_itself(command):
+    run = dfine(*command, "--help")
+    assert run.returncode == 0
+    assert "usage: dfine" in run.stdout
+
+
+def test_help_starts_in_half_a_second_and_without_torch():
+    best = 9.0
+    for _ in range(5):  # the machine may be busy: the best of five
+        start = time.perf_counter()
+        dfine("--help")
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.5
+    code = "import sys; from dfine_lib import cli; cli.main(['recipes']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_recipes_lists_every_recipe_and_tells_one_as_a_difference():
+    assert (
+        len([line for line in dfine("recipes").stdout.splitlines() if line[:2] in ("n_", "s_", "m_", "l_", "x_")]) == 29
+    )
+    lines = dfine("recipes", "x_coco").stdout.splitlines()
+    assert lines[0] == "x_coco, told from l_coco:"
+    assert {line.split()[0] for line in lines[1:]} == {
+        "model.backbone",
+        "model.encoder_dim",
+        "model.encoder_feedforward",
+        "model.reg_scale",
+        "data.base_size_repeat",
+        "train.backbone_lr",
+        "train.ema_restart_decay",
+    }
+
+
+# ---- what the caller can put right: exit code 2, one message, no traceback ------------------------------------------
+
+
+def assert_told(run: subprocess.CompletedProcess, *words: str) -> None:
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    for word in words:
+        assert word in run.stderr
+
+
+def test_a_wrong_or_missing_argument():
+    assert_told(dfine("trian"), "invalid choice")
+    assert_told(dfine("train", "--recipe", "n_coco"), "--data")
+    assert_told(dfine(), "usage")
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_names(folder):
+    assert_told(dfine("train", "--recipe", "n_costum", "--data", folder), "unknown recipe 'n_costum'", "n_custom")
+    assert_told(dfine("recipes", "l_cocoo"), "l_coco")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--epochs", 0), ["epochs must be at least 1, got 0"]),
+        (("--epochs", "many"), ["--epochs"]),
+        (("--image-size", 100), ["multiple of 32", "100"]),
+        (("--image-size", "wide"), ["data.image_size must be int", "'wide'"]),
+        (("--batch-size", 0), ["batch sizes must be at least 1"]),
+        (("--set", "train.lr"), ["FIELD=VALUE", "'train.lr'"]),
+        (("--set", "train.rate=1"), ["no setting 'train.rate'", "train.lr"]),
+        (("--set", "train.lr=fast"), ["train.lr must be float", "'fast'"]),
+        (("--precision", "fp8"), ["fp8"]),
+    ],
+)
+def test_a_value_that_does_not_fit(folder, arguments, words):
+    assert_told(dfine("train", "--recipe", "pico", "--data", folder, *arguments), *words)
+
+
+def test_eval_of_weights_that_are_not_there_or_of_another_kind(refused, folder, weights, tmp_path):
+    assert "no.pth: no such weights file" in refused(tmp_path / "no.pth", folder)
+    text, bare = tmp_path / "text.safetensors", tmp_path / "bare.pth"
+    text.write_text("not weights")
+    assert "text.safetensors: damaged" in refused(text, folder)
+    assert "weights of another model" in refused(weights, folder, "--recipe", "n_coco")
+    torch.save(DFINE.from_recipe("pico").state_dict(), bare)
+    assert "does not say which model" in refused(bare, folder)
+    assert "knows no class 'dog'" in refused(bare, folder, "--recipe", "pico")
+
+
+def test_eval_of_a_folder_without_a_val_split(refused, weights, tmp_path):
+    assert f"{tmp_path}: no val split" in refused(weights, tmp_path)
+
+
+def test_a_class_that_the_weights_do_not_know(refused, folder, weights, tmp_path):
+    text = (folder / "annotations" / "instances_val.json").read_text().replace('"dog"', '"dodo"')
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(text)
+    (tmp_path / "images").symlink_to(folder / "images")
+    message = refused(weights, tmp_path)
+    assert "no class 'dodo'" in message
+    assert "bird, cat, dog" in message
+
+
+# ---- what it does ---------------------------------------------------------------------------------------------------
+
+
+def test_eval_prints_and_writes_the_numbers_by_class(capsys, folder, weights, tmp_path):
+    out = tmp_path / "new" / "numbers.json"
+    run = dfine("eval", "--weights", weights, "--data", folder, "--out", out, "--workers", 0, "--device", "cpu")
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[0] for line in run.stdout.splitlines()[:3]] == ["ap", "ap50", "ap75"]
+    numbers = json.loads(out.read_text())
+    assert set(numbers["per_class"]) == {"cat", "dog"}
+    assert 0 <= numbers["ap"] <= 1
+
+
+# ---- which errors are told, and which are faults --------------------------------------------------------------------
+
+
+def end_of(monkeypatch, error: BaseException) -> int:
+    """How `main` ends when the command raises this."""
+
+    def fails(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_recipes", fails)
+    return cli.main(["recipes"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file or directory", "a.json"),
+        PermissionError(13, "Permission denied", "a.json"),
+        OSError(28, "No space left on device", "a.json"),
+    ],
+)
+def test_trouble_with_files_is_told(monkeypatch, capsys, error):
+    assert end_of(monkeypatch, error) == 2
+    assert capsys.readouterr().err == f"dfine recipes: a.json: {error.strerror}\n"
+
+
+def test_an_error_of_the_code_keeps_its_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        end_of(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ValueError, match="from below"):
+        end_of(monkeypatch, ValueError("from below"))  # not raised in dfine_lib
+    with pytest.raises(OSError, match="Input/output"):
+        end_of(monkeypatch, OSError(5, "Input/output error"))
+
+
+def test_ctrl_c_ends_with_130(monkeypatch, capsys):
+    assert end_of(monkeypatch, KeyboardInterrupt()) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""What `make run` would do, without doing it: `make -n` prints the commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+
+
+def planned(*arguments: str) -> list[str]:
+    """The words of the commands that `make ARGUMENTS` would run."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    run = subprocess.run(
+        ["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    return shlex.split(run.stdout.replace("\\\n", " "), comments=False)
+
+
+def parameters(*arguments: str) -> dict[str, str]:
+    """The parameters that the notebook would get."""
+    words = planned("run", *arguments)
+    words = words[words.index("papermill") :]
+    return {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
+
+
+def test_by_default_the_teaching_checkpoint_is_fine_tuned_on_digits():
+    assert parameters() == {
+        "recipe": "pico_digits",
+        "data": "data/digits",
+        "out": "runs/pico_digits",
+        "weights": "notebooks/assets/dfine_pico_shapes.safetensors",
+    }
+    assert "data_tools.digits" in planned("run")
+
+
+def test_shapes_start_from_random_weights():
+    assert parameters("DATA=shapes", "RECIPE=pico") == {
+        "recipe": "pico",
+        "data": "data/shapes",
+        "out": "runs/pico_shapes",
+    }
+    assert "data_tools.shapes" in planned("run", "DATA=shapes")
+
+
+def test_a_folder_of_ones_own_with_parameters_in_the_friendly_form():
+    assert parameters("DATA=../some where/bccd/", "RECIPE=n_custom", "ARGS=epochs=3 image_size=320 device=cpu") == {
+        "recipe": "n_custom",
+        "data": "../some where/bccd",
+        "out": "runs/n_custom_bccd",
+        "epochs": "3",
+        "image_size": "320",
+        "device": "cpu",
+    }
+    assert not [word for word in planned("run", "DATA=../bccd") if word.startswith("data_tools")]
+
+
+def test_the_output_folder_may_be_named_either_way():
+    assert parameters("ARGS=out=/tmp/x epochs=1")["out"] == "/tmp/x"
+    assert parameters("OUT=/tmp/x")["out"] == "/tmp/x"
+
+
+def test_ci_calls_make_test():
+    script = ROOT / ".ci" / "run"
+    assert "make test" in script.read_text().splitlines()
+    assert os.access(script, os.X_OK)
