@@ -72,7 +72,7 @@ class CocoEvaluator:
         """
         Args:
             annotation_file: COCO instances JSON, or its contents.
-            category_ids: the file's category id of each label 0..C-1; default: the file's ids in its order. A label
+            category_ids: the file's category id of each label 0..C-1; default: the file's own, rising. A label
                 whose id the file lacks is not scored.
             image_ids: score these images only; default: all of the file, seen or not.
 
@@ -91,7 +91,7 @@ class CocoEvaluator:
         self._scored_images = known if image_ids is None else {int(i) for i in image_ids}
         if not self._scored_images <= known:
             raise ValueError(f"{name}: no image with id {sorted(self._scored_images - known)[:5]}")
-        self.category_ids = np.asarray(list(self._names) if category_ids is None else category_ids, dtype=np.int64)
+        self.category_ids = np.asarray(sorted(self._names) if category_ids is None else category_ids, dtype=np.int64)
         categories = [{"id": i, "name": n} for i, n in self._names.items()]
         self._ground_truth = COCO({"images": self._images, "annotations": annotations, "categories": categories})
         self._known = known
@@ -190,7 +190,7 @@ def evaluate_model(
     Args:
         model: maps images to an output with `pred_logits` and `pred_boxes`; left in the mode it was found in.
         loader: batches with `images` `[B, 3, H, W]`, `image_ids` (B) and `sizes_wh` `[B, 2]` in pixels.
-        evaluator: filled anew; or the COCO file to make one from.
+        evaluator: filled anew; or the COCO file to make one from, labels then meaning `loader.index.category_ids`.
         device: where the model is.
         top_k: most detections per image.
         distributed: gather the detections of all ranks; every rank must call, and every rank gets the same numbers.
@@ -199,7 +199,7 @@ def evaluate_model(
         The twelve numbers and the AP of each class.
     """
     if not isinstance(evaluator, CocoEvaluator):
-        evaluator = CocoEvaluator(evaluator)
+        evaluator = CocoEvaluator(evaluator, getattr(getattr(loader, "index", None), "category_ids", None))
     evaluator.reset()
     was_training = model.training
     model.eval()

@@ -7,56 +7,57 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from dfine_lib.viz.style import INK, MAIN, MUTED, SECOND, Picture, new_picture, styled
 
 
 @styled
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
-    """Loss, validation AP and learning rate against the epoch.
+    """Loss, validation AP and learning rate over the optimizer steps of a run.
 
     Args:
-        rows: lines of `metrics.jsonl`. Of a row are read, where present: `epoch` (float, epochs completed), `loss`,
-            `lr` (a number, or several by parameter group), `ap` and `ap50` of the raw weights, `ema_ap` and
-            `ema_ap50` of the averaged ones. Rows may come in any order and lack any of these.
+        rows: lines of `metrics.jsonl`, each with `kind` and `step`. Read are `loss` and `lr` of kind train, `ap` and
+            `ap50` inside `raw` and `ema` of kind eval, and the steps of kind skipped. A run that was stopped early, or
+            not evaluated yet, is drawn as far as it goes.
     """
-    rows = sorted((r for r in rows if _is_number(r.get("epoch"))), key=lambda r: r["epoch"])
-    loss_x, loss_y = _series(rows, "loss")
-    curves = {name: _series(rows, key) for name, key in _AP_KEYS.items()}
-    best = max(((y.max(), name) for name, (_, y) in curves.items() if len(y) and "50" not in name), default=None)
-    summary = f"best AP {best[0]:.3f} ({best[1]})" if best else "no AP yet"
+    loss_x, loss_y = _series(rows, "train", "loss")
+    skipped = [row["step"] for row in rows if row.get("kind") == "skipped"]
+    curves = {
+        f"{weights} {name}": _series(rows, "eval", weights.lower(), key)
+        for weights in ("EMA", "raw")
+        for name, key in (("AP", "ap"), ("AP50", "ap50"))
+    }
+    best = max(((y.max(), name) for name, (_, y) in curves.items() if len(y) and name.endswith("AP")), default=None)
+    summary = f"best AP {best[0]:.3f} ({best[1].split()[0]} weights)" if best else "no AP yet"
     falls = f"loss {loss_y[0]:.3g} to {loss_y[-1]:.3g}, " if len(loss_y) else ""
-    picture = new_picture(12, 3.7, f"Training curves against the epoch: {falls}{summary}.")
+    picture = new_picture(12, 3.7, f"Training curves over the steps of a run: {falls}{summary}.")
     loss, ap, rate = picture.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
 
-    smooth = running_mean(loss_y)
     loss.plot(loss_x, loss_y, color=MUTED, linewidth=0.8, alpha=0.6, label="as logged")
-    loss.plot(loss_x, smooth, color=MAIN, label="running mean")
-    loss.set(title="training loss", xlabel="epoch", ylabel="weighted sum of all terms")
+    loss.plot(loss_x, running_mean(loss_y), color=MAIN, label="running mean")
+    if skipped:
+        at = np.zeros(len(skipped))
+        loss.plot(
+            skipped, at, "x", color=INK, transform=loss.get_xaxis_transform(), clip_on=False, label="skipped step"
+        )
+    loss.set(title="training loss", ylabel="weighted sum of all terms")
 
-    looks = {"raw AP": (SECOND, "-"), "EMA AP": (MAIN, "-"), "raw AP50": (SECOND, ":"), "EMA AP50": (MAIN, ":")}
     for name, (x, y) in curves.items():
+        colour, dashes = (MAIN if name.startswith("EMA") else SECOND), (":" if name.endswith("50") else "-")
         if len(y):
-            ap.plot(x, y, color=looks[name][0], linestyle=looks[name][1], marker="o", label=name)
-    ap.set(title=summary, xlabel="epoch", ylabel="AP on the validation set, 0 to 1")
+            ap.plot(x, y, color=colour, linestyle=dashes, marker="o", label=name)
+    ap.set(title=summary, ylabel="AP on the validation set, 0 to 1")
     ap.set_ylim(bottom=0)
 
-    groups = sorted({key for r in rows if isinstance(r.get("lr"), Mapping) for key in r["lr"]})
-    if groups:
-        for name, dashes in zip(groups, ["-", "--", "-.", ":"] * len(groups), strict=False):
-            x, y = _series([{"epoch": r["epoch"], "lr": r["lr"].get(name)} for r in rows if "lr" in r], "lr")
-            rate.plot(x, y, linestyle=dashes, color=INK if dashes == "-" else MUTED, label=name)
-    else:
-        rate.plot(*_series(rows, "lr"), color=INK)
-    rate.set(title="learning rate", xlabel="epoch", ylabel="rate per step")
+    rate.plot(*_series(rows, "train", "lr"), color=INK)
+    rate.set(title="learning rate", ylabel="rate per step")
+    rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", scilimits=(-3, 3))
     for axes in (loss, ap, rate):
-        _legend(axes)
+        axes.set_xlabel("optimizer step")
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend()
     return picture
-
-
-_AP_KEYS = {"raw AP": "ap", "EMA AP": "ema_ap", "raw AP50": "ap50", "EMA AP50": "ema_ap50"}
 
 
 @styled
@@ -101,16 +102,18 @@ def running_mean(values: np.ndarray, share: float = 0.05) -> np.ndarray:
     return (total[end] - total[first]) / np.maximum(end - first, 1)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(r["epoch"], r[key]) for r in rows if _is_number(r.get(key))]
-    x, y = zip(*pairs, strict=True) if pairs else ((), ())
+def _series(rows: Sequence[Mapping[str, Any]], kind: str, *keys: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one kind of row, by step; rows that lack the value or hold none are left out."""
+    pairs = []
+    for row in rows:
+        value: Any = row if row.get("kind") == kind else {}
+        for key in keys:
+            value = (value or {}).get(key)
+        if _is_number(value):
+            pairs.append((row["step"], value))
+    x, y = zip(*sorted(pairs), strict=True) if pairs else ((), ())
     return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _legend(axes: Axes) -> None:
-    if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend()

@@ -151,25 +151,31 @@ def test_an_image_without_objects_and_detections_is_drawn():
 
 
 ROWS = [
-    *({"epoch": e / 10, "loss": 20.0 - e, "lr": {"backbone": 1e-4, "other": 4e-4}} for e in range(1, 21)),
-    {"epoch": 1, "ap": 0.1, "ema_ap": 0.2, "ap50": 0.3, "ema_ap50": 0.4},
-    {"epoch": 2, "ap": 0.3, "ema_ap": 0.25, "ap50": None},
+    *({"kind": "train", "step": 10 * e - 1, "epoch": 0, "loss": 20.0 - e, "lr": 1e-4} for e in range(1, 21)),
+    {"kind": "eval", "step": 99, "epoch": 0, "raw": {"ap": 0.1, "ap50": 0.3}, "ema": {"ap": 0.2, "ap50": 0.4}},
+    {"kind": "eval", "step": 199, "epoch": 1, "raw": {"ap": 0.3, "ap50": None}, "ema": {"ap": 0.25, "ap50": 0.5}},
+    {"kind": "skipped", "step": 42, "epoch": 0, "terms": ["loss_vfl"], "image_ids": [3]},
 ]
 
 
 def test_training_curves_show_what_was_logged():
     picture = viz.training_curves(list(reversed(ROWS)))
     loss, ap, rate = picture.axes
-    np.testing.assert_allclose(loss.lines[0].get_ydata(), [20.0 - e for e in range(1, 21)])
+    lines = {line.get_label(): line for line in loss.lines}
+    np.testing.assert_allclose(lines["as logged"].get_ydata(), [20.0 - e for e in range(1, 21)])
+    assert list(lines["skipped step"].get_xdata()) == [42]
     curves = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ap.lines}
-    assert curves["raw AP"] == ([1, 2], [0.1, 0.3])
-    assert curves["EMA AP"] == ([1, 2], [0.2, 0.25])
-    assert curves["raw AP50"] == ([1], [0.3])
-    assert ap.get_title(loc="left") == "best AP 0.300 (raw AP)"
-    assert {line.get_label(): line.get_ydata()[0] for line in rate.lines} == {"backbone": 1e-4, "other": 4e-4}
+    assert curves["raw AP"] == ([99, 199], [0.1, 0.3])
+    assert curves["EMA AP"] == ([99, 199], [0.2, 0.25])
+    assert curves["raw AP50"] == ([99], [0.3])
+    assert ap.get_title(loc="left") == "best AP 0.300 (raw weights)"
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), 1e-4)
 
 
-@pytest.mark.parametrize("rows", [[], ROWS[:1], ROWS[-1:], [{"epoch": 1, "loss": math.nan}], [{"note": "start"}]])
+@pytest.mark.parametrize(
+    "rows",
+    [[], ROWS[:1], ROWS[-1:], [{"kind": "train", "step": 9, "loss": None, "lr": 0.1}], [{"kind": "eval", "step": 9}]],
+)
 def test_a_run_that_has_hardly_begun_is_drawn(rows):
     assert viz.training_curves(rows).png()
 
