@@ -150,7 +150,7 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
         index: what to check; a file that stands behind several entries is opened once.
         every: decode every picture (minutes for 100,000 of them). Otherwise only headers and file ends are read, and
             decoded is what does not end as a whole JPEG or PNG does: that finds missing, truncated and mislabelled
-            files, but not damage in the middle.
+            files, but not damage in the middle. (A JPEG whose end is filled with zeros decodes to grey without a word.)
 
     Raises:
         DataError: lists the first few faulty images by id and file, and how many there are.

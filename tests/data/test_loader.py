@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from dfine_lib.data import DataError, EvalLoader, TrainLoader, read_coco
+from dfine_lib.data.images import read_image
+from dfine_lib.data.loader import derived_seed
+from dfine_lib.data.transforms import multiscale_sizes
+
+
+def flat(batch) -> list[torch.Tensor]:
+    """Every tensor of a batch, in a fixed order."""
+    boxes = [tensor for target in batch.targets for tensor in (target["labels"], target["boxes"])]
+    return [batch.images, batch.image_ids, batch.sizes_wh, *boxes]
+
+
+def equal(some, others) -> bool:
+    """Whether two lists of batches agree bit for bit."""
+    some, others = ([flat(batch) for batch in batches] for batches in (some, others))
+    return [len(x) for x in some] == [len(x) for x in others] and all(
+        torch.equal(a, b) for x, y in zip(some, others, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+def ids(batches) -> list[int]:
+    return [int(i) for batch in batches for i in batch.image_ids]
+
+
+def test_a_batch_is_what_the_trainer_was_promised(many, recipe):
+    batch = next(TrainLoader(many, recipe, seed=0).epoch(0))
+    assert batch.images.dtype == torch.float32
+    assert batch.images.shape[:2] == (4, 3)
+    assert 0 <= batch.images.min() <= batch.images.max() <= 1
+    assert batch.image_ids.dtype == torch.int64
+    assert batch.sizes_wh.dtype == torch.float32
+    assert batch.sizes_wh.tolist() == [[40, 32]] * 4
+    assert len(batch) == len(batch.targets) == 4
+    for target in batch.targets:
+        assert (target["labels"].dtype, target["boxes"].dtype) == (torch.int64, torch.float32)
+        assert target["boxes"].shape == (len(target["labels"]), 4)
+    moved = batch.to("meta")
+    assert {tensor.device.type for tensor in flat(moved)} == {"meta"}
+
+
+def test_an_evaluation_batch_worked_out_by_hand(many, varied):
+    batch = next(iter(EvalLoader(many, varied(image_size=(32, 64)))))
+    assert batch.image_ids.tolist() == [100, 103, 106, 109, 112, 115]
+    assert batch.images.shape == (6, 3, 32, 64)
+    assert batch.targets[2]["labels"].tolist() == [0, 1]
+    boxes = torch.tensor([[14 / 40, 9 / 32, 20 / 40, 12 / 32], [15 / 40, 9 / 32, 20 / 40, 12 / 32]])
+    assert_close(batch.targets[2]["boxes"], boxes)
+
+
+def test_an_image_of_the_input_size_arrives_bit_for_bit(write, content, varied):
+    content["images"] = [image | {"width": 64, "height": 64} for image in content["images"]]
+    index = read_coco(*write(content, pictures=True))
+    batch = next(iter(EvalLoader(index, varied())))
+    assert torch.equal((batch.images[0] * 255).round().to(torch.uint8), read_image(index.file_name(0)))
+
+
+def test_an_epoch_sees_each_image_at_most_once_and_another_order_the_next(many, recipe):
+    loader = TrainLoader(many, recipe, seed=0)
+    first, second = ids(loader.epoch(0)), ids(loader.epoch(1))
+    assert len(loader) == 5
+    assert len(set(first)) == len(first) == 20  # of 23: the last partial batch is dropped
+    assert first != second
+    assert ids(TrainLoader(many, recipe, seed=1).epoch(0)) != first
+
+
+@pytest.mark.parametrize("epoch", [0, 3], ids=["stage 1", "stage 2"])
+def test_workers_do_not_change_a_bit(many, varied, epoch):
+    one, two = (list(TrainLoader(many, varied(num_workers=n), seed=7).epoch(epoch)) for n in (0, 2))
+    assert equal(one, two)
+    assert equal(one, list(TrainLoader(many, varied(num_workers=1), seed=7).epoch(epoch)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_continues_at_any_batch_even_after_another_was_left(many, varied, num_workers):
+    loader = TrainLoader(many, varied(num_workers=num_workers), seed=3)
+    whole = list(loader.epoch(1))
+    left = loader.epoch(0)
+    next(left)
+    for start in (0, 2, 5):
+        assert equal(list(loader.epoch(1, start)), whole[start:])
+
+
+def test_an_epoch_that_a_later_one_ended_says_so(many, varied):
+    loader = TrainLoader(many, varied(num_workers=1), seed=3)
+    first = loader.epoch(0)
+    next(first)
+    next(loader.epoch(1))
+    with pytest.raises(RuntimeError, match="epoch 0 was ended"):
+        next(first)
+
+
+def test_the_epochs_differ_in_augmentation_not_only_in_order(many, varied):
+    loader = TrainLoader(many, varied(base_size_repeat=None), seed=0)
+    images = [{int(i): x for b in loader.epoch(e) for i, x in zip(b.image_ids, b.images, strict=True)} for e in (0, 1)]
+    common = images[0].keys() & images[1].keys()
+    assert sum(torch.equal(images[0][i], images[1][i]) for i in common) <= len(common) // 4
+
+
+def test_the_callers_random_state_is_left_alone_and_does_not_matter(many, varied):
+    for num_workers in (0, 1):
+        loader = TrainLoader(many, varied(num_workers=num_workers), seed=3)
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        first = list(loader.epoch(0))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(2)
+        assert equal(list(loader.epoch(0)), first)
+
+
+def test_ranks_and_accumulation_share_out_the_same_steps(many, varied):
+    whole = TrainLoader(many, varied(batch_size=8), seed=5)
+    steps = [sorted(batch.image_ids.tolist()) for batch in whole.epoch(0)]
+    shared = [TrainLoader(many, varied(batch_size=8, accumulate=2), seed=5, rank=r, world_size=2) for r in (0, 1)]
+    assert [len(loader) for loader in shared] == [4, 4]
+    parts = [list(loader.epoch(0)) for loader in shared]
+    assert all(len(batch) == 2 for part in parts for batch in part)
+    assert [sorted(ids(part[2 * k + a] for part in parts for a in (0, 1))) for k in (0, 1)] == steps
+    sides = [[batch.images.shape[-2:] for batch in part] for part in parts]
+    assert sides[0] == sides[1] == [batch.images.shape[-2:] for batch in whole.epoch(0) for _ in (0, 1)]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(many, varied):
+    with pytest.raises(ValueError, match=r"batch_size 4 .* multiple of 3"):
+        TrainLoader(many, varied(), seed=0, world_size=3)
+    with pytest.raises(ValueError, match="rank"):
+        TrainLoader(many, varied(), seed=0, rank=2, world_size=2)
+    with pytest.raises(ValueError, match="start_batch"):
+        TrainLoader(many, varied(), seed=0).epoch(0, 6)
+
+
+def test_fewer_images_than_a_step_make_one_partial_batch(many, varied):
+    loader = TrainLoader(many, varied(batch_size=32), seed=0)
+    assert len(loader) == 1
+    assert sorted(ids(loader.epoch(0))) == many.image_ids.tolist()
+    shared = [TrainLoader(many, varied(batch_size=64), seed=0, rank=r, world_size=4) for r in range(4)]
+    assert Counter(i for loader in shared for i in ids(loader.epoch(0))) == Counter(many.image_ids.tolist())
+    crowded = [TrainLoader(many, varied(batch_size=64), seed=0, rank=r, world_size=32) for r in range(32)]
+    assert all([len(batch) for batch in loader.epoch(0)] == [1] for loader in crowded)
+
+
+def test_multiscale_draws_its_sizes_in_stage_1_only(many, varied):
+    loader = TrainLoader(many, varied(image_size=128, batch_size=1), seed=0)
+    sizes = Counter(tuple(batch.images.shape[-2:]) for batch in loader.epoch(0))
+    assert set(sizes) == set(multiscale_sizes((128, 128), 2))
+    assert {tuple(batch.images.shape[-2:]) for batch in loader.epoch(2)} == {(128, 128)}
+    fixed = TrainLoader(many, varied(base_size_repeat=None), seed=0)
+    assert {tuple(batch.images.shape[-2:]) for batch in fixed.epoch(0)} == {(64, 64)}
+
+
+def test_multiscale_takes_the_nearest_pixel_of_the_base_size(many, varied):
+    options = dict(photometric=0.0, zoom_out=0.0, iou_crop=0.0)
+    scaled = TrainLoader(many, varied(image_size=128, **options), seed=0)
+    plain = TrainLoader(many, varied(image_size=128, base_size_repeat=None, **options), seed=0)
+    for some, base in zip(scaled.epoch(0), plain.epoch(0), strict=True):
+        size = some.images.shape[-2:]
+        assert torch.equal(some.images, torch.nn.functional.interpolate(base.images, size=size))
+        assert torch.equal(torch.cat([t["boxes"] for t in some.targets]), torch.cat([t["boxes"] for t in base.targets]))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5, 30])
+def test_evaluation_sees_every_image_once_over_all_ranks(many, varied, world_size):
+    loaders = [EvalLoader(many, varied(), rank=r, world_size=world_size) for r in range(world_size)]
+    batches = [list(loader) for loader in loaders]
+    assert [len(part) for part in batches] == [len(loader) for loader in loaders]
+    assert sorted(i for part in batches for i in ids(part)) == many.image_ids.tolist()
+    assert all(len(batch) <= max(1, 6 // world_size) for part in batches for batch in part)
+
+
+def test_evaluation_repeats_with_workers(many, varied):
+    loader = EvalLoader(many, varied(num_workers=2))
+    first = list(loader)
+    assert equal(list(loader), first)
+    assert equal(list(EvalLoader(many, varied())), first)
+
+
+def test_an_index_without_a_box_in_a_batch_passes(write, content, varied):
+    content["annotations"] = []
+    index = read_coco(*write(content, pictures=True), training=False)
+    (batch,) = EvalLoader(index, varied())
+    assert [target["boxes"].shape for target in batch.targets] == [(0, 4)] * 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_went_missing_or_changed_size_is_named(many, varied, num_workers):
+    many.file_name(4).unlink()
+    with pytest.raises(DataError, match=r"04\.png: no such image file"):
+        list(EvalLoader(many, varied(num_workers=num_workers)))
+    many.file_name(4).write_bytes(many.file_name(5).read_bytes())
+    many.sizes_wh[5] = [7, 9]
+    with pytest.raises(DataError, match=r"05\.png: 40 x 32, but .* says 7 x 9 for image id 115"):
+        list(EvalLoader(many, varied(num_workers=num_workers)))
+
+
+def test_workers_use_one_thread_and_leave_no_file_open(many, varied):
+    loader = TrainLoader(many, varied(num_workers=2), seed=0)
+    list(loader.epoch(0))
+    before = len(os.listdir("/proc/self/fd"))
+    for epoch in range(1, 6):
+        list(loader.epoch(epoch))
+    assert len(os.listdir("/proc/self/fd")) <= before
+    workers = loader._loader._iterator._workers
+    assert [len(os.listdir(f"/proc/{worker.pid}/fd")) < 100 for worker in workers] == [True, True]
+
+
+def test_seeds_of_neighbours_have_nothing_in_common():
+    seeds = {
+        derived_seed(kind, seed, epoch, i)
+        for kind in (0, 1)
+        for seed in (-1, 0, 1)
+        for epoch in (0, 1)
+        for i in range(50)
+    }
+    assert len(seeds) == 600
+    assert all(0 <= seed < 2**63 for seed in seeds)
