@@ -42,7 +42,8 @@ run:
 	python=$$("$(PYTHON3)" environment.py notebooks); \
 	$(if $(embedded),test -e "$(folder)/annotations/instances_val.json" || "$$python" -m data_tools.$(embedded) "$(folder)";) \
 	mkdir -p "$(OUT)"; \
-	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 $(parameters)
+	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 $(parameters); \
+	"$$python" -m dfine_lib.cli result "$(OUT)"
 
 # ---- test ------------------------------------------------------------------------------------------------------------
 

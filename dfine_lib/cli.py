@@ -86,11 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", required=True, type=Path, metavar="FILE", help=".safetensors, or published .pth")
     evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a val split")
     evaluate.add_argument("--recipe", metavar="NAME", help="needed where the file does not say what it is of (.pth)")
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the numbers here too, as JSON")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the numbers to this file too, as JSON")
     _add_input_size(evaluate)
     evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass")
     _add_settings(evaluate, any_field=False)
     evaluate.set_defaults(call=_evaluate, after_interrupt="")
+
+    result = commands.add_parser("result", help="what came out of a run: AP, and where its files lie")
+    result.add_argument("run", type=Path, metavar="DIR", help="the run's folder")
+    result.set_defaults(call=_result, after_interrupt="")
 
     recipes = commands.add_parser("recipes", help="list the recipes, or tell one as a difference from its parent")
     recipes.add_argument("name", nargs="?", metavar="NAME")
@@ -121,17 +125,20 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = _recipe_of(arguments)
     out = arguments.out or Path("runs") / recipe.name
 
+    from dfine_lib.evaluate.saved import score
     from dfine_lib.train.trainer import train
 
     train(
         recipe,
         arguments.data,
         out,
+        evaluate=score,
         seed=arguments.seed,
         device=arguments.device,
         resume=arguments.resume,
         weights=arguments.weights,
     )
+    _print_result(out)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -151,11 +158,32 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for name, value in metrics.items():
         print(f"{name:10} {_number(value)}")
     for name, value in per_class.items():
-        print(f"  {_number(value)}  {name}")
+        print(f"  {_number(value):>5}  {name}")
     if arguments.out:
         content = json.dumps(metrics | {"per_class": per_class}, indent=1) + "\n"
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(content, encoding="utf-8")
+
+
+def _result(arguments: argparse.Namespace) -> None:
+    if not (arguments.run / "metrics.json").exists():
+        raise ValueError(
+            f"{arguments.run}: no metrics.json, so no finished run; the same command again goes on with it"
+        )
+    _print_result(arguments.run)
+
+
+def _print_result(run: Path) -> None:
+    """AP, best and last, and the files of a finished run that are there."""
+    result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    last = result["last"]
+    print(
+        f"AP {_number(result['ap'])} (best, epoch {result['best_epoch'] + 1} of {result['recipe']['train']['epochs']})"
+    )
+    print(f"last epoch: {_number(last['ema']['ap'])} averaged weights, {_number(last['raw']['ap'])} raw weights")
+    for name, file in (("report", "report.html"), ("weights", "model.safetensors"), ("numbers", "metrics.json")):
+        if (run / file).exists():
+            print(f"{name:8} {run / file}")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -225,7 +253,7 @@ def _message_to_the_caller(error: ValueError | OSError) -> str | None:
 
 
 def _number(value: float | None) -> str:
-    return "  -  " if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
@@ -12,6 +13,7 @@ from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_mode
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.train.trainer import pick_device
 
 
 def evaluate_weights(
@@ -20,7 +22,7 @@ def evaluate_weights(
     *,
     recipe: str | Recipe | None = None,
     settings: dict[str, object] | None = None,
-    device: torch.device | str = "auto",
+    device: str = "auto",
 ) -> CocoMetrics:
     """Score a weights file on the val split of a COCO-style folder.
 
@@ -32,7 +34,7 @@ def evaluate_weights(
         data: folder with a val split.
         recipe: shape of the model and size of its input; None: as the file says.
         settings: fields to replace, as `{"data.image_size": 320}`.
-        device: `auto` takes CUDA where there is one.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
 
     Raises:
         WeightsError: the file is missing, damaged, of another model, lacks a class of the folder, or says nothing of
@@ -61,7 +63,10 @@ def evaluate_weights(
             f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it has {has}. "
             "Rename the categories of the folder, or fine-tune these weights on it."
         )
-    if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    evaluator = CocoEvaluator(annotation_file, index.category_ids)
-    return evaluate_model(model.to(device), EvalLoader(index, recipe), evaluator, device)
+    where = pick_device(device)
+    return score(model.to(where), EvalLoader(index, recipe), annotation_file, where)
+
+
+def score(model: nn.Module, loader: EvalLoader, annotation_file: Path, device: torch.device) -> CocoMetrics:
+    """Score a model on a loader; labels stand for the categories of the loader's index. What `train` is given."""
+    return evaluate_model(model, loader, CocoEvaluator(annotation_file, loader.index.category_ids), device)

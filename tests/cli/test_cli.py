@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ def weights(tmp_path_factory) -> Path:
 # ---- help, recipes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("eval",), ("recipes",)])
+@pytest.mark.parametrize("command", [(), ("train",), ("eval",), ("result",), ("recipes",)])
 def test_every_command_explains_itself(command):
     run = dfine(*command, "--help")
     assert run.returncode == 0
@@ -188,6 +189,54 @@ def test_eval_prints_and_writes_the_numbers_by_class(capsys, folder, weights, tm
     numbers = json.loads(out.read_text())
     assert set(numbers["per_class"]) == {"cat", "dog"}
     assert 0 <= numbers["ap"] <= 1
+
+
+@pytest.fixture(scope="module")
+def short(folder, tmp_path_factory) -> tuple[list[object], Path]:
+    """A command that trains for a few steps, and where it writes."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = ["train", "--recipe", "pico", "--data", folder, "--out", out, "--device", "cpu", "--workers", 0]
+    return [*command, "--image-size", 64, "--batch-size", 2], out
+
+
+def test_train_prints_ap_and_the_same_command_again_only_prints_it(short):
+    command, out = short
+    first = dfine(*command, "--epochs", 1)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("AP 0.")
+    assert str(out / "model.safetensors") in first.stdout
+    assert json.loads((out / "run.json").read_text())["recipe"]["train"]["epochs"] == 1
+    assert dfine("result", out).stdout == first.stdout
+    again = dfine(*command, "--epochs", 1)
+    assert again.returncode == 0
+    assert again.stdout == first.stdout
+    assert_told(dfine(*command, "--epochs", 2), str(out), "epochs")  # not the run that lies there
+
+
+def test_a_run_that_is_not_finished_has_no_result(tmp_path):
+    assert_told(dfine("result", tmp_path), str(tmp_path), "no finished run")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_while_training_says_how_to_go_on(short):
+    command, out = short
+    command = [out.with_name("stopped") if word == out else word for word in command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dfine_lib.cli", *map(str, command), "--epochs", "500"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    saved = out.with_name("stopped") / "last.pt"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "the same command goes on from there" in told
+    assert "Traceback" not in told
 
 
 # ---- which errors are told, and which are faults --------------------------------------------------------------------
