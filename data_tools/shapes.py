@@ -12,7 +12,7 @@ parts included) cut at the image, `area` its pixels inside the image, and these:
 - `edge_outside` `[left, top, right, bottom]`: 1 where the image's border cuts the object, so that the edge is not seen;
 - `occluded`: share of the object's pixels in the image that other objects hide; `blur`: the kind, see below.
 
-Distribution. Diameter (of the circle around the shape) 16 to 84 px, density falling with size: half are under 33 px.
+Distribution. Diameter (of the circle around the shape) 16 to 84 px, density falling with size: half are under 40 px.
 Objects an image 1 to 6, in 12 % "crowds" 5 to 8; in crowds and three in ten of the others they overlap. One object in
 four may reach over the image's border. Blur: `sharp` 60 % (0.4 to 0.7 px on all edges), `defocus` 12 % (0.7 to 4 px on
 all edges), `edges` 18 % (each edge on its own, 0.4 to 4 px), `motion` 10 % (a line of 3 to 13 px in any direction);
@@ -35,7 +35,7 @@ from data_tools.draws import Draws
 from data_tools.outlines import CLASSES
 from data_tools.shape_drawing import Shape, annotate, paint
 
-VERSION = 1  # raise it whenever a pixel or an annotation changes
+VERSION = 2  # raise it whenever a pixel or an annotation changes
 REFERENCE_SIZE = 160  # the size for which lengths are given
 _DOMAIN = 0x5A9E
 
@@ -146,7 +146,7 @@ def _scene(draws: Draws, size: int) -> list[Shape]:
     shapes: list[Shape] = []
     for _ in range(count):
         share = draws.unit()
-        radius = (8 + 34 * share * share) * unit
+        radius = (8 + 34 * share * (0.4 + 0.6 * share)) * unit
         if crowd:
             radius *= 0.75 + 0.25 * (8 * unit / radius)
         name, direction = draws.choice(CLASSES), draws.direction()
