@@ -67,7 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
     _add_input_size(train)
     train.add_argument(
-        "--batch-size", type=int, metavar="B", help="images a step; learning rate, warm-up and averaging follow"
+        "--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them"
+    )
+    train.add_argument(
+        "--scale-rates",
+        action="store_true",
+        help="with --batch-size: learning rates, warm-up and averaging follow the batch, as the published guide does",
     )
     train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
@@ -214,9 +219,10 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     recipe = get_recipe(arguments.recipe)
     if arguments.epochs is not None:
         recipe = for_epochs(recipe, arguments.epochs)
-    if arguments.batch_size is not None:
+    if arguments.batch_size is not None and arguments.scale_rates:
         recipe = scaled(recipe, arguments.batch_size)
     settings = {
+        "data.batch_size": arguments.batch_size,
         "data.image_size": arguments.image_size,
         "data.num_workers": arguments.workers,
         "train.precision": arguments.precision,

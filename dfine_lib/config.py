@@ -156,8 +156,8 @@ SIZES: dict[str, ModelConfig] = {
         hidden_dim=96,
         feedforward=256,
         num_decoder_layers=3,
-        num_queries=60,
-        num_denoising=40,
+        num_queries=40,
+        num_denoising=24,
     ),
     "n": ModelConfig(
         backbone="B0",

@@ -84,7 +84,7 @@ _PICO = Recipe(
     ),
     train=TrainConfig(
         epochs=24, stop_epoch=500, lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, decay_backbone_norm=False,
-        decay_bias=False, ema_restart_decay=None, flat_fraction=0.5, clip_max_norm=1.0,
+        decay_bias=False, ema_restart_decay=None, flat_fraction=0.5,
     ),
 )  # fmt: skip
 
@@ -196,7 +196,8 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
 
     - a warm-up longer than a tenth of the run becomes that tenth, at most 500 steps;
     - an EMA window 1 / (1 - decay) longer than a tenth of the run becomes a twentieth (decay at least 0.9), the ramp
-      shrinks with it, and so does the decay at the restart.
+      shrinks with it, and so does the decay at the restart;
+    - where the window had to shrink, a rate that is flat to the end falls along a cosine over the second half.
 
     Returns:
         The recipe itself where nothing has to change: run long enough, `faithful`, or `adapt_to_length` off.
@@ -213,6 +214,8 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     if window > max(steps / 10, 10):
         changes |= _narrowed(train, window / shorter)
         changes["ema_ramp"] = round(train.ema_ramp * shorter / window)
+        if train.flat_fraction == 1.0:
+            changes["flat_fraction"] = 0.5
     return replace(recipe, train=replace(train, **changes)) if changes else recipe
 
 

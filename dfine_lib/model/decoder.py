@@ -232,7 +232,8 @@ class DFINEDecoder(nn.Module):
         if key not in self._anchors:
             if len(self._anchors) > 32:  # multi-scale training needs a dozen
                 self._anchors.clear()
-            self._anchors[key] = tuple(x.to(device) for x in make_anchors(shapes))
+            with torch.inference_mode(False):  # training may meet what an evaluation has put here
+                self._anchors[key] = tuple(x.to(device) for x in make_anchors(shapes))
         return self._anchors[key]
 
     def _refine(

@@ -117,7 +117,8 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.pad(self.stem1(images), (0, 1, 0, 1))  # right and bottom: the 2 x 2 kernels keep the size
-        pooled = F.max_pool2d(x, 2, stride=1)
+        rows = torch.maximum(x[:, :, :-1], x[:, :, 1:])  # 2 x 2 max-pooling of stride 1, several times faster on CPUs
+        pooled = torch.maximum(rows[..., :-1], rows[..., 1:])
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
         return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
 

@@ -1,0 +1,190 @@
+"""Weights in and out of files. Nothing here runs code from a file: safetensors, or `torch.load(weights_only=True)`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dfine_lib.config import DataConfig, ModelConfig
+
+log = logging.getLogger(__name__)
+CLASS_ROWS = ("enc_score_head.", "dec_score_head.")  # decoder entries with one row a class
+CLASS_EMBEDDING = "denoising_class_embed.weight"
+
+
+class WeightsError(ValueError):
+    """A weights file that is missing, damaged, or of another model than asked for."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict and what its file says of it."""
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    category_names: tuple[str, ...] = ()  # row i of a class head is class i; empty where the file does not say
+    category_ids: tuple[int, ...] = ()
+    model: ModelConfig | None = None
+    data: DataConfig | None = None
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read our `.safetensors`, or a `.pth` of the authors (averaged weights where it holds them).
+
+    Raises:
+        WeightsError: missing, damaged, or holding anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file. Give a .safetensors or .pth file that exists.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: holds more than tensors, so it is not opened: it could run code ({error}). "
+            "Save its state dict alone, or as safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged or not a PyTorch file ({error}). Fetch it again.") from error
+    for outer, inner in (("ema", "module"), ("model", None)):
+        if isinstance(content, dict) and isinstance(content.get(outer), dict):
+            found = content[outer].get(inner, content[outer]) if inner else content[outer]
+            return Weights(path, _only_tensors(path, found))
+    return Weights(path, _only_tensors(path, content))
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("dfine", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: damaged or not a safetensors file ({error}). Fetch or write it again.") from error
+    tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
+    try:
+        model = ModelConfig(**_tuples(about["model"])) if "model" in about else None
+        data = DataConfig(**_tuples(about["data"])) if "data" in about else None
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: written by another version of this library ({error}).") from error
+    return Weights(
+        path, tensors, tuple(about.get("category_names", ())), tuple(about.get("category_ids", ())), model, data
+    )
+
+
+def save_weights(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    data: DataConfig,
+    category_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    half: bool = False,
+) -> Path:
+    """Write a model as safetensors with everything needed to use it again; the file appears whole or not at all.
+
+    Args:
+        half: store floating-point tensors as float16.
+    """
+    path = Path(path)
+    about = {
+        "model": asdict(model.config), "data": asdict(data),
+        "category_names": list(category_names), "category_ids": [int(i) for i in category_ids],
+    }  # fmt: skip
+    state = {
+        key: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous().clone()
+        for key, value in model.state_dict().items()
+    }
+    write_atomically(path, save(state, {"dfine": json.dumps(about)}))
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, then rename: a full disk or a kill leaves the old file as it was.
+
+    Raises:
+        OSError: the write failed; the message names the file, and nothing half-written stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
+            "Free some space or choose another folder"
+        ) from error  # fmt: skip
+
+
+def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, ...] = ()) -> dict[str, object]:
+    """Fill a model; where its classes are others than the file's, carry over the rows of classes that both know.
+
+    Rows are matched by class name. Rows without a match, and the denoising embedding, keep their fresh values.
+
+    Args:
+        model: to be filled.
+        weights: from `read_weights`.
+        category_names: the model's classes, in order of its rows.
+
+    Returns:
+        `{"rows": {target name: source name or None}}`; empty where every row was taken as it is.
+
+    Raises:
+        WeightsError: a model of another size; the first entries that differ are named.
+    """
+    own = model.state_dict()
+    state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in ("anchors", "valid_mask")}
+    by_class = [k for k in own if k.startswith("decoder.") and (any(r in k for r in CLASS_ROWS) or CLASS_EMBEDDING in k)]
+    missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
+    other = [k for k in own if k in state and k not in by_class and own[k].shape != state[k].shape]
+    if missing or unknown or other:
+        raise WeightsError(
+            f"{weights.path}: weights of another model. {_first('Missing', missing)}{_first('Not in this model', unknown)}"
+            f"{_first('Of another shape', [f'{k} {list(state[k].shape)} for {list(own[k].shape)}' for k in other])}"
+            "Choose the recipe of the size that these weights were trained with."
+        )
+    same_names = not category_names or not weights.category_names or category_names == weights.category_names
+    if same_names and all(own[k].shape == state[k].shape for k in by_class):
+        model.load_state_dict(state)
+        return {}
+    source_row = {name: i for i, name in enumerate(weights.category_names)}
+    rows = {name: source_row.get(name) for name in category_names}
+    for key in by_class:
+        fresh, stored = own[key].clone(), state[key]
+        if CLASS_EMBEDDING not in key:
+            for i, j in enumerate(rows.values()):
+                if j is not None:
+                    fresh[i] = stored[j]
+        state[key] = fresh
+    model.load_state_dict(state)
+    taken = {name: weights.category_names[j] if j is not None else None for name, j in rows.items()}
+    log.info("class rows taken from %s: %d of %d", weights.path, sum(v is not None for v in taken.values()), len(taken))
+    return {"rows": taken}
+
+
+def _tuples(values: dict) -> dict:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _only_tensors(path: Path, state: object) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path}: no state dict of a model found in it.")
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def _first(what: str, keys: list[str]) -> str:
+    return f"{what}: {', '.join(keys[:2])}{f' and {len(keys) - 2} more' if len(keys) > 2 else ''}. " if keys else ""

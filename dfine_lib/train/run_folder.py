@@ -1,0 +1,139 @@
+"""What a run leaves behind: everything that another person needs to repeat or continue it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dfine_lib import __version__
+from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
+from dfine_lib.model.weights import write_atomically
+
+
+class RunFolder:
+    """Names and formats of the files of one run.
+
+    - `run.json`: recipe, data, seed, commit, command, versions, machine; written at the start.
+    - `metrics.jsonl`: one JSON object a line, `kind` train, eval or skipped, appended while training.
+    - `last.pt`: state to resume from. `best_stage1.pt`: where stage 2 starts.
+    - `model.safetensors`: averaged weights of the best evaluation. `metrics.json`: the result, written at the end.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable.{os.getpid()}"
+            probe.write_bytes(b"1")
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                error.errno, f"the output folder {self.path} cannot be written ({error.strerror}); choose another --out"
+            ) from error
+        self.about = self.path / "run.json"
+        self.rows = self.path / "metrics.jsonl"
+        self.last = self.path / "last.pt"
+        self.best_stage1 = self.path / "best_stage1.pt"
+        self.model = self.path / "model.safetensors"
+        self.result = self.path / "metrics.json"
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
+        with open(self.rows, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(row)) + "\n")
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """All whole lines of `metrics.jsonl`."""
+        return read_rows(self.rows)
+
+    def forget_rows_after(self, step: int) -> None:
+        """Drop lines of steps that a resumed run takes again, and a line cut off by a kill."""
+        if self.rows.exists():
+            kept = [row for row in self.read_rows() if row["step"] <= step]
+            write_atomically(self.rows, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def write_json(self, path: Path, content: dict[str, Any]) -> None:
+        """Write one JSON file, whole or not at all; numbers that are not finite become null."""
+        write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a `metrics.jsonl`; none where it does not exist. A line that was cut off is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values."""
+    return asdict(recipe)
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """The recipe that `recipe_to_dict` wrote, back from JSON."""
+    parts = {"model": ModelConfig, "loss": LossConfig, "data": DataConfig, "train": TrainConfig}
+    made = {
+        name: part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
+        for name, part in parts.items()
+    }
+    return Recipe(name=values["name"], **made)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Where and with what a run happens: versions, processor, device, commit, command."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"dfine_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,95 @@
+"""One optimizer step: forward and backward passes, clipping, update, average; nothing non-finite gets through."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfine_lib.config import TrainConfig
+from dfine_lib.criterion import Criterion
+from dfine_lib.data.loader import Batch
+from dfine_lib.train.ema import ModelEMA
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLoss(RuntimeError):
+    """Too many steps in a row gave a loss or gradient that is not a finite number."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did. `broken` names the terms that were not finite; the step was skipped if there are any."""
+
+    losses: dict[str, float]
+    grad_norm: float
+    broken: tuple[str, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        """Sum of all terms."""
+        return sum(self.losses.values())
+
+
+class TrainStep:
+    """Model, criterion, optimizer and average, moved on by one step at a time."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimizer: torch.optim.Optimizer,
+        ema: ModelEMA,
+        train: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self.model, self.criterion, self.optimizer, self.ema = model, criterion, optimizer, ema
+        self.train, self.device = train, device
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+
+    def __call__(self, batches: Sequence[Batch]) -> StepResult:
+        """Take one step over `batches`, whose gradients are averaged (gradient accumulation)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = {}
+        for batch in batches:
+            with self._autocast():
+                images = batch.images.contiguous(memory_format=torch.channels_last)
+                outputs = self.model(images, batch.targets)
+            losses = self.criterion(outputs, batch.targets)  # float32, outside autocast
+            self.scaler.scale(sum(losses.values()) / len(batches)).backward()
+            for name, value in losses.items():
+                terms[name] = terms.get(name, 0.0) + value.detach() / len(batches)
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_max_norm)
+
+        values = torch.stack([norm, *terms.values()]).tolist()  # the step's one transfer to the host
+        finite = [abs(value) < float("inf") for value in values]  # false for NaN too
+        named = dict(zip(terms, values[1:], strict=True))
+        scaled_down = self.train.precision == "fp16" and all(finite[1:])  # the scaler halves its scale and goes on
+        broken = [name for name, ok in zip(terms, finite[1:], strict=True) if not ok]
+        if not finite[0] and not broken and not scaled_down:
+            broken = ["grad_norm"]
+        if broken:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._mend_statistics()
+        else:
+            self.scaler.step(self.optimizer)
+            self.ema.update(self.model)
+        self.scaler.update()
+        return StepResult(named, values[0], tuple(broken))
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        dtype = _DTYPES.get(self.train.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+
+    def _mend_statistics(self) -> None:
+        """A forward pass on NaN poisons running means: take those back from the average."""
+        average = dict(self.ema.module.named_buffers())
+        for name, buffer in self.model.named_buffers():
+            if buffer.is_floating_point() and not torch.isfinite(buffer).all():
+                buffer.copy_(average[name])
