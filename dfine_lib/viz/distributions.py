@@ -52,7 +52,8 @@ def edge_distributions(
     if truth_xyxy is not None:
         truth_offsets = (as_array(truth_xyxy) - boxes[0]) * np.array([-1, -1, 1, 1]) / np.maximum(sides, 1e-9)
     words = "; ".join(
-        f"{edge} {100 * means[0, e]:+.1f} to {100 * means[-1, e]:+.1f} % of the side" for e, edge in enumerate(EDGES)
+        f"{edge} {_signed(100 * means[0, e])} to {_signed(100 * means[-1, e])} % of the side"
+        for e, edge in enumerate(EDGES)
     )
     picture = new_picture(
         12, 5.4, f"Edge distributions of one object over {layers} decoder layers, mean offset first to last: {words}."
@@ -68,7 +69,7 @@ def edge_distributions(
     for e, edge in enumerate(EDGES):
         axes = mosaic[edge]
         _one_edge(axes, probabilities[:, e], means[:, e], offsets, None if truth_offsets is None else truth_offsets[e])
-        axes.set_title(f"{edge}: {100 * means[-1, e]:+.1f} %, {means[-1, e] * sides[e]:+.1f} px")
+        axes.set_title(f"{edge}: {_signed(100 * means[-1, e])} %, {_signed(means[-1, e] * sides[e])} px")
         axes.set_xlabel(f"offset, % of box {'width' if e % 2 == 0 else 'height'} (+ is outward)")
         axes.set_ylabel("probability")
     return picture
@@ -135,6 +136,10 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
 
 def _dashes(count: int) -> list[str]:
     return ["-", "--", "-.", ":"] * (count // 4) + ["-", "--", "-.", ":"][: count % 4]
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # never -0.0
 
 
 def _percent(fraction: float) -> str:

@@ -117,7 +117,7 @@ def draw_boxes_by_layer(axes: Axes, image: Any, boxes_xyxy: np.ndarray, truth_xy
     height, width = as_rgb(image).shape[:2]
     everything = boxes_xyxy if truth_xyxy is None else np.vstack([boxes_xyxy, as_array(truth_xyxy)])
     low, high = everything[:, :2].min(0), everything[:, 2:].max(0)
-    centre, reach = (low + high) / 2, 0.75 * max(*(high - low), 8.0)  # half of what is shown, pixels
+    centre, reach = (low + high) / 2, 0.75 * max(*(high - low), 20.0)  # half of what is shown, pixels
     axes.set_xlim(max(centre[0] - reach, -0.5), min(centre[0] + reach, width - 0.5))
     axes.set_ylim(min(centre[1] + reach, height - 0.5), max(centre[1] - reach, -0.5))
     if truth_xyxy is not None:
