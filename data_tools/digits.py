@@ -198,12 +198,12 @@ def _shared(first: tuple[int, int, int, int], second: tuple[int, int, int, int])
 
 def _write(canvas: np.ndarray, ink: np.ndarray, left: int, top: int, colour: textures.Colour) -> None:
     """Lay ink over the canvas; what falls outside is left out."""
-    size = len(canvas)
+    size = canvas.shape[1]
     x1, y1 = max(left, 0), max(top, 0)
     x2, y2 = min(left + ink.shape[1], size), min(top + ink.shape[0], size)
-    ground = canvas[y1:y2, x1:x2]
-    share = ink[y1 - top : y2 - top, x1 - left : x2 - left, None]
-    ground += (np.array(colour, np.float32) - ground) * share
+    ground = canvas[:, y1:y2, x1:x2]
+    share = ink[y1 - top : y2 - top, x1 - left : x2 - left]
+    ground += (textures.planes(colour) - ground) * share
 
 
 def _paper(draws: Draws, size: int) -> tuple[np.ndarray, textures.Colour]:
@@ -217,16 +217,16 @@ def _paper(draws: Draws, size: int) -> tuple[np.ndarray, textures.Colour]:
         colour = textures.hue(draws, draws.uniform(0.0, 0.4), draws.uniform(25, 70))
     fibres = textures.random_crop(draws, size, size) * np.float32(draws.uniform(2, 12))
     fibres += textures.random_crop(draws, size, size) * np.float32(draws.uniform(1, 6))
-    canvas = fibres[:, :, None] + np.array(colour, np.float32)
+    canvas = fibres + textures.planes(colour)
     ruling = draws.unit()
     if ruling < 0.4:
         pitch = max(round(draws.uniform(10, 26) * size / REFERENCE_SIZE), 4)
         start, depth = draws.integer(0, pitch - 1), np.float32(draws.uniform(0.1, 0.35))
-        line = np.array(textures.hue(draws, draws.uniform(0, 0.6), draws.uniform(60, 200)), np.float32)
-        rows = canvas[start::pitch]
+        line = textures.planes(textures.hue(draws, draws.uniform(0, 0.6), draws.uniform(60, 200)))
+        rows = canvas[:, start::pitch]
         rows += (line - rows) * depth
         if ruling < 0.2:
-            columns = canvas[:, start::pitch]
+            columns = canvas[:, :, start::pitch]
             columns += (line - columns) * depth
     return canvas, colour
 

@@ -199,11 +199,11 @@ def annotate(front_to_back: Sequence[Shape], size: int) -> list[tuple[Shape, Pat
 
 
 def paint(canvas: np.ndarray, shape: Shape, patch: Patch, colour: np.ndarray) -> None:
-    """Lay a shape over the canvas, float32 `[H, W, 3]`; `colour` is `[3]` or `[h, w, 3]` on the patch."""
+    """Lay a shape over the canvas, float32 `[3, H, W]`; `colour` is `[3, 1, 1]`, or `[3, h, w]` on the patch."""
     height, width = patch.distance.shape
     top, left = max(patch.top, 0), max(patch.left, 0)
-    bottom, right = min(patch.top + height, canvas.shape[0]), min(patch.left + width, canvas.shape[1])
+    bottom, right = min(patch.top + height, canvas.shape[1]), min(patch.left + width, canvas.shape[2])
     here = np.s_[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
-    ground = canvas[top:bottom, left:right]
-    colour = np.broadcast_to(colour, (height, width, 3))[here]
-    ground += (colour - ground) * coverage(shape, patch)[here][:, :, None]
+    ground = canvas[:, top:bottom, left:right]
+    colour = np.broadcast_to(colour, (3, height, width))[(slice(None), *here)]
+    ground += (colour - ground) * coverage(shape, patch)[here]

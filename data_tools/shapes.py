@@ -65,7 +65,7 @@ def sample(seed: int, index: int, size: int = REFERENCE_SIZE) -> Sample:
         texture = textures.random_crop(draws, height, width) * np.float32(draws.uniform(0.04, 0.22))
         shade = draws.uniform(0.0, 0.25) / shape.radius
         texture += 1 + patch.x * (shade * light_x) + (patch.y * (shade * light_y))[:, None]
-        paint(canvas, shape, patch, texture[:, :, None] * np.array(colour, np.float32))
+        paint(canvas, shape, patch, texture * textures.planes(colour))
     exposure = draws.uniform(0.3, 0.55) if dark else draws.uniform(0.85, 1.1)
     noise = draws.uniform(12, 24) if noisy else draws.uniform(2, 7)
     pixels = textures.finish(draws, canvas, exposure, draws.uniform(0, 0.5), noise)
@@ -118,10 +118,10 @@ def _ground(draws: Draws, size: int) -> tuple[np.ndarray, textures.Colour]:
     tint = textures.hue(draws, draws.uniform(0.0, 0.5), value)
     depth = draws.uniform(0.15, 0.9)
     across = [depth * (other - own) * 0.5 + draws.uniform(-14, 14) for own, other in zip(mean, tint, strict=True)]
-    canvas = textures.random_crop(draws, size, size)[:, :, None] * np.array(across, np.float32)
-    canvas += np.array(mean, np.float32)
+    canvas = textures.random_crop(draws, size, size) * np.array(across, np.float32)[:, None, None]
+    canvas += textures.planes(mean)
     fine = textures.random_crop(draws, size, size) * np.float32(draws.uniform(2, 12))
-    canvas += fine[:, :, None]
+    canvas += fine
     return canvas, mean
 
 

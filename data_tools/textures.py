@@ -69,17 +69,17 @@ def tiles() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def noise_tile() -> np.ndarray:
-    """float32 `[256, 256, 3]`, mean 0, standard deviation 1, bell-shaped: a sum of four uniform draws, shifted."""
+    """float32 `[3, 256, 256]`, mean 0, standard deviation 1, bell-shaped: a sum of four uniform draws, shifted."""
     total = Draws(_POOL_KEY, 1).units(4, SIDE, SIDE, 3)
     bell = (total[0] + total[1] + total[2] + total[3] - 2) * 1.7320508075688772  # std of the sum is 1 / sqrt(3)
-    return bell.astype(np.float32)
+    return np.ascontiguousarray(bell.astype(np.float32).transpose(2, 0, 1))
 
 
 def crop(tile: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """A `[height, width, ...]` piece of a periodic tile that starts at (top, left)."""
+    """A `[..., height, width]` piece of a periodic tile that starts at (top, left)."""
     rows = np.arange(top, top + height) % SIDE
     columns = np.arange(left, left + width) % SIDE
-    return tile.take(rows, axis=0).take(columns, axis=1)
+    return tile.take(rows, axis=-2).take(columns, axis=-1)
 
 
 def random_crop(draws: Draws, height: int, width: int) -> np.ndarray:
@@ -103,8 +103,13 @@ def distance(first: Colour, second: Colour) -> float:
     return abs(first[0] - second[0]) + abs(first[1] - second[1]) + abs(first[2] - second[2])
 
 
+def planes(colour: Colour) -> np.ndarray:
+    """float32 `[3, 1, 1]`: a colour as it is mixed into a canvas."""
+    return np.array(colour, np.float32)[:, None, None]
+
+
 def finish(draws: Draws, canvas: np.ndarray, exposure: float, slope: float, noise: float) -> np.ndarray:
-    """Light the canvas, add sensor noise, round: float32 `[H, W, 3]` in 0 .. 255 to uint8.
+    """Light the canvas, add sensor noise, round: float32 `[3, H, W]` in 0 .. 255 to uint8 `[H, W, 3]`.
 
     Args:
         draws: where the light's direction and the noise's place come from.
@@ -113,14 +118,14 @@ def finish(draws: Draws, canvas: np.ndarray, exposure: float, slope: float, nois
         slope: relative change of the gain from one side of the image to the other.
         noise: standard deviation of the noise, grey levels.
     """
-    height, width = canvas.shape[:2]
+    height, width = canvas.shape[1:]
     cosine, sine = draws.direction()
     across = ((np.arange(width) + 0.5) / width - 0.5) * (slope * cosine)
     down = ((np.arange(height) + 0.5) / height - 0.5) * (slope * sine)
     gain = (exposure * (1 + across + down[:, None])).astype(np.float32)
-    canvas *= gain[:, :, None]
+    canvas *= gain
     top, left = draws.integer(0, SIDE - 1), draws.integer(0, SIDE - 1)
     canvas += crop(noise_tile(), top, left, height, width) * np.float32(noise)
     canvas += np.float32(0.5)
     np.clip(canvas, 0, 255, out=canvas)
-    return canvas.astype(np.uint8)
+    return np.ascontiguousarray(canvas.astype(np.uint8).transpose(1, 2, 0))

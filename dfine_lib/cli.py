@@ -130,14 +130,14 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = _recipe_of(arguments)
     out = arguments.out or Path("runs") / recipe.name
 
-    from dfine_lib.evaluate.saved import score
+    from dfine_lib.evaluate import evaluate_model
     from dfine_lib.train.trainer import train
 
     train(
         recipe,
         arguments.data,
         out,
-        evaluate=score,
+        evaluate=evaluate_model,
         seed=arguments.seed,
         device=arguments.device,
         resume=arguments.resume,

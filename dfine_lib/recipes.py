@@ -196,7 +196,8 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
 
     - a warm-up longer than a tenth of the run becomes that tenth, at most 500 steps;
     - an EMA window 1 / (1 - decay) longer than a tenth of the run becomes a twentieth (decay at least 0.9), the ramp
-      shrinks with it, and so does the decay at the restart;
+      shrinks with it;
+    - stage 2 of such a run goes on from where stage 1 ended: rewinding to its best epoch would undo most of the run;
     - where the window had to shrink, a rate that is flat to the end falls along a cosine over the second half.
 
     Returns:
@@ -214,6 +215,7 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     if window > max(steps / 10, 10):
         changes |= _narrowed(train, window / shorter)
         changes["ema_ramp"] = round(train.ema_ramp * shorter / window)
+        changes["ema_restart_decay"] = None
         if train.flat_fraction == 1.0:
             changes["flat_fraction"] = 0.5
     return replace(recipe, train=replace(train, **changes)) if changes else recipe

@@ -101,6 +101,13 @@ class CocoImages(Dataset):
                 torch.set_rng_state(state)
         return self.eval_transform(self._read(key)), key
 
+    def __getitems__(self, keys: list[SampleKey] | list[int]) -> list[tuple[Sample, int]] | DataError:
+        """All of them; a fault is returned, since one raised in a worker would arrive wrapped in its traceback."""
+        try:
+            return [self[key] for key in keys]
+        except DataError as error:
+            return error
+
     def _read(self, i: int) -> Sample:
         image = read_image(self.index.file_name(i))
         height, width = image.shape[-2:]
@@ -114,8 +121,10 @@ class CocoImages(Dataset):
         return Sample(image, torch.from_numpy(labels.copy()), torch.from_numpy(boxes_xyxy.copy()))
 
 
-def collate(samples: list[tuple[Sample, int]]) -> RawBatch:
-    """Samples of one size as a `RawBatch`."""
+def collate(samples: list[tuple[Sample, int]] | DataError) -> RawBatch | DataError:
+    """Samples of one size as a `RawBatch`; a fault is passed on."""
+    if isinstance(samples, DataError):
+        return samples
     parts = [sample for sample, _ in samples]
     return RawBatch(
         images=torch.stack([sample.image for sample in parts]).contiguous(),
@@ -179,6 +188,13 @@ def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataL
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
     )
+
+
+def _batches(loader: DataLoader) -> Iterator[RawBatch]:
+    for raw in loader:
+        if isinstance(raw, DataError):
+            raise raw
+        yield raw
 
 
 class TrainLoader:
@@ -271,7 +287,7 @@ class TrainLoader:
         self._chunks.chunks = chunks
         if not chunks:
             return
-        for batch, raw in enumerate(self._loader, start_batch):
+        for batch, raw in enumerate(_batches(self._loader), start_batch):
             yield finish(raw, self.index, self.image_hw(epoch, batch), self.device)
             check()
 
@@ -309,5 +325,5 @@ class EvalLoader:
         return len(self._chunks)
 
     def __iter__(self) -> Iterator[Batch]:
-        for raw in self._loader:
+        for raw in _batches(self._loader):
             yield finish(raw, self.index, self.recipe.data.image_hw, self.device)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
-from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.evaluate.coco_ap import CocoMetrics, evaluate_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
@@ -64,9 +61,4 @@ def evaluate_weights(
             "Rename the categories of the folder, or fine-tune these weights on it."
         )
     where = pick_device(device)
-    return score(model.to(where), EvalLoader(index, recipe), annotation_file, where)
-
-
-def score(model: nn.Module, loader: EvalLoader, annotation_file: Path, device: torch.device) -> CocoMetrics:
-    """Score a model on a loader; labels stand for the categories of the loader's index. What `train` is given."""
-    return evaluate_model(model, loader, CocoEvaluator(annotation_file, loader.index.category_ids), device)
+    return evaluate_model(model.to(where), EvalLoader(index, recipe), annotation_file, where)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Where and with what a run happens: versions, processor, device, commit, command."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["dfine" if "dfine" in sys.argv[0] else Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"dfine_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},

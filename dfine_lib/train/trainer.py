@@ -311,12 +311,13 @@ class _Run:
 
     def _begin_stage2(self) -> None:
         train = self.recipe.train
+        if train.ema_restart_decay is None:
+            return
         if self.folder.best_stage1.exists():
             self._restore_learned(load_state(self.folder.best_stage1))
-        if train.ema_restart_decay is not None:
-            self.progress["ema_decay"] = train.ema_restart_decay
-            if not train.faithful:  # the published code lowers a number that its schedule no longer reads
-                self.ema.decay = train.ema_restart_decay
+        self.progress["ema_decay"] = train.ema_restart_decay
+        if not train.faithful:  # the published code lowers a number that its schedule no longer reads
+            self.ema.decay = train.ema_restart_decay
 
     def _learned(self) -> dict[str, Any]:
         return {
