@@ -7,6 +7,7 @@ list of dicts does as soon as its reference counts are touched.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -189,6 +190,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{file}: cannot read the annotation file: {reason}. Check the path.") from error
+    collecting = gc.isenabled()
+    gc.disable()  # walking through half a million new dicts again and again would more than double the time
     try:
         content = json.loads(text)
     except RecursionError as error:
@@ -196,6 +199,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:  # also UnicodeDecodeError
         way_out = "The file looks cut off: copy or export it again." if _cut_off(text, error) else "Export it again."
         raise DataError(f"{file}: no valid JSON: {error}. {way_out}") from error
+    finally:
+        if collecting:
+            gc.enable()
     if not isinstance(content, dict):
         raise DataError(
             f"{file}: expected a JSON object with images, annotations, categories, got {_kind(content)}. "

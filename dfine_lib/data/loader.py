@@ -193,7 +193,10 @@ def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataL
 def _batches(loader: DataLoader) -> Iterator[RawBatch]:
     for raw in loader:
         if isinstance(raw, DataError):
-            raise raw
+            try:
+                raise raw
+            finally:
+                del raw  # or exception and frame hold each other, and with them the workers
         yield raw
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 
 from dfine_lib.data import DataError, EvalLoader, TrainLoader, read_coco
 from dfine_lib.data.images import read_image
-from dfine_lib.data.loader import derived_seed
+from dfine_lib.data.loader import CocoImages, SampleKey, derived_seed
 from dfine_lib.data.transforms import multiscale_sizes
 
 
@@ -210,6 +211,13 @@ def test_workers_use_one_thread_and_leave_no_file_open(many, varied):
     assert len(os.listdir("/proc/self/fd")) <= before
     workers = loader._loader._iterator._workers
     assert [len(os.listdir(f"/proc/{worker.pid}/fd")) < 100 for worker in workers] == [True, True]
+
+
+def test_the_images_travel_to_a_worker_that_is_started_afresh(many, recipe):
+    """As on systems that cannot fork."""
+    images = CocoImages(many, recipe.data, seed=3)
+    sample, again = (part[SampleKey(0, 7, True)][0] for part in (images, pickle.loads(pickle.dumps(images))))
+    assert all(torch.equal(a, b) for a, b in zip(sample, again, strict=True))
 
 
 def test_seeds_of_neighbours_have_nothing_in_common():
