@@ -9,7 +9,8 @@ the ids 1 to 10; the box is the tight box of the pixels that are more than `INK_
 
 Train and val share no digit, and no writer's sheet either. Every writer filled in the same form, which begins 0 to 9
 three times over, and the file holds the sheets one after another, so that their beginnings can be seen in the labels;
-val takes the last three sheets whole, from sample `FIRST_VAL_DIGIT` on. An annotation's `digit` is the sample's number.
+val takes the last three sheets whole, from sample `FIRST_VAL_DIGIT` on. (Fourteen sheets by thirteen writers, says the
+source, so that somebody filled in two.) An annotation's `digit` is the sample's number.
 """
 
 from __future__ import annotations
