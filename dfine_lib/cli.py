@@ -66,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of fresh weights")
     train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
     _add_input_size(train)
-    train.add_argument(
-        "--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them"
-    )
+    train.add_argument("--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them")
     train.add_argument(
         "--scale-rates",
         action="store_true",

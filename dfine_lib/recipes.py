@@ -76,6 +76,7 @@ def _published(size: str, schedule: str) -> Recipe:
     )
 
 
+# The teaching recipes: 160 px pictures, light augmentation, minutes on a laptop CPU.
 _PICO = Recipe(
     name="pico",
     model=SIZES["pico"],
@@ -83,14 +84,21 @@ _PICO = Recipe(
         image_size=160, base_size_repeat=None, photometric=0.0, zoom_out=0.0, iou_crop=0.0, batch_size=16, num_workers=1
     ),
     train=TrainConfig(
-        epochs=24, stop_epoch=500, lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, decay_backbone_norm=False,
+        epochs=7, stop_epoch=500, lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, decay_backbone_norm=False,
         decay_bias=False, ema_restart_decay=None, flat_fraction=0.5,
     ),
 )  # fmt: skip
+# Fine-tuning of the teaching checkpoint: digits must not be mirrored.
+_PICO_DIGITS = replace(
+    _PICO,
+    name="pico_digits",
+    data=replace(_PICO.data, flip=0.0),
+    train=replace(_PICO.train, epochs=6, lr=8e-4, backbone_lr=4e-4, flat_fraction=0.3),
+)
 
 RECIPES: dict[str, Recipe] = {
     f"{size}_{schedule}": _published(size, schedule) for schedule, sizes in _LENGTH.items() for size in sizes
-} | {"pico": _PICO}
+} | {recipe.name: recipe for recipe in (_PICO, _PICO_DIGITS)}
 
 
 def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:
@@ -157,21 +165,18 @@ def scaled(recipe: Recipe, batch_size: int) -> Recipe:
 
     For a batch larger by the factor k: rates times k, EMA decay 1 - (1 - d) k, ramp and warm-up divided by k.
     """
-    data = replace(recipe.data, batch_size=batch_size)
+    data, train = replace(recipe.data, batch_size=batch_size), recipe.train
     k = batch_size / recipe.data.batch_size
-    train = recipe.train
-    return replace(
-        recipe,
-        data=data,
-        train=replace(
-            train,
-            lr=train.lr * k,
-            backbone_lr=train.backbone_lr * k,
-            warmup_iterations=round(train.warmup_iterations / k),
-            ema_ramp=round(train.ema_ramp / k),
-            **_narrowed(train, k),
-        ),
+    decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
+    train = replace(
+        train,
+        lr=train.lr * k,
+        backbone_lr=train.backbone_lr * k,
+        warmup_iterations=round(train.warmup_iterations / k),
+        ema_ramp=round(train.ema_ramp / k),
+        **{name: d if d is None else max(round(1 - (1 - d) * k, 12), 0.0) for name, d in decays.items()},
     )
+    return replace(recipe, data=data, train=train)
 
 
 def for_image_size(recipe: Recipe, size: int | tuple[int, int]) -> Recipe:
@@ -213,18 +218,12 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     window = 1 / (1 - train.ema_decay)
     shorter = max(steps / 20, 10)
     if window > max(steps / 10, 10):
-        changes |= _narrowed(train, window / shorter)
+        changes["ema_decay"] = round(1 - 1 / shorter, 12)
         changes["ema_ramp"] = round(train.ema_ramp * shorter / window)
         changes["ema_restart_decay"] = None
         if train.flat_fraction == 1.0:
             changes["flat_fraction"] = 0.5
     return replace(recipe, train=replace(train, **changes)) if changes else recipe
-
-
-def _narrowed(train: TrainConfig, k: float) -> dict[str, float | None]:
-    """Both EMA decays with their windows divided by k."""
-    decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
-    return {name: d if d is None else max(round(1 - (1 - d) * k, 12), 0.0) for name, d in decays.items()}
 
 
 _PARTS = ("model", "loss", "data", "train")
