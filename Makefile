@@ -24,8 +24,9 @@ help:
 
 DATA ?= digits
 RECIPE ?= $(if $(filter shapes,$(DATA)),pico,pico_digits)
-# Parameters of the notebook, written name=value.
+# Parameters of the notebook, written name=value; a dotted name, as train.lr=1e-3, is a field of the recipe.
 ARGS ?=
+dotted = $(foreach pair,$(ARGS),$(if $(findstring .,$(firstword $(subst =, ,$(pair)))),$(pair)))
 
 embedded := $(filter digits shapes,$(DATA))
 folder := $(if $(embedded),data/$(embedded),$(patsubst %/,%,$(DATA)))
@@ -35,7 +36,8 @@ OUT ?= $(or $(patsubst out=%,%,$(filter out=%,$(ARGS))),runs/$(run_name))
 # Recipes that go on from the teaching checkpoint are named pico_...
 WEIGHTS ?= $(if $(filter pico_%,$(RECIPE)),notebooks/assets/dfine_pico_shapes.safetensors)
 parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" $(if $(WEIGHTS),-p weights "$(WEIGHTS)") \
-	$(foreach pair,$(filter-out out=%,$(ARGS)),-p $(subst =, ,$(pair)))
+	$(if $(dotted),-p settings "$(dotted)") \
+	$(foreach pair,$(filter-out out=% $(dotted),$(ARGS)),-p $(subst =, ,$(pair)))
 
 run:
 	@set -euo pipefail; \

@@ -172,9 +172,7 @@ SIZES: dict[str, ModelConfig] = {
         num_decoder_layers=3,
         points_per_level=(6, 6),
     ),
-    "s": ModelConfig(
-        backbone="B0", **_UNFROZEN, encoder_expansion=0.5, encoder_depth_mult=0.34, num_decoder_layers=3
-    ),
+    "s": ModelConfig(backbone="B0", **_UNFROZEN, encoder_expansion=0.5, encoder_depth_mult=0.34, num_decoder_layers=3),
     "m": ModelConfig(backbone="B2", **_UNFROZEN, encoder_depth_mult=0.67, num_decoder_layers=4),
     "l": ModelConfig(),
     "x": ModelConfig(backbone="B5", encoder_dim=384, encoder_feedforward=2048, reg_scale=8.0),

@@ -61,7 +61,9 @@ class Criterion:
 
         answers = _matching_answers(outputs)
         own = match(answers.logits.detach(), answers.boxes.detach(), labels, boxes, counts, self.config)
-        shared = union_set(own, answers.logits.shape[2]).repeated(len(answers.suffixes)) if self.config.union_set else own
+        shared = (
+            union_set(own, answers.logits.shape[2]).repeated(len(answers.suffixes)) if self.config.union_set else own
+        )
         num_boxes, num_pairs = _mean_over_ranks([sum(counts), shared.query.shape[1]], labels.device)
         matched = _mask(answers, shared)
         shares = _distillation_shares(matched)
@@ -115,7 +117,9 @@ class Criterion:
                 divergence, matched, iou[:students], shared.first(students), teacher[1], shares
             )
         return {
-            f"loss_{kind}{answers.suffixes[k]}": value for kind, values in terms.items() for k, value in enumerate(values)
+            f"loss_{kind}{answers.suffixes[k]}": value
+            for kind, values in terms.items()
+            for k, value in enumerate(values)
         }
 
 

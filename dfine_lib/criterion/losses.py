@@ -99,7 +99,7 @@ def softened_divergence(corner_logits: Tensor, teacher_corner_logits: Tensor, te
 
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over images and queries where the mask holds, for each layer; 0 where it holds nowhere. `[K, B, Q]` to `[K]`."""
+    """Mean of each layer over the queries where the mask holds, 0 where it holds nowhere; `[K, B, Q]` to `[K]`."""
     count = mask.flatten(1).sum(1).clamp(min=1)
     return (values * mask).flatten(1).sum(1) / count
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 
 logger = logging.getLogger(__name__)
+_BOXES_AT_ONCE = 100_000  # detections that the library holds as dictionaries at a time, about 1.5 kB each
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,27 @@ class CocoMetrics:
         """Back from `to_dict`."""
         numbers = {f.name: _or_nan(values[f.name]) for f in fields(cls) if f.name != "per_class"}
         return cls(**numbers, per_class={name: _or_nan(ap) for name, ap in values["per_class"].items()})
+
+
+class _Boxes(NamedTuple):
+    """Detections of many images, as columns."""
+
+    image_ids: np.ndarray  # int64 [K]
+    category_ids: np.ndarray  # int64 [K]
+    xywh: np.ndarray  # float64 [K, 4] pixels
+    scores: np.ndarray  # float64 [K]
+
+    def take(self, which: np.ndarray) -> _Boxes:
+        """Those of a mask or of indices."""
+        return _Boxes(*(column[which] for column in self))
+
+    def as_annotations(self) -> list[dict[str, Any]]:
+        """The library takes a dictionary per box; they live only while it runs."""
+        columns = (column.tolist() for column in (*self, self.xywh[:, 2] * self.xywh[:, 3]))
+        return [
+            {"id": n, "image_id": image, "category_id": category, "bbox": box, "score": score, "area": area}
+            for n, (image, category, box, score, area) in enumerate(zip(*columns, strict=True), start=1)
+        ]
 
 
 class CocoEvaluator:
@@ -100,8 +122,7 @@ class CocoEvaluator:
     def reset(self) -> None:
         """Forget all detections."""
         self._seen: set[int] = set()
-        # One entry per image: image id [K], category id [K], box xywh in pixels [K, 4], score [K].
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._parts: list[_Boxes] = []
 
     def add(self, image_ids: Iterable[int] | torch.Tensor, detections: Sequence[Detections]) -> None:
         """Take in the detections of some images. An image that was seen before is left as it is: samplers pad.
@@ -126,7 +147,7 @@ class CocoEvaluator:
             xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
             self._seen.add(image_id)
             ids_of_boxes = np.full(len(labels), image_id, dtype=np.int64)
-            self._parts.append((ids_of_boxes, self.category_ids[labels], xywh, _float64(found.scores)))
+            self._parts.append(_Boxes(ids_of_boxes, self.category_ids[labels], xywh, _float64(found.scores)))
 
     def gather(self) -> None:
         """Exchange detections between all ranks, so that each holds all. Collective: every rank calls it.
@@ -136,45 +157,66 @@ class CocoEvaluator:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         everyone: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, (sorted(self._seen), self._stacked()))
+        torch.distributed.all_gather_object(everyone, (sorted(self._seen), tuple(self._stacked())))
         self.reset()
-        for seen, (image_ids, category_ids, xywh, scores) in everyone:
-            new = np.isin(image_ids, [i for i in seen if i not in self._seen])
-            self._parts.append((image_ids[new], category_ids[new], xywh[new], scores[new]))
+        for seen, columns in everyone:
+            boxes = _Boxes(*columns)
+            self._parts.append(boxes.take(np.isin(boxes.image_ids, [i for i in seen if i not in self._seen])))
             self._seen.update(seen)
 
     def metrics(self) -> CocoMetrics:
-        """Score what was added. Images without detections count as missed."""
-        found = COCO()
-        found.dataset = {"images": self._images, "annotations": self._as_annotations(), "categories": []}
-        found.createIndex()
-        run = COCOeval_faster(self._ground_truth, found, iouType="bbox", print_function=logger.debug)
-        run.params.imgIds = sorted(self._scored_images)
+        """Score what was added. Images without detections count as missed.
+
+        Classes are independent of each other, so they are scored some at a time: memory stays bounded.
+        """
+        found, ids = self._countable(), sorted(self._names)
+        counts = np.array([(found.category_ids == i).sum() for i in ids])
+        chunk = np.cumsum(counts) // _BOXES_AT_ONCE
+        parts = [self._score(found, [i for i, c in zip(ids, chunk, strict=True) if c == k]) for k in np.unique(chunk)]
+        if not parts:
+            return CocoMetrics(*[math.nan] * 12)
+        precision = np.concatenate([p for p, _ in parts], axis=2)  # [10 IoUs, 101 recalls, C, 4 areas, 3 limits]
+        recall = np.concatenate([r for _, r in parts], axis=1)  # [10 IoUs, C, 4 areas, 3 limits]
+        by_id = {i: _mean(precision[:, :, k, 0, -1]) for k, i in enumerate(ids)}
+        return CocoMetrics(
+            *(_mean(precision[iou, :, :, 0, -1]) for iou in (slice(None), 0, 5)),
+            *(_mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)),
+            *(_mean(recall[:, :, 0, limit]) for limit in (0, 1, 2)),
+            *(_mean(recall[:, :, area, -1]) for area in (1, 2, 3)),
+            per_class={name: by_id[i] for i, name in self._names.items()},
+        )
+
+    def _score(self, found: _Boxes, category_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """COCO's precision `[10, 101, C, 4, 3]` and recall `[10, C, 4, 3]` of these classes; -1 is not measured."""
+        own = COCO()
+        own.dataset = {
+            "images": self._images,
+            "annotations": found.take(np.isin(found.category_ids, category_ids)).as_annotations(),
+        }
+        own.createIndex()
+        run = COCOeval_faster(self._ground_truth, own, iouType="bbox", print_function=logger.debug)
+        run.params.imgIds, run.params.catIds = sorted(self._scored_images), category_ids
         run.evaluate()
         run.accumulate()
-        run.summarize()
-        precision = run.eval["precision"][:, :, :, 0, -1]  # [10 IoU thresholds, 101 recalls, C]; all areas, 100 boxes
-        by_id = dict(zip(run.params.catIds, map(_mean, np.moveaxis(precision, 2, 0)), strict=True))
-        per_class = {name: by_id[i] for i, name in self._names.items()}
-        return CocoMetrics(*(float(v) if v >= 0 else math.nan for v in run.stats[:12]), per_class=per_class)
+        return run.eval["precision"], run.eval["recall"]
 
-    def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
-        return tuple(np.concatenate(column) for column in zip(empty, *self._parts, strict=True))
-
-    def _as_annotations(self) -> list[dict[str, Any]]:
-        """The library takes a dictionary per box; they live only while it runs."""
-        stacked = self._stacked()
-        sound = np.isfinite(stacked[2]).all(1) & np.isfinite(stacked[3])
+    def _countable(self) -> _Boxes:
+        """Finite detections, of each image and class the best 100: COCO looks at no more."""
+        boxes = self._stacked()
+        sound = np.isfinite(boxes.xywh).all(1) & np.isfinite(boxes.scores)
         if not sound.all():
             logger.warning("left out %d detections with a score or a box that is not finite", (~sound).sum())
-        image_ids, category_ids, xywh, scores = (column[sound] for column in stacked)
-        areas = xywh[:, 2] * xywh[:, 3]
-        columns = (image_ids.tolist(), category_ids.tolist(), xywh.tolist(), scores.tolist(), areas.tolist())
-        return [
-            {"id": n, "image_id": image, "category_id": category, "bbox": box, "score": score, "area": area}
-            for n, (image, category, box, score, area) in enumerate(zip(*columns, strict=True), start=1)
-        ]
+            boxes = boxes.take(sound)
+        order = np.lexsort((-boxes.scores, boxes.category_ids, boxes.image_ids))  # stable: ties stay in their order
+        groups = np.stack([boxes.image_ids, boxes.category_ids])[:, order]
+        is_first = np.r_[True, (np.diff(groups) != 0).any(0)] if len(order) else np.zeros(0, bool)
+        start = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+        kept = order[np.arange(len(order)) - start < 100]
+        return boxes.take(np.sort(kept))
+
+    def _stacked(self) -> _Boxes:
+        empty = _Boxes(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+        return _Boxes(*map(np.concatenate, zip(empty, *self._parts, strict=True)))
 
 
 def evaluate_model(

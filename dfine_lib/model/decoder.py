@@ -267,7 +267,10 @@ def _split_queries(output: DecoderOutput, first: int) -> tuple[DecoderOutput, De
     def part(queries: slice) -> DecoderOutput:
         initial = LayerOutput(output.initial.logits[:, queries], output.initial.boxes_cxcywh[:, queries])
         return DecoderOutput(
-            output.logits[:, :, queries], output.boxes_cxcywh[:, :, queries], output.corner_logits[:, :, queries], initial
+            output.logits[:, :, queries],
+            output.boxes_cxcywh[:, :, queries],
+            output.corner_logits[:, :, queries],
+            initial,
         )
 
     return part(slice(None, first)), part(slice(first, None))

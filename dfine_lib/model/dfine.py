@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from dfine_lib.model.denoising import Targets
 from dfine_lib.model.hgnetv2 import HGNetV2
 from dfine_lib.model.hybrid_encoder import HybridEncoder
 from dfine_lib.model.outputs import DFINEOutput
+from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_lib.recipes import get_recipe
 
 
@@ -42,6 +44,24 @@ class DFINE(nn.Module):
             ValueError: unknown recipe or field, or a value that does not fit.
         """
         return cls(get_recipe(recipe, **model_overrides).model)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> DFINE:
+        """The model of a weights file of ours, in eval mode; size and classes are read from the file.
+
+        Raises:
+            WeightsError: no such file, damaged, or without a description of its model (published files are loaded by
+                `DFINE.from_recipe("l_coco")` and `dfine_lib.model.weights.load_weights`).
+        """
+        weights = read_weights(path)
+        if weights.model is None:
+            raise WeightsError(
+                f"{path}: the file does not say which model it is of. Build the model by its recipe, as "
+                'DFINE.from_recipe("l_coco"), and fill it with dfine_lib.model.weights.load_weights.'
+            )
+        model = cls(weights.model)
+        load_weights(model, weights)
+        return model.eval()
 
     def forward(self, images: Tensor, targets: Targets | None = None, keep_layers: bool = False) -> DFINEOutput:
         """Detect.

@@ -28,9 +28,7 @@ class DecoderOutput:
     @property
     def layers(self) -> tuple[LayerOutput, ...]:
         """The same, layer by layer."""
-        return tuple(
-            LayerOutput(*one) for one in zip(self.logits, self.boxes_cxcywh, self.corner_logits, strict=True)
-        )
+        return tuple(LayerOutput(*one) for one in zip(self.logits, self.boxes_cxcywh, self.corner_logits, strict=True))
 
 
 @dataclass(frozen=True)

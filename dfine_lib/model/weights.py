@@ -148,13 +148,16 @@ def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, 
     """
     own = model.state_dict()
     state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in ("anchors", "valid_mask")}
-    by_class = [k for k in own if k.startswith("decoder.") and (any(r in k for r in CLASS_ROWS) or CLASS_EMBEDDING in k)]
+    by_class = [
+        k for k in own if k.startswith("decoder.") and (any(r in k for r in CLASS_ROWS) or CLASS_EMBEDDING in k)
+    ]
     missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
     other = [k for k in own if k in state and k not in by_class and own[k].shape != state[k].shape]
     if missing or unknown or other:
+        shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in other]
         raise WeightsError(
-            f"{weights.path}: weights of another model. {_first('Missing', missing)}{_first('Not in this model', unknown)}"
-            f"{_first('Of another shape', [f'{k} {list(state[k].shape)} for {list(own[k].shape)}' for k in other])}"
+            f"{weights.path}: weights of another model. {_first('Missing', missing)}"
+            f"{_first('Not in this model', unknown)}{_first('Of another shape', shapes)}"
             "Choose the recipe of the size that these weights were trained with."
         )
     same_names = not category_names or not weights.category_names or category_names == weights.category_names

@@ -56,10 +56,12 @@ def parameter_groups(model: nn.Module, recipe: str | Recipe) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, recipe: str | Recipe) -> AdamW:
-    """AdamW over `parameter_groups`; fused where every parameter is on a device that has it."""
+    """AdamW over `parameter_groups`, one fused update for all."""
     recipe = get_recipe(recipe)
     groups = parameter_groups(model, recipe)
-    return AdamW(groups, lr=recipe.train.lr, betas=recipe.train.betas, weight_decay=recipe.train.weight_decay, fused=True)
+    return AdamW(
+        groups, lr=recipe.train.lr, betas=recipe.train.betas, weight_decay=recipe.train.weight_decay, fused=True
+    )
 
 
 def warmup_factor(recipe: str | Recipe, iteration: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,18 +19,20 @@ from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import check_images
-from dfine_lib.data.loader import EvalLoader, TrainLoader, derived_seed
+from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader, derived_seed
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, read_weights, save_weights
 from dfine_lib.recipes import adapted_to_length, get_recipe
 from dfine_lib.train.checkpoint import CheckpointError, load_state, save_state
 from dfine_lib.train.ema import ModelEMA
+from dfine_lib.train.meter import Meter, in_words
 from dfine_lib.train.optim import build_optimizer, rate_factor
 from dfine_lib.train.run_folder import RunFolder, describe_machine, recipe_to_dict
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
 
 log = logging.getLogger(__name__)
 ROW_EVERY = 10  # optimizer steps between lines of metrics.jsonl
+_FREE = ("num_workers", "eval_batch_size")  # may be others when a run goes on: they change no result
 STATE_EVERY = 600.0  # seconds between states saved within an epoch
 
 
@@ -149,6 +150,7 @@ class _Run:
         )
         self.loader = TrainLoader(self.index, self.recipe, seed=seed, device=device)
         self.val_loader = EvalLoader(val_index, self.recipe, device=device)
+        self.skipped_in_a_row = 0
         self.total = self.loader.steps_per_epoch * self.recipe.train.epochs
         self.progress = {
             "epoch": 0, "step_in_epoch": 0, "best_ap": -1.0, "best_stage1_ap": -1.0, "best_epoch": -1,
@@ -167,6 +169,9 @@ class _Run:
             raise ValueError(f"{self.folder.path} already holds a run; choose another --out, or resume it")
         before = json.loads(self.folder.about.read_text(encoding="utf-8"))
         now = json.loads(json.dumps(self.about))
+        for about in (before, now):
+            for field in _FREE:
+                about["recipe"]["data"].pop(field)
         differing = [key for key in now if before.get(key) != now[key]]
         if differing:
             detail = "; ".join(_difference(key, before.get(key), now[key]) for key in differing)
@@ -210,62 +215,55 @@ class _Run:
             range(first, per_epoch), initial=first, total=per_epoch, desc=f"epoch {epoch + 1}/{train.epochs}",
             unit="step", dynamic_ncols=True, mininterval=1.0,
         )  # fmt: skip
-        since, waited, images, saved = time.perf_counter(), 0.0, 0, time.perf_counter()
-        in_a_row = 0
+        meter, saved = Meter(self.device), time.perf_counter()
         for i in bar:
             number = epoch * per_epoch + i
             before = time.perf_counter()
             micro = [next(batches) for _ in range(train.accumulate)]
-            waited += time.perf_counter() - before
-            images += sum(len(batch.targets) for batch in micro)
+            meter.add(sum(len(batch.targets) for batch in micro), time.perf_counter() - before)
             factor = rate_factor(self.recipe, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
             torch.manual_seed(derived_seed(self.seed, 1 + number))  # denoising draws: a function of seed and step
             result = self.step(micro)
-            in_a_row = self._note_skipped(result, number, epoch, micro, in_a_row)
-            now = time.perf_counter()
+            self._note_skipped(result, number, epoch, micro)
             if (number + 1) % ROW_EVERY == 0 or i + 1 == per_epoch:
-                elapsed = now - since
-                self.progress["seconds"] += elapsed
-                self._row(writer, result, number, epoch, factor, elapsed, waited, images)
-                left = (self.total - number - 1) * elapsed / max(1, min(ROW_EVERY, i + 1 - first))
+                reading = meter.read()
+                self._row(writer, result, number, epoch, train.lr * factor, reading)
+                left = (self.total - number - 1) * reading["seconds_per_step"]
                 bar.set_postfix_str(
                     f"loss {result.loss:.2f}, AP {max(self.progress['best_ap'], 0):.3f}, "
-                    f"waiting for data {waited / elapsed:.0%}, {_duration(left)} left"
+                    f"waiting for data {reading['data_wait_share']:.0%}, {in_words(left)} left"
                 )
-                since, waited, images = now, 0.0, 0
-            if now - saved > STATE_EVERY and i + 1 < per_epoch:
+            if time.perf_counter() - saved > STATE_EVERY and i + 1 < per_epoch:
                 self.progress |= {"epoch": epoch, "step_in_epoch": i + 1}
                 self._save()
-                saved = now
+                saved = time.perf_counter()
 
-    def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list, in_a_row: int) -> int:
+    def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list[Batch]) -> None:
         if not result.broken:
-            return 0
+            self.skipped_in_a_row = 0
+            return
+        self.skipped_in_a_row += 1
         self.progress["skipped"] += 1
         image_ids = [int(i) for batch in batches for i in batch.image_ids]
         log.warning("step %d skipped: %s not finite; images %s", number, ", ".join(result.broken), image_ids)
         self.folder.append(
             {"kind": "skipped", "step": number, "epoch": epoch, "terms": list(result.broken), "image_ids": image_ids}
         )
-        if in_a_row + 1 >= self.recipe.train.max_skipped_steps:
+        if self.skipped_in_a_row >= self.recipe.train.max_skipped_steps:
             raise NonFiniteLoss(
-                f"{in_a_row + 1} steps in a row were not finite, the last at step {number} in {', '.join(result.broken)}"
-                f" (images {image_ids[:8]}). The last good state is {self.folder.last}. "
+                f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {number} in "
+                f"{', '.join(result.broken)} (images {image_ids[:8]}). The last good state is {self.folder.last}. "
                 "Lower train.lr, or use --precision fp32, and look at those images"
             )
-        return in_a_row + 1
 
     def _row(
-        self, writer: SummaryWriter, result: StepResult, number: int, epoch: int,
-        factor: float, elapsed: float, waited: float, images: int,
-    ) -> None:  # fmt: skip
-        row = {
-            "kind": "train", "step": number, "epoch": epoch, "loss": result.loss, "losses": result.losses,
-            "grad_norm": result.grad_norm, "lr": self.recipe.train.lr * factor, "images_per_second": images / elapsed,
-            "data_wait_share": waited / elapsed, "memory_mb": _memory_mb(self.device),
-        }  # fmt: skip
+        self, writer: SummaryWriter, result: StepResult, number: int, epoch: int, lr: float, reading: dict[str, Any]
+    ) -> None:
+        self.progress["seconds"] += reading["seconds"]
+        row = {"kind": "train", "step": number, "total": self.total, "epoch": epoch, "loss": result.loss}
+        row |= {"losses": result.losses, "grad_norm": result.grad_norm, "lr": lr, **reading}
         self.folder.append(row)
         for key in ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "memory_mb"):
             writer.add_scalar(f"train/{key}", row[key], number)
@@ -277,18 +275,14 @@ class _Run:
         metrics = {
             name: self.evaluate(model, self.val_loader, self.val_file, self.device) for name, model in models.items()
         }
-        ap = max(metrics["ema"].ap, 0.0)  # NaN where the file has no box to find: 0
-        if not ap == ap:
-            ap = 0.0
-        self.folder.append(
-            {
-                "kind": "eval", "step": step, "epoch": epoch, "seconds": time.perf_counter() - start,
-                **{name: value.to_dict() for name, value in metrics.items()},
-            }  # fmt: skip
-        )
+        ap = metrics["ema"].ap
+        ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find
+        seconds = time.perf_counter() - start
+        row = {"kind": "eval", "step": step, "epoch": epoch, "seconds": seconds}
+        self.folder.append(row | {name: value.to_dict() for name, value in metrics.items()})
         for name, value in metrics.items():
             writer.add_scalar(f"eval/ap_{name}", value.ap, step)
-        self.progress["seconds"] += time.perf_counter() - start
+        self.progress["seconds"] += seconds
         self._keep_best(epoch, ap)
         return metrics
 
@@ -375,16 +369,3 @@ def _difference(key: str, before: Any, now: Any) -> str:
         parts = [_difference(f"{key}.{k}", before.get(k), now.get(k)) for k in now if before.get(k) != now.get(k)]
         return "; ".join(parts)
     return f"{key} {before!r} then, {now!r} now"
-
-
-def _memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if os.uname().sysname == "Linux" else 2**20)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

@@ -56,7 +56,7 @@ def test_it_is_stored_without_outputs_and_its_parameters_are_flat_literals():
     (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
     body = ast.parse("".join(parameters["source"])).body
     names = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in body}
-    wanted = "recipe data epochs image_size batch_size seed device nproc out resume weights"
+    wanted = "recipe data epochs image_size batch_size seed device nproc out resume weights settings"
     assert set(names) == set(wanted.split())
     assert all(value is None or isinstance(value, bool | int | str) for value in names.values())
 

@@ -1,0 +1,136 @@
+"""Start a training in its own process and watch it: what a notebook does, so that its kernel never holds the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from dfine_lib.train.run_folder import read_rows
+
+PATIENCE = 30.0  # seconds that an interrupted run has to end by itself
+
+
+class TrainingFailed(RuntimeError):
+    """The training process ended with an error; the message holds its last words."""
+
+
+def training_command(
+    recipe: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    epochs: int | None = None,
+    image_size: int | str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    weights: str | Path | None = None,
+    resume: bool = True,
+    settings: Mapping[str, object] | None = None,
+) -> list[str]:
+    """The `dfine train` command of these choices, as a list of words; None leaves a choice to the recipe."""
+    words = [sys.executable, "-m", "dfine_lib.cli", "train", "--recipe", recipe, "--data", str(data), "--out", str(out)]
+    words += ["--seed", str(seed), "--device", device]
+    for flag, value in (
+        ("--epochs", epochs), ("--image-size", image_size), ("--batch-size", batch_size), ("--weights", weights),
+    ):  # fmt: skip
+        if value not in (None, ""):
+            words += [flag, str(value)]
+    if not resume:
+        words.append("--no-resume")
+    for name, value in (settings or {}).items():
+        words += ["--set", f"{name}={value}"]
+    return words
+
+
+def launch_training(
+    command: Sequence[str], out: str | Path, *, show_progress: bool = True, poll_seconds: float = 1.0
+) -> None:
+    """Run a training command in its own process group until it ends; its words go to `<out>/train.log`.
+
+    An interrupt of this process (Ctrl-C, the notebook's stop button) is passed on; the run keeps its last state, and
+    the same command goes on from there. No process is left behind.
+
+    Args:
+        command: from `training_command`.
+        out: the run folder; progress is read from its `metrics.jsonl`.
+        show_progress: a progress bar with loss, AP and the share of time spent waiting for data.
+        poll_seconds: time between looks.
+
+    Raises:
+        TrainingFailed: the process ended with an error.
+        KeyboardInterrupt: after the run was stopped.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    log_file = out / "train.log"
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with open(log_file, "ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            list(command), stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    try:
+        with tqdm(total=1.0, desc="training", disable=not show_progress, bar_format=_BAR) as bar:
+            while process.poll() is None:
+                time.sleep(poll_seconds)
+                _show(bar, out)
+            _show(bar, out)
+    except BaseException:
+        _stop(process)
+        raise
+    if process.returncode:
+        raise TrainingFailed(
+            f"training ended with exit code {process.returncode}; {log_file} has all of it, and its last words are:\n"
+            + _last_words(log_file, start)
+        )
+
+
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
+
+
+def _show(bar: tqdm, out: Path) -> None:
+    rows = read_rows(out / "metrics.jsonl")
+    train = [row for row in rows if row["kind"] == "train"]
+    if not train:
+        return
+    last = train[-1]
+    scores = [row["ema"]["ap"] or 0.0 for row in rows if row["kind"] == "eval"]
+    bar.n = min(1.0, (last["step"] + 1) / last["total"])
+    bar.set_postfix_str(
+        f", epoch {last['epoch'] + 1}, loss {last['loss'] or float('nan'):.2f}"
+        + (f", AP {max(scores):.3f}" if scores else "")
+        + f", {last['images_per_second']:.0f} images/s, waiting for data {last['data_wait_share']:.0%}"
+    )
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ask the whole group to end, then make it."""
+    for signal_number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, signal_number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+    try:  # workers that outlived their parent
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _last_words(log_file: Path, start: int, most: int = 15) -> str:
+    with open(log_file, "rb") as log:
+        log.seek(start)
+        text = log.read().decode(errors="replace").replace("\r", "\n")
+    return "\n".join(deque((line for line in text.splitlines() if line.strip()), maxlen=most))

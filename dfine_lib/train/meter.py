@@ -1,0 +1,50 @@
+"""How fast a run goes, what it waits for, how long it still takes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from typing import Any
+
+import torch
+
+
+class Meter:
+    """Time, waiting time and images since the last reading."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._begin()
+
+    def _begin(self) -> None:
+        self.since, self.waited, self.images, self.steps = time.perf_counter(), 0.0, 0, 0
+
+    def add(self, images: int, waited: float) -> None:
+        """A step on that many images, which were waited for so many seconds."""
+        self.images, self.waited, self.steps = self.images + images, self.waited + waited, self.steps + 1
+
+    def read(self) -> dict[str, Any]:
+        """Seconds, seconds a step, images a second, share of waiting, peak memory in MiB; starts anew."""
+        elapsed = time.perf_counter() - self.since
+        reading = {
+            "seconds": elapsed, "seconds_per_step": elapsed / max(1, self.steps),
+            "images_per_second": self.images / elapsed, "data_wait_share": self.waited / elapsed,
+            "memory_mb": memory_mb(self.device),
+        }  # fmt: skip
+        self._begin()
+        return reading
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory so far, MiB: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1024 if os.uname().sysname == "Linux" else 2**20  # kilobytes here, bytes on a Mac
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def in_words(seconds: float) -> str:
+    """A duration as 4:05 or 1:02:03."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,71 @@
+"""A training in its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dfine_lib.train.launch import TrainingFailed, launch_training, training_command
+
+
+def test_choices_become_the_command_that_a_person_would_type():
+    command = training_command("n_custom", "set", "runs/a", epochs=3, settings={"train.lr": 1e-3})
+    assert command[1:4] == ["-m", "dfine_lib.cli", "train"]
+    assert "--epochs 3" in " ".join(command) and "--set train.lr=0.001" in " ".join(command)
+    assert "--image-size" not in command and "--weights" not in command
+
+
+def test_a_failing_run_tells_its_last_words(tmp_path):
+    with pytest.raises(TrainingFailed, match="no such place"):
+        launch_training([sys.executable, "-c", "raise SystemExit('no such place')"], tmp_path, show_progress=False)
+    assert "no such place" in (tmp_path / "train.log").read_text()
+
+
+def test_an_interrupt_leaves_no_process(tmp_path, monkeypatch):
+    program = (
+        "import os, subprocess, sys, time, json\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(json.dumps([os.getpid(), child.pid]))\n"
+        "time.sleep(600)\n"
+    )
+    real_sleep = time.sleep
+
+    def interrupt_when_running(seconds):
+        real_sleep(0.05)
+        if (tmp_path / "pids").exists() and (tmp_path / "pids").read_text().endswith("]"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt_when_running)
+    with pytest.raises(KeyboardInterrupt):
+        launch_training([sys.executable, "-c", program], tmp_path, show_progress=False)
+    monkeypatch.undo()
+    deadline = time.monotonic() + 10
+    pids = json.loads((tmp_path / "pids").read_text())
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:  # no /proc: ask the kernel
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def test_nothing_is_left_running_after_a_normal_end(tmp_path):
+    before = threading.active_count()
+    launch_training([sys.executable, "-c", "print('done')"], tmp_path, show_progress=False, poll_seconds=0.05)
+    assert threading.active_count() == before

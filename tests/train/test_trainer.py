@@ -1,0 +1,321 @@
+"""The loop: resume is exact, results are files, bad starts cost nothing, good work survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import SMALL, Score, score_by_weights, write_folder
+
+from dfine_lib.model import weights as weights_module
+from dfine_lib.model.dfine import DFINE
+from dfine_lib.model.weights import WeightsError, read_weights
+from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.train import trainer
+from dfine_lib.train.checkpoint import CheckpointError, load_state
+from dfine_lib.train.run_folder import read_rows, recipe_from_dict
+from dfine_lib.train.step import NonFiniteLoss
+
+
+def train(recipe, data, out, **options):
+    return trainer.train(recipe, data, out, evaluate=score_by_weights, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted run that several tests look at."""
+    torch.set_num_threads(1)
+    data = write_folder(tmp_path_factory.mktemp("set"))
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    recipe = changed(get_recipe("pico"), SMALL)
+    return recipe, data, out, train(recipe, data, out)
+
+
+def same_state(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state(a[k], b[k]) for k in a if k != "seconds")
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same_state, a, b))
+    return a == b
+
+
+def test_a_run_folder_holds_what_another_person_needs(finished):
+    recipe, data, out, result = finished
+    assert {"run.json", "metrics.jsonl", "metrics.json", "model.safetensors", "last.pt"} <= set(os.listdir(out))
+    about = json.loads((out / "run.json").read_text())
+    assert about["seed"] == 0 and about["device"] == "cpu" and about["classes"] == ["dot", "bar"]
+    assert recipe_from_dict(about["recipe"]).model.num_classes == 2
+    assert about["versions"]["torch"] == torch.__version__
+    assert result["steps"] == 6 and set(result["last"]) == {"ema", "raw"}
+
+
+def test_metrics_have_a_line_for_training_and_for_every_evaluation(finished):
+    rows = read_rows(finished[2] / "metrics.jsonl")
+    assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [0, 1, 2]
+    train_rows = [row for row in rows if row["kind"] == "train"]
+    assert all(row["loss"] == pytest.approx(sum(row["losses"].values())) for row in train_rows)
+    assert all(0 <= row["data_wait_share"] <= 1 and row["images_per_second"] > 0 for row in train_rows)
+
+
+def test_saved_weights_open_as_the_model_that_was_trained(finished):
+    stored = read_weights(finished[2] / "model.safetensors")
+    assert stored.category_names == ("dot", "bar") and stored.category_ids == (7, 8)
+    assert stored.data.image_size == 64
+    DFINE(stored.model).load_state_dict(stored.state_dict)
+
+
+def test_a_finished_run_is_not_trained_again(finished, monkeypatch):
+    recipe, data, out, result = finished
+    monkeypatch.setattr(trainer.TrainStep, "__call__", lambda *_: pytest.fail("trained again"))
+    assert train(recipe, data, out)["ap"] == result["ap"]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp_path):
+    recipe, data, out, _ = finished
+    train(recipe, data, tmp_path / "again")
+    assert same_state(load_state(out / "last.pt"), load_state(tmp_path / "again" / "last.pt"))
+    train(recipe, data, tmp_path / "other", seed=1)
+    assert not same_state(load_state(out / "last.pt"), load_state(tmp_path / "other" / "last.pt"))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of the library catches it."""
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 5])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, step):
+    recipe, data, out, _ = finished
+    whole, taken = trainer.TrainStep.__call__, []
+
+    def stop_there(self, batches):
+        if len(taken) == step:
+            raise Killed
+        taken.append(1)
+        return whole(self, batches)
+
+    monkeypatch.setattr(trainer.TrainStep, "__call__", stop_there)
+    with pytest.raises(Killed):
+        train(recipe, data, tmp_path / "run")
+    monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
+    train(recipe, data, tmp_path / "run")
+    assert same_state(load_state(out / "last.pt"), load_state(tmp_path / "run" / "last.pt"))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
+    assert same_state(ours, theirs)
+    steps = [[row["step"] for row in read_rows(f / "metrics.jsonl")] for f in (out, tmp_path / "run")]
+    assert steps[0] == steps[1]
+
+
+def test_a_state_saved_within_an_epoch_continues_at_the_next_step(finished, tmp_path, monkeypatch):
+    recipe, data, out, _ = finished
+    monkeypatch.setattr(trainer, "STATE_EVERY", 0.0)
+    whole, taken = trainer.TrainStep.__call__, []
+
+    def stop_there(self, batches):
+        if len(taken) == 3:
+            raise Killed
+        taken.append(1)
+        return whole(self, batches)
+
+    monkeypatch.setattr(trainer.TrainStep, "__call__", stop_there)
+    with pytest.raises(Killed):
+        train(recipe, data, tmp_path / "run")
+    assert load_state(tmp_path / "run" / "last.pt")["progress"]["step_in_epoch"] == 1
+    monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
+    train(recipe, data, tmp_path / "run")
+    assert same_state(load_state(out / "last.pt"), load_state(tmp_path / "run" / "last.pt"))
+
+
+def test_a_run_stopped_in_stage_two_goes_on_to_the_same_bits(small_recipe, data_folder, tmp_path, monkeypatch):
+    recipe = changed(
+        small_recipe, {"train.stop_epoch": 1, "train.adapt_to_length": False, "train.ema_restart_decay": 0.99}
+    )
+    train(recipe, data_folder, tmp_path / "whole")
+    whole, taken = trainer.TrainStep.__call__, []
+
+    def stop_there(self, batches):
+        if len(taken) == 5:
+            raise Killed
+        taken.append(1)
+        return whole(self, batches)
+
+    monkeypatch.setattr(trainer.TrainStep, "__call__", stop_there)
+    with pytest.raises(Killed):
+        train(recipe, data_folder, tmp_path / "run")
+    monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
+    train(recipe, data_folder, tmp_path / "run")
+    ours, theirs = (load_state(tmp_path / name / "last.pt") for name in ("whole", "run"))
+    assert same_state(ours, theirs)
+
+
+def test_kill_9_in_an_epoch_and_the_same_command_give_the_uninterrupted_run(finished, tmp_path):
+    recipe, data, out, _ = finished
+    settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "dfine_lib.cli", "train", "--recipe", "pico", "--data", str(data)]
+    command += ["--out", str(tmp_path / "run"), "--device", "cpu", *settings]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    learned = ("model", "ema", "optimizer", "ema_updates", "step")
+    ours, theirs = load_state(out / "last.pt"), load_state(tmp_path / "run" / "last.pt")
+    assert all(same_state(ours[key], theirs[key]) for key in learned)
+
+
+def test_a_folder_with_a_run_of_other_settings_is_left_alone(finished, tmp_path):
+    recipe, data, out, _ = finished
+    with pytest.raises(CheckpointError, match=r"train\.lr"):
+        train(changed(recipe, {"train.lr": 0.5}), data, out)
+    with pytest.raises(CheckpointError, match="seed"):
+        train(recipe, data, out, seed=3)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(recipe, data, out, resume=False)
+
+
+def test_a_damaged_state_is_named(finished, tmp_path):
+    recipe, data, out, _ = finished
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("run.json", "metrics.jsonl"):
+        (copy / name).write_bytes((out / name).read_bytes())
+    (copy / "last.pt").write_bytes((out / "last.pt").read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"last\.pt"):
+        train(recipe, data, copy)
+
+
+def test_a_full_disk_leaves_the_last_good_state(finished, tmp_path, monkeypatch):
+    recipe, data, _, _ = finished
+    written = weights_module.os.replace
+
+    def full(source, target):
+        if str(target).endswith("last.pt") and os.path.exists(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(source, target)
+
+    monkeypatch.setattr(weights_module.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(recipe, data, tmp_path / "run")
+    monkeypatch.undo()
+    assert load_state(tmp_path / "run" / "last.pt")["progress"]["epoch"] == 1
+    assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".part")]
+
+
+def test_an_unwritable_folder_is_refused_before_training(small_recipe, data_folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be written"):
+        train(small_recipe, data_folder, tmp_path / "file" / "run")
+
+
+def test_steps_that_are_not_finite_are_skipped_named_and_end_the_run_when_they_go_on(
+    small_recipe, data_folder, tmp_path, monkeypatch
+):
+    recipe = changed(small_recipe, {"train.max_skipped_steps": 3})
+    real = trainer.build_criterion
+
+    def poisoned(recipe):
+        criterion = real(recipe)
+        return lambda outputs, targets: criterion(outputs, targets) | {"loss_fgl": outputs.pred_boxes.sum() * torch.nan}
+
+    monkeypatch.setattr(trainer, "build_criterion", poisoned)
+    with pytest.raises(NonFiniteLoss, match="loss_fgl"):
+        train(recipe, data_folder, tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    skipped = [row for row in rows if row["kind"] == "skipped"]
+    assert len(skipped) == 3 and skipped[0]["terms"] == ["loss_fgl"] and skipped[0]["image_ids"]
+
+
+def test_one_poisoned_step_changes_neither_weights_nor_statistics(small_recipe, data_folder, tmp_path, monkeypatch):
+    whole, seen = trainer.TrainStep.__call__, []
+
+    def poison_second(self, batches):
+        if len(seen) == 1:
+            batches = [replace(batch, images=batch.images * torch.nan) for batch in batches]
+        before = {k: v.clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
+        result = whole(self, batches)
+        seen.append((before, {k: v.clone() for k, v in self.model.state_dict().items()}, result.broken))
+        return result
+
+    monkeypatch.setattr(trainer.TrainStep, "__call__", poison_second)
+    train(small_recipe, data_folder, tmp_path / "run")
+    before, after, broken = seen[1]
+    assert broken and all(torch.isfinite(v).all() for v in after.values())
+    assert all(torch.equal(after[k], v) for k, v in before.items() if "running" not in k)
+    assert not seen[2][2]
+
+
+def test_fine_tuning_takes_the_rows_of_classes_that_both_know(finished, tmp_path):
+    recipe, _, out, _ = finished
+    other = write_folder(tmp_path / "set", names=("bar", "ring", "dot"))
+    started = {}
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(trainer.TrainStep, "__call__", lambda self, _: started.update(self.model.state_dict()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(recipe, other, tmp_path / "run", weights=out / "model.safetensors")
+    monkey.undo()
+    stored = load_file(out / "model.safetensors")["decoder.enc_score_head.weight"]
+    rows = started["decoder.enc_score_head.weight"]
+    assert torch.equal(rows[0], stored[1]) and torch.equal(rows[2], stored[0])
+    assert not torch.equal(rows[1], stored[0]) and not torch.equal(rows[1], stored[1])
+
+
+def test_weights_of_another_size_are_refused_with_the_entries_that_differ(finished, tmp_path):
+    recipe, data, out, _ = finished
+    with pytest.raises(WeightsError, match="another model"):
+        train(changed(recipe, {"model.hidden_dim": 64}), data, tmp_path / "run", weights=out / "model.safetensors")
+
+
+def test_stage_two_starts_from_the_best_of_stage_one_and_goes_back_when_it_does_not_help(
+    small_recipe, data_folder, tmp_path, monkeypatch
+):
+    recipe = changed(
+        small_recipe,
+        {"train.epochs": 4, "train.stop_epoch": 2, "train.adapt_to_length": False, "train.ema_restart_decay": 0.99},
+    )
+    scores = iter([0.5, 0.5, 0.4, 0.4, 0.45, 0.45, 0.45, 0.45])  # ema and raw of four epochs
+    restored, restore = [], trainer._Run._restore_learned
+    monkeypatch.setattr(
+        trainer._Run,
+        "_restore_learned",
+        lambda self, state: restored.append(state["ema_updates"]) or restore(self, state),
+    )
+    result = trainer.train(recipe, data_folder, tmp_path / "run", evaluate=lambda *_: Score(next(scores)), device="cpu")
+    assert restored == [2, 2, 2]  # at the start of stage 2, then after each epoch of it: always the state of epoch 1
+    assert result["best_epoch"] == 0
+    state = load_state(tmp_path / "run" / "last.pt")
+    assert state["ema_decay_in_use"] == pytest.approx(0.99 - 0.0002)
+
+
+def test_the_faithful_restart_leaves_the_decay_in_use_alone(small_recipe, data_folder, tmp_path):
+    recipe = changed(
+        small_recipe,
+        {"train.epochs": 2, "train.stop_epoch": 1, "train.faithful": True, "train.ema_restart_decay": 0.5},
+    )
+    train(recipe, data_folder, tmp_path / "run")
+    assert load_state(tmp_path / "run" / "last.pt")["ema_decay_in_use"] == recipe.train.ema_decay
+
+
+def test_workers_change_nothing(finished, tmp_path):
+    recipe, data, out, _ = finished
+    train(changed(recipe, {"data.num_workers": 2}), data, tmp_path / "run")
+    ours, theirs = (load_state(f / "last.pt")["model"] for f in (out, tmp_path / "run"))
+    assert same_state(ours, theirs)
+
+
+def test_accumulated_passes_take_one_step(small_recipe, data_folder, tmp_path):
+    result = train(changed(small_recipe, {"train.accumulate": 2, "train.epochs": 1}), data_folder, tmp_path / "run")
+    state = load_state(tmp_path / "run" / "last.pt")
+    assert result["steps"] == 2 and state["ema_updates"] == 2
