@@ -177,15 +177,15 @@ def test_iou_crops_are_distributed_as_torchvisions():
     for kind in (v2.RandomIoUCrop, IoUCrop):
         torch.manual_seed(0)
         crop = kind(sampler_options=[0.3, 1.0], trials=20)
-        drawn = [params for params in (crop.make_params([image, boxes]) for _ in range(1500)) if params]
+        drawn = [params for params in (crop.make_params([image, boxes]) for _ in range(1000)) if params]
         inside = torch.stack([params["is_within_crop_area"] for params in drawn]).float()
         place = torch.tensor([[params[key] for key in ("left", "top", "width", "height")] for params in drawn]).float()
-        found[kind] = len(drawn) / 1500, inside.mean(0), place.mean(0)
+        found[kind] = len(drawn) / 1000, inside.mean(0), place.mean(0)
     (share, inside, place), (our_share, our_inside, our_place) = found[v2.RandomIoUCrop], found[IoUCrop]
-    # About four standard errors of the difference of two means of 750 draws.
-    assert our_share == pytest.approx(share, abs=0.07)
+    # About four standard errors of the difference of two means of 500 draws.
+    assert our_share == pytest.approx(share, abs=0.09)
     assert_close(our_inside, inside, rtol=0, atol=0.1)
-    assert_close(our_place, place, rtol=0, atol=2.5)
+    assert_close(our_place, place, rtol=0, atol=3.0)
 
 
 def test_multiscale_sides_worked_out_by_hand():
