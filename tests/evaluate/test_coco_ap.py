@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dfine_lib.evaluate import CocoEvaluator, CocoMetrics, Detections, evaluate_model
+from dfine_lib.evaluate import CocoEvaluator, CocoMetrics, Detections, coco_ap, evaluate_model
 
 EVAL_PAIRS = Path(__file__).parents[3] / "shared" / "data" / "eval_pairs"
 NUMBERS = [
@@ -159,7 +159,18 @@ def test_the_numbers_are_those_of_pycocotools_and_their_order_does_not_matter(ro
     want = by_pycocotools(truth, found, category_ids)
     np.testing.assert_allclose(numbers(score(truth, found, category_ids)), want, rtol=0, atol=1e-12)
     backwards = dict(reversed(found.items()))
-    np.testing.assert_allclose(numbers(score(truth, backwards, category_ids)), want, rtol=0, atol=1e-12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coco_ap, "_BOXES_AT_ONCE", 3)  # classes one or two at a time
+        np.testing.assert_allclose(numbers(score(truth, backwards, category_ids)), want, rtol=0, atol=1e-12)
+
+
+def test_only_the_best_hundred_of_an_image_and_class_count_as_for_pycocotools():
+    truth = ground_truth([(1, 1, (10, 10, 40, 40)), (1, 2, (10, 10, 40, 40))], ((1, "a"), (2, "b")))
+    crowded = [(0, (300 + i % 7, 10, 40, 40), 0.9) for i in range(100)]  # ties, all misses
+    found = {1: [*crowded, (0, (10, 10, 40, 40), 0.9), (1, (10, 10, 40, 40), 0.1)]}
+    metrics = score(truth, found, [1, 2])
+    assert metrics.per_class == {"a": 0.0, "b": 1.0}
+    np.testing.assert_allclose(numbers(metrics), by_pycocotools(truth, found, [1, 2]), rtol=0, atol=1e-12)
 
 
 # Edges
