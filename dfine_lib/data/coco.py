@@ -7,10 +7,8 @@ list of dicts does as soon as its reference counts are touched.
 
 from __future__ import annotations
 
-import gc
-import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
 from dfine_lib.data.images import DataError, check_images
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
@@ -122,25 +121,27 @@ def read_coco(
             wholly outside its image, with a negative side or without finite numbers; no images; in training no boxes.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    content = _read_json(file)
-    images, annotations, categories = (_records(file, content, key) for key in ("images", "annotations", "categories"))
+    content = read_json(file)
+    images, annotations, categories = (
+        records_of(file, content, key) for key in ("images", "annotations", "categories")
+    )
     if not images:
         raise DataError(f"{file}: no images; 'images' is an empty list. Is this the right annotation file?")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such image folder, needed by {file}.")
     ids, names = _categories(file, categories, category_ids)
 
-    image_ids = _unique(file, "images", _integers(file, "images", images, "id"))
-    sizes_wh = np.stack([_integers(file, "images", images, key) for key in ("width", "height")], axis=1)
+    image_ids = unique(file, "images", integers(file, "images", images, "id"))
+    sizes_wh = np.stack([integers(file, "images", images, key) for key in ("width", "height")], axis=1)
     if (bad := (sizes_wh < 1).any(1) | (sizes_wh > np.iinfo(np.int32).max).any(1)).any():
         i = int(bad.argmax())
         raise DataError(f"{file}: image id {image_ids[i]}: width and height are {sizes_wh[i].tolist()}; give pixels.")
     name_bytes, name_offsets = _file_names(file, images, image_ids)
 
-    annotation_ids = _unique(file, "annotations", _integers(file, "annotations", annotations, "id"))
+    annotation_ids = unique(file, "annotations", integers(file, "annotations", annotations, "id"))
     image_of = _lookup(file, annotations, "image_id", image_ids, annotation_ids, "an entry of 'images'")
     labels = _lookup(file, annotations, "category_id", np.array(ids, np.int64), annotation_ids, _known(category_ids))
-    crowd = _integers(file, "annotations", annotations, "iscrowd", default=0) != 0
+    crowd = integers(file, "annotations", annotations, "iscrowd", default=0) != 0
     boxes_xywh = _boxes(file, annotations)
     _check_boxes(file, boxes_xywh, sizes_wh[image_of], annotation_ids, image_ids[image_of])
     boxes_xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
@@ -184,116 +185,16 @@ def read_coco(
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{file}: cannot read the annotation file: {reason}. Check the path.") from error
-    collecting = gc.isenabled()
-    gc.disable()  # walking through half a million new dicts again and again would more than double the time
-    try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise DataError(f"{file}: nested too deeply to be an annotation file. Export it again.") from error
-    except ValueError as error:  # also UnicodeDecodeError
-        way_out = "The file looks cut off: copy or export it again." if _cut_off(text, error) else "Export it again."
-        raise DataError(f"{file}: no valid JSON: {error}. {way_out}") from error
-    finally:
-        if collecting:
-            gc.enable()
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{file}: expected a JSON object with images, annotations, categories, got {_kind(content)}. "
-            "A list of detections or annotations alone is not enough."
-        )
-    return content
-
-
-def _cut_off(text: bytes, error: ValueError) -> bool:
-    return not text.strip() or (isinstance(error, json.JSONDecodeError) and not text.rstrip().endswith(b"}"))
-
-
-def _kind(value: Any) -> str:
-    words = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
-    return words.get(type(value), "null")
-
-
-def _records(file: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    if key not in content:
-        found = ", ".join(sorted(map(str, content))[:8]) or "none"
-        raise DataError(f"{file}: key {key!r} is missing; keys found: {found}. Is it a COCO instances file?")
-    records = content[key]
-    if not isinstance(records, list):
-        raise DataError(f"{file}: {key!r} should be a list, got {_kind(records)}.")
-    if set(map(type, records)) - {dict}:
-        i = next(i for i, record in enumerate(records) if type(record) is not dict)
-        raise DataError(f"{file}: {key}[{i}] should be an object, got {_kind(records[i])}.")
-    return records
-
-
-def _integers(
-    file: Path, key: str, records: list[dict[str, Any]], name: str, *, default: int | None = None
-) -> np.ndarray:
-    """Column `name` of the records as int64; whole floats (12.0) and, where there is a default, booleans count."""
-    values = [record.get(name, default) for record in records]
-    if set(map(type, values)) <= {int}:
-        try:
-            return np.array(values, dtype=np.int64)
-        except OverflowError:
-            pass
-    for i, value in enumerate(values):
-        whole = type(value) is int or (type(value) is float and value.is_integer())
-        if type(value) is bool and default is not None:
-            continue
-        if not whole or abs(value) >= 2**63:
-            where = f"{file}: {_where(key, records, i)}: "
-            if value is None and name not in records[i]:
-                raise DataError(f"{where}key {name!r} is missing.")
-            hint = " Write it as a number, here and wherever it is referred to." if isinstance(value, str) else ""
-            raise DataError(f"{where}{name!r} should be a whole number, got {_short(value)}.{hint}")
-    return np.array([int(value) for value in values], dtype=np.int64)
-
-
-def _where(key: str, records: list[dict[str, Any]], i: int) -> str:
-    """`annotation id 7`, or `annotations[3]` where the record has no usable id."""
-    identity = records[i].get("id")
-    word = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
-    return f"{word} id {_short(identity)}" if isinstance(identity, int | float | str) else f"{key}[{i}]"
-
-
-def _short(value: Any, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _unique(file: Path, key: str, ids: np.ndarray) -> np.ndarray:
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) < len(ids):
-        repeated = values[counts > 1]
-        word = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
-        raise DataError(
-            f"{file}: duplicate {word} id {_first(repeated)} in {key!r}. Give every entry an id of its own "
-            "(files that were merged need renumbering)."
-        )
-    return ids
-
-
-def _first(values: Iterable[Any], most: int = 5) -> str:
-    values = list(values)
-    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
-
-
 def _categories(
     file: Path, categories: list[dict[str, Any]], wanted: Sequence[int] | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    own_ids = _unique(file, "categories", _integers(file, "categories", categories, "id")).tolist()
+    own_ids = unique(file, "categories", integers(file, "categories", categories, "id")).tolist()
     names = {}
     for i, (identity, record) in enumerate(zip(own_ids, categories, strict=True)):
         name = record.get("name")
         if not isinstance(name, str):
-            what = "key 'name' is missing" if "name" not in record else f"'name' should be text, got {_short(name)}"
-            raise DataError(f"{file}: {_where('categories', categories, i)}: {what}.")
+            what = "key 'name' is missing" if "name" not in record else f"'name' should be text, got {short(name)}"
+            raise DataError(f"{file}: {where('categories', categories, i)}: {what}.")
         names[identity] = name
     ids = tuple(sorted(own_ids)) if wanted is None else tuple(int(identity) for identity in wanted)
     if not ids:
@@ -314,7 +215,7 @@ def _lookup(
     meaning: str,
 ) -> np.ndarray:
     """Place of every annotation's `key` in `known`, int64 `[M]`."""
-    values = _integers(file, "annotations", annotations, key)
+    values = integers(file, "annotations", annotations, key)
     order = np.argsort(known, kind="stable")
     place = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
     if (bad := known[place] != values).any():
@@ -331,17 +232,17 @@ def _file_names(file: Path, images: list[dict[str, Any]], image_ids: np.ndarray)
     for image, identity in zip(images, image_ids, strict=True):
         name = image.get("file_name")
         if not isinstance(name, str) or not name or "\0" in name:
-            what = "key 'file_name' is missing" if "file_name" not in image else f"'file_name' is {_short(name)}"
+            what = "key 'file_name' is missing" if "file_name" not in image else f"'file_name' is {short(name)}"
             raise DataError(f"{file}: image id {identity}: {what}; it should be a path inside the image folder.")
         if name[0] in "/\\" or name[1:2] == ":" or (".." in name and ".." in name.replace("\\", "/").split("/")):
             raise DataError(
-                f"{file}: image id {identity}: file_name {_short(name)} leaves the image folder. "
+                f"{file}: image id {identity}: file_name {short(name)} leaves the image folder. "
                 "Make it relative to the image folder, without '..'."
             )
         try:
             encoded.append(name.encode())
         except UnicodeEncodeError as error:
-            raise DataError(f"{file}: image id {identity}: file_name {_short(name)} is no valid text.") from error
+            raise DataError(f"{file}: image id {identity}: file_name {short(name)} is no valid text.") from error
     offsets = np.concatenate([[0], np.cumsum([len(name) for name in encoded])]).astype(np.int64)
     return np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets
 
@@ -359,10 +260,10 @@ def _boxes(file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
     for i, value in enumerate(values):
         good = type(value) is list and len(value) == 4 and all(type(number) in (int, float) for number in value)
         if not good or max(map(abs, value)) > 1e300:
-            what = f"bbox should be [left, top, width, height] in pixels, got {_short(value)}"
+            what = f"bbox should be [left, top, width, height] in pixels, got {short(value)}"
             if "bbox" not in annotations[i]:
                 what = "key 'bbox' is missing"
-            raise DataError(f"{file}: {_where('annotations', annotations, i)}: {what}.")
+            raise DataError(f"{file}: {where('annotations', annotations, i)}: {what}.")
     raise AssertionError("unreachable: one of the boxes above is malformed")
 
 

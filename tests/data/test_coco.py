@@ -146,6 +146,7 @@ def test_a_missing_image_folder_is_refused(write, content, tmp_path):
 def test_a_truncated_file_is_refused(write, content, share):
     text = json.dumps(content)
     refused(write, text[: int(len(text) * share)], "cut off")
+    refused(write, text[: text.index("}") + 1], "cut off")
 
 
 def test_bytes_that_are_no_text_are_refused(write):
