@@ -64,11 +64,12 @@ def detections_beside_truth(
         show_picture(there, image)
         there.set_title(f"ground truth: {len(labels)}", fontsize=9.5)
         _draw_objects(there, _part(truth, "boxes_xyxy"), labels, [names[n] for n in labels])
-        labels, scores = as_array(found.labels)[above].astype(int), as_array(found.scores)[above]
+        order = np.flatnonzero(above)[::-1]  # scores fall: the surest is drawn last, on top
+        labels, scores = as_array(found.labels)[order].astype(int), as_array(found.scores)[order]
         show_picture(here, image)
         here.set_title(f"found, score ≥ {score:g}: {len(labels)}", fontsize=9.5)
         words = [f"{names[n]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
-        _draw_objects(here, as_array(found.boxes_xyxy)[above], labels, words)
+        _draw_objects(here, as_array(found.boxes_xyxy)[order], labels, words)
     return picture
 
 

@@ -131,15 +131,15 @@ def detections(scores) -> Detections:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_detections_below_the_score_are_left_out(count):
+def test_detections_below_the_score_are_left_out_and_the_surest_is_on_top(count):
     truth = {"labels": torch.tensor([1]), "boxes_xyxy": torch.tensor([[1.0, 2, 3, 4]])}
     images = [np.zeros((40, 60, 3), dtype=np.uint8)] * count
     found = [detections([0.9, 0.5, 0.3])] * count
     picture = viz.detections_beside_truth(images, found, [truth] * count, ["cat", "dog"], score=0.4)
     np.testing.assert_allclose(rectangles(picture.axes[0]), truth["boxes_xyxy"])
-    np.testing.assert_allclose(rectangles(picture.axes[1]), found[0].boxes_xyxy[:2])
+    np.testing.assert_allclose(rectangles(picture.axes[1]), found[0].boxes_xyxy[[1, 0]])
     assert [t.get_text() for t in picture.axes[0].texts] == ["dog"]
-    assert [t.get_text() for t in picture.axes[1].texts] == ["cat 0.90", "cat 0.50"]
+    assert [t.get_text() for t in picture.axes[1].texts] == ["cat 0.50", "cat 0.90"]
     assert picture.alt_text.count("1 there, 2 found") == count
 
 
