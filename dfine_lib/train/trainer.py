@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
-from dfine_lib.data.images import check_images
+from dfine_lib.data.images import DataError, check_images
 from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader, derived_seed
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, read_weights, save_weights
@@ -32,6 +32,7 @@ from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
 
 log = logging.getLogger(__name__)
 ROW_EVERY = 10  # optimizer steps between lines of metrics.jsonl
+DECODE_UP_TO = 20_000  # images of a split that are decoded once before a run starts
 _FREE = ("num_workers", "eval_batch_size")  # may be others when a run goes on: they change no result
 STATE_EVERY = 600.0  # seconds between states saved within an epoch
 
@@ -134,8 +135,10 @@ class _Run:
         self.state = self._earlier_state(resume)
         if self.finished:
             return
+        _check_names(self.index, val_index)
         for index in (self.index, val_index):
-            check_images(index, every=True)
+            # Opening every picture costs minutes on large sets; missing, cut-off and missized ones are always found.
+            check_images(index, every=self.state is None and len(index) <= DECODE_UP_TO)
 
         torch.manual_seed(derived_seed(seed, 0))
         self.model = DFINE.from_recipe(self.recipe)
@@ -362,6 +365,16 @@ class _Run:
         }  # fmt: skip
         self.folder.write_json(self.folder.result, result)
         return result
+
+
+def _check_names(train: CocoIndex, val: CocoIndex) -> None:
+    names = dict(zip(train.category_ids, train.category_names, strict=True))
+    for category_id, name in zip(val.category_ids, val.category_names, strict=True):
+        if names.get(category_id, name) != name:
+            raise DataError(
+                f"{val.annotation_file}: category id {category_id} is {name!r}, but {names[category_id]!r} in "
+                f"{train.annotation_file}; give both files the same list of categories"
+            )
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

@@ -29,7 +29,7 @@ def write_folder(folder: Path, images: int = 8, names: tuple[str, ...] = ("dot",
             for k in range(1 + i % 2):
                 x, y, w, h = (int(v) for v in (*draw.randint(2, side // 2, 2), *draw.randint(10, side // 2 - 4, 2)))
                 label = (i + k) % len(names)
-                picture[y : y + h, x : x + w] = (220, 40 + 150 * label, 40)
+                picture[y : y + h, x : x + w] = (220, 40 + 90 * label, 40)
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": i + 1, "category_id": 7 + label, "bbox": [x, y, w, h],
                      "area": w * h, "iscrowd": 0}

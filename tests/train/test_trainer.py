@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import SMALL, Score, score_by_weights, write_folder
 
+from dfine_lib.data.images import DataError
 from dfine_lib.model import weights as weights_module
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
@@ -218,6 +219,14 @@ def test_an_unwritable_folder_is_refused_before_training(small_recipe, data_fold
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot be written"):
         train(small_recipe, data_folder, tmp_path / "file" / "run")
+
+
+def test_a_category_id_with_two_names_is_refused_before_training(small_recipe, tmp_path):
+    data = write_folder(tmp_path / "set")
+    val = data / "annotations" / "instances_val.json"
+    val.write_text(val.read_text().replace('"bar"', '"rod"'))
+    with pytest.raises(DataError, match="'rod', but 'bar'"):
+        train(small_recipe, data, tmp_path / "run")
 
 
 def test_steps_that_are_not_finite_are_skipped_named_and_end_the_run_when_they_go_on(
