@@ -39,12 +39,14 @@ parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" $(if $(WE
 	$(if $(dotted),-p settings "$(dotted)") \
 	$(foreach pair,$(filter-out out=% $(dotted),$(ARGS)),-p $(subst =, ,$(pair)))
 
+# The notebook's stderr holds the progress of the training.
 run:
 	@set -euo pipefail; \
 	python=$$("$(PYTHON3)" environment.py notebooks); \
 	$(if $(embedded),test -e "$(folder)/annotations/instances_val.json" || "$$python" -m data_tools.$(embedded) "$(folder)";) \
 	mkdir -p "$(OUT)"; \
-	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 $(parameters); \
+	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 \
+		--stderr-file >(cat >&2) $(parameters); \
 	"$$python" -m dfine_lib.cli result "$(OUT)"
 
 # ---- test ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm  # text, not a widget: `make run` shows it in the terminal
 
 from dfine_lib.train.run_folder import read_rows
 
@@ -106,7 +106,7 @@ def _show(bar: tqdm, out: Path) -> None:
     scores = [row["ema"]["ap"] or 0.0 for row in rows if row["kind"] == "eval"]
     bar.n = min(1.0, (last["step"] + 1) / last["total"])
     bar.set_postfix_str(
-        f", epoch {last['epoch'] + 1}, loss {last['loss'] or float('nan'):.2f}"
+        f"epoch {last['epoch'] + 1}, loss {last['loss'] or float('nan'):.2f}"
         + (f", AP {max(scores):.3f}" if scores else "")
         + f", {last['images_per_second']:.0f} images/s, waiting for data {last['data_wait_share']:.0%}"
     )
