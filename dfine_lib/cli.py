@@ -57,8 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train or fine-tune on a COCO-style folder",
-        description="Train or fine-tune. The same command again goes on where the run was left. "
-        "On several GPUs: torchrun --nproc-per-node 4 -m dfine_lib.cli train …",
+        description="Train or fine-tune in one process. The same command again goes on where the run was left.",
     )
     train.add_argument("--recipe", required=True, metavar="NAME", help="see `dfine recipes`")
     train.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a train and a val split")
