@@ -26,7 +26,7 @@ DATA ?= digits
 RECIPE ?= $(if $(filter shapes,$(DATA)),pico,pico_digits)
 # Parameters of the notebook, written name=value; a dotted name, as train.lr=1e-3, is a field of the recipe.
 ARGS ?=
-dotted = $(foreach pair,$(ARGS),$(if $(findstring .,$(firstword $(subst =, ,$(pair)))),$(pair)))
+dotted = $(strip $(foreach pair,$(ARGS),$(if $(findstring .,$(firstword $(subst =, ,$(pair)))),$(pair))))
 
 embedded := $(filter digits shapes,$(DATA))
 folder := $(if $(embedded),data/$(embedded),$(patsubst %/,%,$(DATA)))

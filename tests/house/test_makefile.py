@@ -20,7 +20,7 @@ def planned(*arguments: str) -> list[str]:
     run = subprocess.run(
         ["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
     )
-    return shlex.split(run.stdout.replace("\\\n", " "), comments=False)
+    return shlex.split(run.stdout.replace("\\\n", " ").replace(";", " "))
 
 
 def parameters(*arguments: str) -> dict[str, str]:
@@ -59,6 +59,13 @@ def test_a_folder_of_ones_own_with_parameters_in_the_friendly_form():
         "device": "cpu",
     }
     assert not [word for word in planned("run", "DATA=../bccd") if word.startswith("data_tools")]
+
+
+def test_a_dotted_name_is_a_field_of_the_recipe():
+    got = parameters("DATA=../bccd", "RECIPE=n_custom", "ARGS=train.lr=1e-3 epochs=3 data.num_workers=0")
+    assert got["settings"] == "train.lr=1e-3 data.num_workers=0"
+    assert got["epochs"] == "3"
+    assert "train.lr" not in got
 
 
 def test_the_output_folder_may_be_named_either_way():
