@@ -1,15 +1,15 @@
-"""Fill the README's results table from the files of this folder, each the `metrics.json` of one run.
+"""Record finished runs and fill the README's results table from what is recorded. Numbers are never typed.
 
-    python results/table.py            rewrite the table
-    python results/table.py --check    exit 1 where README and files disagree
-
-To add a result: copy the run's `metrics.json` here under a name of its own and call this. Numbers are never typed.
+python results/table.py add runs/my_run    copy the run's metrics here, draw its curves, rewrite the table
+python results/table.py write              rewrite the table
+python results/table.py check              exit 1 where README and files disagree
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def table() -> str:
         saved = result.get("saved_weights") or result["last"]["ema"]
         last = result["last"]
         rows.append(
-            f"| [{file.stem}](results/{file.name}) | **{result['ap']:.3f}** "
+            f"| {file.stem}: [numbers](results/{file.name}), [curves](results/{file.stem}.png) | **{result['ap']:.3f}** "
             f"| {saved['ap50']:.3f} / {saved['ap75']:.3f} "
             f"| {last['ema']['ap']:.3f} / {last['raw']['ap']:.3f} | {result['steps']} "
             f"| {result['device']}, {result['machine']['processor']}, {result['threads']} thread(s) "
@@ -47,13 +47,31 @@ def filled(readme: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 
 
+def add(run: Path) -> None:
+    """Copy `metrics.json` and `metrics.jsonl` of a finished run under the run's name, and draw its curves."""
+    from dfine_lib import viz
+    from dfine_lib.train.run_folder import read_rows
+
+    if not (run / "metrics.json").exists():
+        raise SystemExit(f"{run}: no metrics.json, so no finished run")
+    for ending in ("json", "jsonl"):
+        shutil.copy(run / f"metrics.{ending}", HERE / f"{run.resolve().name}.{ending}")
+    viz.training_curves(read_rows(run / "metrics.jsonl")).savefig(HERE / f"{run.resolve().name}.png", dpi=90)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("action", choices=("add", "write", "check"))
+    parser.add_argument("run", nargs="?", type=Path)
+    arguments = parser.parse_args()
+    if arguments.action == "add":
+        if arguments.run is None:
+            parser.error("add wants the run's folder")
+        add(arguments.run)
     readme = README.read_text(encoding="utf-8")
-    if parser.parse_args().check:
+    if arguments.action == "check":
         same = readme == filled(readme)
-        print("README and results agree" if same else "README and results disagree: run python results/table.py")
+        print("README and results agree" if same else "README and results disagree: run python results/table.py write")
         return 0 if same else 1
     README.write_text(filled(readme), encoding="utf-8")
     return 0

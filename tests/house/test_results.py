@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_readme_and_result_files_agree():
-    done = subprocess.run([sys.executable, "results/table.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "results/table.py", "check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
