@@ -31,8 +31,8 @@ def table() -> str:
         saved = result.get("saved_weights") or result["last"]["ema"]
         last = result["last"]
         rows.append(
-            f"| {file.stem}: [numbers](results/{file.name}), [curves](results/{file.stem}.png) | **{result['ap']:.3f}** "
-            f"| {saved['ap50']:.3f} / {saved['ap75']:.3f} "
+            f"| {file.stem}: [numbers](results/{file.name}), [curves](results/{file.stem}.png) "
+            f"| **{result['ap']:.3f}** | {saved['ap50']:.3f} / {saved['ap75']:.3f} "
             f"| {last['ema']['ap']:.3f} / {last['raw']['ap']:.3f} | {result['steps']} "
             f"| {result['device']}, {result['machine']['processor']}, {result['threads']} thread(s) "
             f"| {result['seconds'] / 60:.0f} | `{(result['commit'] or 'unknown')[:7]}` |"
