@@ -128,7 +128,7 @@ class _Run:
         self.folder = RunFolder(out)
         self.about = {
             "recipe": recipe_to_dict(self.recipe), "data": str(data.resolve()), "seed": seed,
-            "weights": str(weights) if weights else None,
+            "weights": str(Path(weights).resolve()) if weights else None,
             "images": {"train": len(self.index), "val": len(val_index)},
             "classes": list(self.index.category_names),
         }  # fmt: skip
