@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--check"]:
         problem = first_problem(arguments[1].split(","))
         if problem:
-            tell(problem)
+            print(problem, file=sys.stderr)
         return bool(problem)
     if sys.version_info < (3, 10):  # noqa: UP036  older ones can still read this far
         tell(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; try `make PYTHON3=python3.12 …`")
@@ -68,7 +68,7 @@ def active_environment(extras: list[str]) -> Path | None:
 
 def first_problem(extras: list[str]) -> str | None:
     """What keeps the running interpreter from serving: the first requirement that it does not meet."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, requires, version
 
     try:
         import tomllib
@@ -91,10 +91,10 @@ def first_problem(extras: list[str]) -> str | None:
             return f"it has no {wanted.name}"
         if not wanted.specifier.contains(found, prereleases=True):
             return f"its {wanted.name} is {found}, wanted is {wanted.specifier}"
-    try:
-        import torchvision  # noqa: F401  fails where its operators do not fit the torch beside it
-    except Exception as error:
-        return f"torch and torchvision do not work together there: {error}"
+    # Not implied by the ranges: torchvision's operators load beside one release of torch only.
+    for wanted in map(Requirement, requires("torchvision") or []):
+        if wanted.name == "torch" and not wanted.specifier.contains(version("torch"), prereleases=True):
+            return f"its torchvision wants torch{wanted.specifier}, its torch is {version('torch')}"
     return None
 
 

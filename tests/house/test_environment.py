@@ -151,7 +151,7 @@ def test_the_active_environment_is_used_if_it_holds_all_and_told_why_if_not(envi
     assert environment.active_environment(["dev"]) is None
     lacking = tmp_path / environment.BIN / environment.PYTHON
     lacking.parent.mkdir()
-    lacking.write_text("#!/bin/sh\necho environment: it has no torch >&2\nexit 1\n")
+    lacking.write_text("#!/bin/sh\necho it has no torch >&2\nexit 1\n")
     lacking.chmod(0o755)
     assert environment.active_environment(["dev"]) is None
     assert "it has no torch" in capsys.readouterr().err
