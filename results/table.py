@@ -28,7 +28,7 @@ def table() -> str:
     rows, commands = [HEAD], []
     for file in sorted(HERE.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
-        saved = result.get("saved_weights") or result["last"]["ema"]
+        saved = best_evaluation(file.with_suffix(".jsonl"), result["best_epoch"])
         last = result["last"]
         rows.append(
             f"| {file.stem}: [numbers](results/{file.name}), [curves](results/{file.stem}.png) "
@@ -39,6 +39,12 @@ def table() -> str:
         )
         commands.append(f"- {file.stem}, seed {result['seed']}: `{result['command']}`")
     return "\n".join([*rows, "", *commands]) if commands else "No run has been recorded yet."
+
+
+def best_evaluation(rows: Path, epoch: int) -> dict:
+    """The numbers of the averaged weights after that epoch."""
+    content = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    return next(row["ema"] for row in content if row["kind"] == "eval" and row["epoch"] == epoch)
 
 
 def filled(readme: str) -> str:
