@@ -166,7 +166,8 @@ class DFINEDecoder(nn.Module):
     def _set_bins(self) -> None:
         """W(n) of the stored `up` and `reg_scale`; they are not trained, so once is enough."""
         up, self._reg_scale = abs(self.up.item()), abs(self.reg_scale.item())
-        bins = weighting_function(self.config.reg_max, up, self._reg_scale).to(self.reg_scale.device)
+        with torch.inference_mode(False):  # training may follow
+            bins = weighting_function(self.config.reg_max, up, self._reg_scale).to(self.reg_scale.device)
         self.register_buffer("bin_offsets", bins, persistent=False)
 
     def forward(self, maps: list[Tensor], targets: Targets | None = None, keep_layers: bool = False) -> DFINEOutput:
@@ -193,6 +194,10 @@ class DFINEDecoder(nn.Module):
         if noise is not None:
             content = torch.cat([self.denoising_class_embed(noise.labels).to(content), content], dim=1)
             reference = torch.cat([noise.reference_logits.to(reference), reference], dim=1)
+        elif self.training and targets is not None and self.config.num_denoising:
+            # No box in the batch. Processes that train together wait for the same gradients of each: this one's is 0.
+            nothing = torch.zeros(content.shape[0], 0, dtype=torch.int64, device=content.device)
+            content = torch.cat([self.denoising_class_embed(nothing).to(content), content], dim=1)
 
         levels = split_levels(memory, shapes, self.config.num_heads)
         everything = self._refine(content, reference, levels, noise and noise.may_attend, keep_layers)
