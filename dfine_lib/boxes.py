@@ -10,9 +10,16 @@ from torch import Tensor
 from torchvision import ops
 
 
-def box_cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Centre and size `[..., 4]` to left, top, right, bottom `[..., 4]`."""
+def box_cxcywh_to_xyxy(boxes_cxcywh: Tensor, clamp_size: bool = False) -> Tensor:
+    """Centre and size `[..., 4]` to left, top, right, bottom `[..., 4]`.
+
+    Args:
+        clamp_size: count a negative width or height, which a distribution can decode to, as 0. Losses and matching
+            do, as the published runs did: GIoU means nothing for a box turned inside out.
+    """
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    if clamp_size:
+        size = size.clamp(min=0)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 

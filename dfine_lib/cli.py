@@ -17,6 +17,7 @@ from dfine_lib import __version__
 from dfine_lib.config import Recipe
 from dfine_lib.recipes import RECIPES, changed, flat, for_epochs, get_recipe, parent_of, scaled
 
+_DATA_HELP = "folder with a train and a val split, or a JSON file that names the paths of both"
 USERS_ERROR, INTERRUPTED = 2, 130
 # What a person can put right about a file or a folder; any other OSError keeps its traceback.
 _ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         message = _message_to_the_caller(error)
         if message is None:
             raise
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train or fine-tune in one process. The same command again goes on where the run was left.",
     )
     train.add_argument("--recipe", required=True, metavar="NAME", help="see `dfine recipes`")
-    train.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a train and a val split")
+    train.add_argument("--data", required=True, type=Path, metavar="DIR", help=_DATA_HELP)
     train.add_argument("--out", type=Path, metavar="DIR", help="what the run writes (default: runs/NAME)")
     train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of fresh weights")
     train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="go on from what lies in the output folder (default), or start anew",
+        help="go on from what lies in the output folder (default), or refuse a folder that holds a run",
     )
     _add_settings(train)
     train.set_defaults(
@@ -127,14 +128,14 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = _recipe_of(arguments)
     out = arguments.out or Path("runs") / recipe.name
 
-    from dfine_lib.evaluate import evaluate_model
+    from dfine_lib.evaluate.saved import make_score
     from dfine_lib.train.trainer import train
 
     train(
         recipe,
         arguments.data,
         out,
-        evaluate=evaluate_model,
+        make_score=make_score,
         seed=arguments.seed,
         device=arguments.device,
         resume=arguments.resume,
@@ -216,7 +217,9 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     recipe = get_recipe(arguments.recipe)
     if arguments.epochs is not None:
         recipe = for_epochs(recipe, arguments.epochs)
-    if arguments.batch_size is not None and arguments.scale_rates:
+    if arguments.scale_rates and arguments.batch_size is None:
+        raise ValueError("--scale-rates scales the rates to a batch: give --batch-size too")
+    if arguments.scale_rates:
         recipe = scaled(recipe, arguments.batch_size)
     settings = {
         "data.batch_size": arguments.batch_size,

@@ -52,7 +52,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the loss terms and of the matching cost (SPEC sections 7 and 8 in the README's words)."""
+    """Weights of the loss terms and of the matching cost, as published."""
 
     vfl: float = 1.0
     bbox: float = 5.0
@@ -89,6 +89,11 @@ class DataConfig:
             raise ValueError(f"image_size must be a multiple of 32, at least 32, got {self.image_size}")
         if self.batch_size < 1 or self.eval_batch_size < 1:
             raise ValueError(f"batch sizes must be at least 1, got {self.batch_size} and {self.eval_batch_size}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        for name in ("photometric", "zoom_out", "iou_crop", "flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, 0 to 1, got {getattr(self, name)}")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -123,12 +128,14 @@ class TrainConfig:
     faithful: bool = False  # keep the published behaviours that we otherwise mend (README, table of differences)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        for name in ("epochs", "accumulate", "evaluate_every", "max_skipped_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "backbone_lr", "clip_max_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 

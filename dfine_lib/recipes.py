@@ -200,7 +200,7 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     initial weights for the greater part, and reports an AP near 0. So, unless the recipe says otherwise:
 
     - a warm-up longer than a tenth of the run becomes that tenth, at most 500 steps;
-    - an EMA window 1 / (1 - decay) longer than a tenth of the run becomes a twentieth (decay at least 0.9), the ramp
+    - an EMA window 1 / (1 - decay) longer than two fifths of the run becomes a twentieth (decay at least 0.9), the ramp
       shrinks with it;
     - stage 2 of such a run goes on from where stage 1 ended: rewinding to its best epoch would undo most of the run;
     - where the window had to shrink, a rate that is flat to the end falls along a cosine over the second half.
@@ -217,7 +217,7 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
         changes["warmup_iterations"] = min(max(steps // 10, 1), 500)
     window = 1 / (1 - train.ema_decay)
     shorter = max(steps / 20, 10)
-    if window > max(steps / 10, 10):
+    if window > max(0.4 * steps, 10):  # every published run on its own data stays as it was
         changes["ema_decay"] = round(1 - 1 / shorter, 12)
         changes["ema_ramp"] = round(train.ema_ramp * shorter / window)
         changes["ema_restart_decay"] = None

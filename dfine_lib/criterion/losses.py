@@ -54,7 +54,8 @@ def box_losses(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> tuple[Tenso
     Returns:
         Sum of absolute cxcywh differences `[K]`, sum of 1 - GIoU `[K]`, IoU `[K, P]` without gradient.
     """
-    iou, giou = paired_iou_giou(box_cxcywh_to_xyxy(boxes_cxcywh), box_cxcywh_to_xyxy(target_boxes_cxcywh))
+    boxes_xyxy = box_cxcywh_to_xyxy(boxes_cxcywh, clamp_size=True)
+    iou, giou = paired_iou_giou(boxes_xyxy, box_cxcywh_to_xyxy(target_boxes_cxcywh))
     distance = (boxes_cxcywh - target_boxes_cxcywh).abs().sum((1, 2))
     return distance, (1 - giou).sum(1), iou.detach()
 

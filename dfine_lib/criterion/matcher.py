@@ -53,7 +53,7 @@ def matching_cost(
     boxes = boxes_cxcywh[:, image].transpose(0, 1)  # [M, K, Q, 4]
     targets = target_boxes[:, None, None]
     distance = (boxes - targets).abs().sum(-1)
-    _, giou = paired_iou_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets))
+    _, giou = paired_iou_giou(box_cxcywh_to_xyxy(boxes, clamp_size=True), box_cxcywh_to_xyxy(targets))
     cost = config.cost_class * (yes - no) + config.cost_bbox * distance - config.cost_giou * giou
     return cost.nan_to_num(nan=1.0)
 

@@ -28,12 +28,16 @@ def find_split(data: Path | str, split: Literal["train", "val"]) -> tuple[Path, 
     """Annotation file and image folder of one split of a data folder.
 
     Two layouts are known: `annotations/instances_{split}.json` with `images/{split}/`, and that of COCO 2017,
-    `annotations/instances_{split}2017.json` with `{split}2017/`.
+    `annotations/instances_{split}2017.json` with `{split}2017/`. Any other is told by a small JSON file in place of
+    the folder, paths relative to it: `{"train": {"annotations": "a.json", "images": "pictures"}, "val": {...}}`.
 
     Raises:
-        DataError: neither layout is there; the message lists both and what the folder holds.
+        DataError: neither layout is there, the message lists both and what the folder holds; or the JSON file does
+            not name both paths of the split, or one of them is not there.
     """
     data = Path(data)
+    if data.suffix == ".json":
+        return _named_split(data, split)
     layouts = [
         (data / "annotations" / f"instances_{split}.json", data / "images" / split),
         (data / "annotations" / f"instances_{split}2017.json", data / f"{split}2017"),
@@ -44,8 +48,23 @@ def find_split(data: Path | str, split: Literal["train", "val"]) -> tuple[Path, 
     expected = " or ".join(f"{file.relative_to(data)} with {folder.relative_to(data)}/" for file, folder in layouts)
     raise DataError(
         f"{data}: no {split} split; expected {expected}, {_listing(data)}. "
-        "Rename or link the files to one of the two layouts, or give the paths explicitly."
+        "Rename or link the files to one of the two layouts, or name them in a JSON file and give that as the data: "
+        f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/pictures"}}}}.'
     )
+
+
+def _named_split(file: Path, split: str) -> tuple[Path, Path]:
+    named = read_json(file).get(split)
+    if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("annotations", "images")):
+        raise DataError(f"{file}: {split!r} should be an object with 'annotations' and 'images', both paths as text.")
+    annotation_file, image_folder = (file.parent / named[key] for key in ("annotations", "images"))
+    for key, found, path in (
+        ("annotations", annotation_file.is_file(), annotation_file),
+        ("images", image_folder.is_dir(), image_folder),
+    ):
+        if not found:
+            raise DataError(f"{file}: {split!r}, {key!r}: there is no {path}.")
+    return annotation_file, image_folder
 
 
 def _listing(folder: Path, most: int = 12) -> str:
@@ -103,6 +122,7 @@ def read_coco(
     *,
     training: bool = True,
     category_ids: Sequence[int] | None = None,
+    category_names: Sequence[str] | None = None,
 ) -> CocoIndex:
     """Read and check one COCO annotation file; no image is opened (see `check_images`).
 
@@ -115,6 +135,7 @@ def read_coco(
         training: crowd and zero-area boxes are left out and boxes clamped to the image (counted in `dropped`).
             Otherwise every box stays as the file has it, since evaluation sees the untouched file.
         category_ids: those of the train split, so that labels agree; None takes the file's own.
+        category_names: their names, for ids that this file does not list.
 
     Raises:
         DataError: the file is missing, no JSON, of another structure, or names an unknown or repeated id, a box
@@ -129,7 +150,7 @@ def read_coco(
         raise DataError(f"{file}: no images; 'images' is an empty list. Is this the right annotation file?")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such image folder, needed by {file}.")
-    ids, names = _categories(file, categories, category_ids)
+    ids, names = _categories(file, categories, category_ids, category_names)
 
     image_ids = unique(file, "images", integers(file, "images", images, "id"))
     sizes_wh = np.stack([integers(file, "images", images, key) for key in ("width", "height")], axis=1)
@@ -186,7 +207,7 @@ def read_coco(
 
 
 def _categories(
-    file: Path, categories: list[dict[str, Any]], wanted: Sequence[int] | None
+    file: Path, categories: list[dict[str, Any]], wanted: Sequence[int] | None, wanted_names: Sequence[str] | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     own_ids = unique(file, "categories", integers(file, "categories", categories, "id")).tolist()
     names = {}
@@ -195,11 +216,16 @@ def _categories(
         if not isinstance(name, str):
             what = "key 'name' is missing" if "name" not in record else f"'name' should be text, got {short(name)}"
             raise DataError(f"{file}: {where('categories', categories, i)}: {what}.")
+        if name in names.values():
+            raise DataError(
+                f"{file}: {where('categories', categories, i)}: a second category named {name!r}; rename it."
+            )
         names[identity] = name
     ids = tuple(sorted(own_ids)) if wanted is None else tuple(int(identity) for identity in wanted)
     if not ids:
         raise DataError(f"{file}: no categories; 'categories' is an empty list. List id and name of every class.")
-    return ids, tuple(names.get(identity, str(identity)) for identity in ids)
+    fallback = wanted_names if wanted_names is not None else map(str, ids)
+    return ids, tuple(names.get(identity, other) for identity, other in zip(ids, fallback, strict=True))
 
 
 def _known(category_ids: Sequence[int] | None) -> str:

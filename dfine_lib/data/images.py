@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from dfine_lib.data.coco import CocoIndex
@@ -160,6 +161,7 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
         first.setdefault((str(index.file_name(i)), width, height), i)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda key: _fault(Path(key[0]), key[1:], every), first)
+        found = tqdm(found, "checking images", len(first), leave=False, unit="image", dynamic_ncols=True, delay=2.0)
         faults = [(i, name, fault) for ((name, _, _), i), fault in zip(first.items(), found, strict=True) if fault]
     if faults:
         lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]

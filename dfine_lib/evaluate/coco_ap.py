@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
 from tqdm.auto import tqdm
 
+from dfine_lib.data.coco_json import read_json
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 
 logger = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def evaluate_model(
     try:
         with torch.inference_mode():
             for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True):
-                outputs = model(batch.images.to(device, non_blocking=True))
+                outputs = _without_spare_rows(model(batch.images.to(device, non_blocking=True)), evaluator)
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))
     finally:
         model.train(was_training)
@@ -257,17 +257,17 @@ def evaluate_model(
     return evaluator.metrics()
 
 
+def _without_spare_rows(outputs: Any, evaluator: CocoEvaluator) -> Any:
+    """Published Objects365 models have a 366th row that stands for no class: leave it out of the ranking."""
+    if outputs.pred_logits.shape[-1] != len(evaluator.category_ids) + 1:
+        return outputs
+    return replace(outputs, pred_logits=outputs.pred_logits[..., :-1])
+
+
 def _read(annotation_file: str | os.PathLike[str] | dict[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(annotation_file, dict):
         return annotation_file, "ground truth"
-    path = Path(annotation_file)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: a COCO file is a dictionary with images and annotations, got {type(data).__name__}")
-    return data, str(path)
+    return read_json(Path(annotation_file)), str(annotation_file)
 
 
 def _annotation(number: int, annotation: dict[str, Any], name: str) -> dict[str, Any]:
@@ -277,12 +277,17 @@ def _annotation(number: int, annotation: dict[str, Any], name: str) -> dict[str,
         raise ValueError(f"{name}: annotation id {annotation.get('id', '(none)')} has no {missing[0]!r}")
     box = [float(v) for v in annotation["bbox"]]
     area = annotation.get("area")
+    try:
+        area = box[2] * box[3] if area is None else float(area)
+    except (TypeError, ValueError) as error:
+        identity = annotation.get("id", "(none)")
+        raise ValueError(f"{name}: annotation id {identity}: 'area' should be a number, got {area!r}") from error
     return {
         "id": number,
         "image_id": annotation["image_id"],
         "category_id": annotation["category_id"],
         "bbox": box,
-        "area": box[2] * box[3] if area is None else float(area),
+        "area": area,
         "iscrowd": int(annotation.get("iscrowd") or 0),
     }
 

@@ -58,7 +58,7 @@ def postprocess(outputs: HasPredictions, sizes_wh: Tensor, top_k: int = 300) -> 
     Raises:
         ValueError: `top_k` below 1, or `sizes_wh` not `[B, 2]`.
 
-    Source: SPEC section 1; D-FINE's released post-processor.
+    Source: the post-processor of the released D-FINE code.
     """
     logits, boxes = outputs.pred_logits.float(), outputs.pred_boxes.float()
     batch, num_queries, num_classes = logits.shape

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dfine_lib.model.weights import write_atomically
+from dfine_lib.files import write_atomically
 
 
 @runtime_checkable

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
-from dfine_lib.evaluate.coco_ap import CocoMetrics, evaluate_model
+from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
-from dfine_lib.train.trainer import pick_device
+from dfine_lib.train.device import pick_device
+
+
+def make_score(
+    annotation_file: Path | str, category_ids: Sequence[int]
+) -> Callable[[nn.Module, EvalLoader, torch.device], CocoMetrics]:
+    """What the trainer scores with: the file is read once, before the first step.
+
+    Args:
+        annotation_file: COCO instances JSON of the validation split.
+        category_ids: the file's category id of each label.
+
+    Raises:
+        ValueError: the file cannot be scored against.
+    """
+    evaluator = CocoEvaluator(annotation_file, category_ids)
+    return lambda model, loader, device: evaluate_model(model, loader, evaluator, device)
 
 
 def evaluate_weights(
@@ -46,12 +67,15 @@ def evaluate_weights(
         recipe = Recipe(name=stored.path.stem, model=stored.model, data=stored.data or DataConfig())
     else:
         raise WeightsError(f"{weights}: the file does not say which model it is of. Name its recipe, as n_coco.")
+    if stored.data is not None:  # a model sees pictures in the size it was trained with, unless told otherwise
+        recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
     recipe = changed(recipe, settings or {})
 
     annotation_file, image_folder = find_split(data, "val")
     index = read_coco(annotation_file, image_folder, training=False)
     check_images(index, every=False)
-    model = DFINE.from_recipe(recipe, num_classes=index.num_classes)
+    spare = int(stored.num_classes == index.num_classes + 1)  # the published Objects365 models have a row too many
+    model = DFINE.from_recipe(recipe, num_classes=index.num_classes + spare)
     rows = load_weights(model, stored, index.category_names).get("rows", {})
     unknown = [name for name, source in rows.items() if source is None]
     if unknown:

@@ -18,8 +18,7 @@ from dfine_lib.model.denoising import Targets, make_denoising_queries
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
-
-DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the input size, so not kept here
+from dfine_lib.model.weights import DERIVED_KEYS
 
 
 class Gate(nn.Module):

@@ -85,10 +85,11 @@ class DeformableAttention(nn.Module):
         """
         batch, num_queries, width = query.shape
         places = 2 * self.sampling_places(query, reference_boxes) - 1  # grid_sample counts from -1 to 1
-        places = places.transpose(1, 2).flatten(0, 1).to(levels[0].dtype)  # [B * heads, Q, points, 2]
-        weights = self.sampling_weights(query).transpose(1, 2).flatten(0, 1).to(levels[0].dtype)
+        precise = torch.promote_types(places.dtype, torch.float32)  # in half, places would be a tenth of a cell off
+        places = places.transpose(1, 2).flatten(0, 1).to(precise)  # [B * heads, Q, points, 2]
+        weights = self.sampling_weights(query).transpose(1, 2).flatten(0, 1)
         sampled = [
-            F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            F.grid_sample(level.to(precise), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
             for level, grid in zip(levels, places.split(self.points_per_level, dim=2), strict=True)
         ]  # each [B * heads, D / heads, Q, points]
         attended = (torch.cat(sampled, dim=-1) * weights[:, None]).sum(-1)

@@ -54,8 +54,9 @@ def expected_offsets(corner_logits: Tensor, bin_offsets: Tensor) -> Tensor:
 
     Source: D-FINE, section 4.1, eq. 2.
     """
-    distribution = corner_logits.unflatten(-1, (4, bin_offsets.shape[0])).softmax(-1)
-    return distribution @ bin_offsets.to(distribution)
+    logits = corner_logits.to(torch.promote_types(corner_logits.dtype, torch.float32))
+    distribution = logits.unflatten(-1, (4, bin_offsets.shape[0])).softmax(-1)
+    return (distribution * bin_offsets).sum(-1)  # a product and a sum stay float32 under autocast, a matmul does not
 
 
 def decode_boxes(initial_boxes_cxcywh: Tensor, offsets: Tensor, reg_scale: Tensor | float) -> Tensor:
@@ -67,7 +68,8 @@ def decode_boxes(initial_boxes_cxcywh: Tensor, offsets: Tensor, reg_scale: Tenso
         reg_scale: 1 / c.
 
     Returns:
-        Boxes cxcywh `[..., 4]`, in the unit of `initial_boxes_cxcywh`.
+        Boxes cxcywh `[..., 4]`, in the unit of `initial_boxes_cxcywh`; a side is negative where its two edges have
+        passed each other.
     """
     centre, size = initial_boxes_cxcywh[..., :2], initial_boxes_cxcywh[..., 2:]
     unit = size / reg_scale

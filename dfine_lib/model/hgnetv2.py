@@ -183,6 +183,7 @@ class HGNetV2(nn.Module):
         self.stages = nn.ModuleList(Stage(stage, use_lab) for stage in architecture.stages)
         if freeze_norm:
             _freeze_norms(self)
+            _keep_variance(self)
         if freeze_stem:
             self.stem.requires_grad_(False)
 
@@ -201,3 +202,10 @@ def _freeze_norms(module: nn.Module) -> None:
             setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
         else:
             _freeze_norms(child)
+
+
+def _keep_variance(module: nn.Module) -> None:
+    """He initialisation: frozen norms cannot rescale what fresh convolutions shrink."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, nonlinearity="relu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dfine_lib.config import DataConfig, ModelConfig
+from dfine_lib.files import write_atomically
 
 log = logging.getLogger(__name__)
 CLASS_ROWS = ("enc_score_head.", "dec_score_head.")  # decoder entries with one row a class
+DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the input size, so not kept here
 CLASS_EMBEDDING = "denoising_class_embed.weight"
 
 
@@ -35,6 +36,12 @@ class Weights:
     category_ids: tuple[int, ...] = ()
     model: ModelConfig | None = None
     data: DataConfig | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the class heads."""
+        bias = self.state_dict.get("decoder.enc_score_head.bias")
+        return None if bias is None else len(bias)
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -109,27 +116,6 @@ def save_weights(
     return path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a full disk or a kill leaves the old file as it was.
-
-    Raises:
-        OSError: the write failed; the message names the file, and nothing half-written stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
-            "Free some space or choose another folder"
-        ) from error  # fmt: skip
-
-
 def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, ...] = ()) -> dict[str, object]:
     """Fill a model; where its classes are others than the file's, carry over the rows of classes that both know.
 
@@ -147,10 +133,8 @@ def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, 
         WeightsError: a model of another size; the first entries that differ are named.
     """
     own = model.state_dict()
-    state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in ("anchors", "valid_mask")}
-    by_class = [
-        k for k in own if k.startswith("decoder.") and (any(r in k for r in CLASS_ROWS) or CLASS_EMBEDDING in k)
-    ]
+    state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
+    by_class = [k for k in own if any(part in k for part in (*CLASS_ROWS, CLASS_EMBEDDING))]
     missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
     other = [k for k in own if k in state and k not in by_class and own[k].shape != state[k].shape]
     if missing or unknown or other:
@@ -165,17 +149,19 @@ def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, 
         model.load_state_dict(state)
         return {}
     source_row = {name: i for i, name in enumerate(weights.category_names)}
-    rows = {name: source_row.get(name) for name in category_names}
+    rows = [source_row.get(name) for name in category_names]
     for key in by_class:
         fresh, stored = own[key].clone(), state[key]
         if CLASS_EMBEDDING not in key:
-            for i, j in enumerate(rows.values()):
+            for i, j in enumerate(rows):
                 if j is not None:
                     fresh[i] = stored[j]
         state[key] = fresh
     model.load_state_dict(state)
-    taken = {name: weights.category_names[j] if j is not None else None for name, j in rows.items()}
-    log.info("class rows taken from %s: %d of %d", weights.path, sum(v is not None for v in taken.values()), len(taken))
+    taken = {name: None if j is None else name for name, j in zip(category_names, rows, strict=True)}
+    carried = ", ".join(name for name, source in taken.items() if source) or "none"
+    fresh = ", ".join(name for name, source in taken.items() if not source) or "none"
+    log.info("%s: classes carried over: %s; fresh: %s", weights.path, carried, fresh)
     return {"rows": taken}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dfine_lib.model.weights import write_atomically
+from dfine_lib.files import write_atomically
 
 
 class CheckpointError(ValueError):
@@ -24,7 +24,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -37,5 +37,6 @@ def load_state(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: damaged state of a run ({error}). Delete it to start this run again, or choose another --out."
+            f"{path}: damaged state of a run ({error}). Start again in another --out; weights that the run had saved "
+            "can be given with --weights."
         ) from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import resource
+import sys
 import time
 from typing import Any
 
@@ -40,7 +39,11 @@ def memory_mb(device: torch.device) -> float:
     """Peak memory so far, MiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1024 if os.uname().sysname == "Linux" else 2**20  # kilobytes here, bytes on a Mac
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 2**20 if sys.platform == "darwin" else 1024  # bytes on a Mac, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 

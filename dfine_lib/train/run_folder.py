@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,14 +19,15 @@ import torch
 
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
-from dfine_lib.model.weights import write_atomically
+from dfine_lib.files import write_atomically
 
 
 class RunFolder:
     """Names and formats of the files of one run.
 
     - `run.json`: recipe, data, seed, commit, command, versions, machine; written at the start.
-    - `metrics.jsonl`: one JSON object a line, `kind` train, eval or skipped, appended while training.
+    - `metrics.jsonl`: one JSON object a line, `kind` train, eval or skipped, appended while training; kind `session`
+      says where and with which code each start of the run went on.
     - `last.pt`: state to resume from. `best_stage1.pt`: where stage 2 starts.
     - `model.safetensors`: averaged weights of the best evaluation. `metrics.json`: the result, written at the end.
 
@@ -51,10 +53,49 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.result = self.path / "metrics.json"
 
+    def lock(self) -> None:
+        """Keep the folder for this process: two that write one run would spoil it.
+
+        The lock goes with the process, however it ends. What a killed run had half written is cleared away.
+
+        Raises:
+            ValueError: another process holds the folder.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._lock_file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held as long as the run)
+        try:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock_file.seek(0)
+            holder = self._lock_file.read().strip() or "unknown"
+            raise ValueError(
+                f"{self.path}: process {holder} is training into this folder; wait for it, end it, or choose "
+                "another --out"
+            ) from error
+        self._lock_file.truncate(0)
+        self._lock_file.write(str(os.getpid()))
+        self._lock_file.flush()
+        for leftover in self.path.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let another process write here."""
+        lock = getattr(self, "_lock_file", None)
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                lock.truncate(0)
+            lock.close()
+
     def append(self, row: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
-        with open(self.rows, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(row)) + "\n")
+        try:
+            with open(self.rows, "a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(row)) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, f"{self.rows} could not be written ({error.strerror})") from error
 
     def read_rows(self) -> list[dict[str, Any]]:
         """All whole lines of `metrics.jsonl`."""
@@ -63,7 +104,7 @@ class RunFolder:
     def forget_rows_after(self, step: int) -> None:
         """Drop lines of steps that a resumed run takes again, and a line cut off by a kill."""
         if self.rows.exists():
-            kept = [row for row in self.read_rows() if row["step"] <= step]
+            kept = [row for row in self.read_rows() if row["step"] <= step or row["kind"] == "session"]
             write_atomically(self.rows, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
@@ -106,7 +147,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {"dfine_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
     }
 

@@ -17,7 +17,7 @@ from dfine_lib.train.ema import ModelEMA
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(ArithmeticError):
     """Too many steps in a row gave a loss or gradient that is not a finite number."""
 
 
@@ -70,7 +70,8 @@ class TrainStep:
         values = torch.stack([norm, *terms.values()]).tolist()  # the step's one transfer to the host
         finite = [abs(value) < float("inf") for value in values]  # false for NaN too
         named = dict(zip(terms, values[1:], strict=True))
-        scaled_down = self.train.precision == "fp16" and all(finite[1:])  # the scaler halves its scale and goes on
+        # In fp16 a gradient may overflow: the scaler skips that step and halves its scale, until that reaches 1.
+        scaled_down = self.scaler.is_enabled() and not finite[0] and self.scaler.get_scale() > 1
         broken = [name for name, ok in zip(terms, finite[1:], strict=True) if not ok]
         if not finite[0] and not broken and not scaled_down:
             broken = ["grad_norm"]
@@ -79,7 +80,8 @@ class TrainStep:
             self._mend_statistics()
         else:
             self.scaler.step(self.optimizer)
-            self.ema.update(self.model)
+            if finite[0]:
+                self.ema.update(self.model)
         self.scaler.update()
         return StepResult(named, values[0], tuple(broken))
 

@@ -307,6 +307,16 @@ def test_a_long_run_is_left_alone():
     assert adapted_to_length(recipe, 110_000) is recipe
 
 
+IMAGES = {"coco": 118_287, "obj2coco": 118_287, "obj365": 1_742_289, "ch": 15_000}  # training images, published
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.split("_")[-1] in IMAGES])
+def test_a_published_run_on_its_own_data_stays_as_published(name):
+    recipe = get_recipe(name)
+    steps = IMAGES[name.split("_")[-1]] // recipe.data.batch_size * recipe.train.epochs
+    assert adapted_to_length(recipe, steps) is recipe
+
+
 def test_nine_hundred_steps_by_hand():
     train = adapted_to_length(get_recipe("n_custom"), 900).train
     assert train.warmup_iterations == 90
@@ -328,7 +338,7 @@ def test_what_is_adapted_fits_the_run_and_is_never_longer_than_published(name, s
     train = adapted_to_length(recipe, steps).train
     assert train.warmup_iterations <= max(steps / 10, 1)
     assert train.warmup_iterations <= recipe.train.warmup_iterations
-    assert window(train.ema_decay) <= max(steps / 10, 10.001)
+    assert window(train.ema_decay) <= max(0.4 * steps, 10.001)
     assert train.ema_decay <= recipe.train.ema_decay
     assert train.ema_decay >= min(0.9, recipe.train.ema_decay)
     assert train.ema_ramp <= recipe.train.ema_ramp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,19 +17,21 @@ import torch
 from safetensors.torch import load_file
 from small_runs import SMALL, Score, score_by_weights, write_folder
 
+from dfine_lib import files
+from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError
-from dfine_lib.model import weights as weights_module
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train import trainer
 from dfine_lib.train.checkpoint import CheckpointError, load_state
-from dfine_lib.train.run_folder import read_rows, recipe_from_dict
+from dfine_lib.train.run_folder import RunFolder, read_rows, recipe_from_dict
+from dfine_lib.train.run_plan import fitted_to_data
 from dfine_lib.train.step import NonFiniteLoss
 
 
 def train(recipe, data, out, **options):
-    return trainer.train(recipe, data, out, evaluate=score_by_weights, device="cpu", **options)
+    return trainer.train(recipe, data, out, make_score=lambda *_: score_by_weights, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +116,10 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(finished, tmp_pa
     assert same_state(load_state(out / "last.pt"), load_state(tmp_path / "run" / "last.pt"))
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
     assert same_state(ours, theirs)
-    steps = [[row["step"] for row in read_rows(f / "metrics.jsonl")] for f in (out, tmp_path / "run")]
+    rows = [read_rows(folder / "metrics.jsonl") for folder in (out, tmp_path / "run")]
+    steps = [[row["step"] for row in of_one if row["kind"] != "session"] for of_one in rows]
     assert steps[0] == steps[1]
+    assert [row["kind"] for row in rows[1]].count("session") == 2  # who looks can tell that it was stopped
 
 
 def test_a_state_saved_within_an_epoch_continues_at_the_next_step(finished, tmp_path, monkeypatch):
@@ -200,19 +205,75 @@ def test_a_damaged_state_is_named(finished, tmp_path):
 
 def test_a_full_disk_leaves_the_last_good_state(finished, tmp_path, monkeypatch):
     recipe, data, _, _ = finished
-    written = weights_module.os.replace
+    written = files.os.replace
 
     def full(source, target):
         if str(target).endswith("last.pt") and os.path.exists(target):
             raise OSError(errno.ENOSPC, "No space left on device")
         return written(source, target)
 
-    monkeypatch.setattr(weights_module.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         train(recipe, data, tmp_path / "run")
     monkeypatch.undo()
-    assert load_state(tmp_path / "run" / "last.pt")["progress"]["epoch"] == 1
+    assert load_state(tmp_path / "run" / "last.pt")["step"] == 0  # as it was written before the first step
     assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".part")]
+
+
+def test_two_processes_do_not_train_into_one_folder(small_recipe, data_folder, tmp_path):
+    holder = RunFolder(tmp_path / "run")
+    hold = "import sys, time; from dfine_lib.train.run_folder import RunFolder; f = RunFolder(sys.argv[1]); f.lock()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; print('held', flush=True); time.sleep(600)", str(holder.path)],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=f"process {process.pid} is training into this folder"):
+            train(small_recipe, data_folder, holder.path)
+    finally:
+        process.kill()
+        process.wait()
+    holder.lock()  # the lock went with its process
+
+
+def test_a_finished_run_without_its_state_is_still_finished(finished, tmp_path, monkeypatch):
+    recipe, data, out, result = finished
+    for name in ("run.json", "metrics.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((out / name).read_bytes())
+    monkeypatch.setattr(trainer.TrainStep, "__call__", lambda *_: pytest.fail("trained again"))
+    assert train(recipe, data, tmp_path)["ap"] == result["ap"]
+
+
+def test_weights_without_their_run_are_not_written_over(finished, tmp_path):
+    recipe, data, out, _ = finished
+    (tmp_path / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="holds weights but no run"):
+        train(recipe, data, tmp_path)
+
+
+def test_a_state_of_another_model_is_named(finished, tmp_path):
+    recipe, data, out, _ = finished
+    (tmp_path / "run.json").write_bytes((out / "run.json").read_bytes())
+    torch.save({"model": {}, "step": 0}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt: not a state of this run"):
+        train(recipe, data, tmp_path)
+
+
+def test_a_run_goes_on_after_its_data_has_moved(finished, tmp_path, monkeypatch):
+    recipe, data, out, _ = finished
+    shutil.copytree(data, tmp_path / "elsewhere")
+    shutil.copytree(out, tmp_path / "run")
+    monkeypatch.setattr(trainer.TrainStep, "__call__", lambda *_: pytest.fail("trained again"))
+    train(recipe, tmp_path / "elsewhere", tmp_path / "run")
+
+
+def test_a_batch_of_the_recipe_s_own_is_lowered_for_a_small_set_and_a_chosen_one_is_not(data_folder):
+    index = read_coco(*find_split(data_folder, "train"))  # 8 images
+    recipe = changed(get_recipe("n_custom"), {"data.image_size": 64})
+    assert fitted_to_data(recipe, index).data.batch_size == 8
+    assert fitted_to_data(changed(recipe, {"data.batch_size": 100}), index).data.batch_size == 100
+    assert fitted_to_data(changed(recipe, {"train.faithful": True}), index).data.batch_size == 128
 
 
 def test_an_unwritable_folder_is_refused_before_training(small_recipe, data_folder, tmp_path):
@@ -301,7 +362,9 @@ def test_stage_two_starts_from_the_best_of_stage_one_and_goes_back_when_it_does_
         "_restore_learned",
         lambda self, state: restored.append(state["ema_updates"]) or restore(self, state),
     )
-    result = trainer.train(recipe, data_folder, tmp_path / "run", evaluate=lambda *_: Score(next(scores)), device="cpu")
+    result = trainer.train(
+        recipe, data_folder, tmp_path / "run", make_score=lambda *_: lambda *_: Score(next(scores)), device="cpu"
+    )
     assert restored == [2, 2, 2]  # at the start of stage 2, then after each epoch of it: always the state of epoch 1
     assert result["best_epoch"] == 0
     state = load_state(tmp_path / "run" / "last.pt")

@@ -1,0 +1,27 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write beside, then rename: a full disk or a kill leaves the old file as it was.
+
+    Raises:
+        OSError: the write failed; the message names the file, and nothing half-written stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
+            "Free some space or choose another folder"
+        ) from error  # fmt: skip
