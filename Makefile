@@ -30,12 +30,12 @@ dotted = $(strip $(foreach pair,$(ARGS),$(if $(findstring .,$(firstword $(subst 
 
 embedded := $(filter digits shapes,$(DATA))
 folder := $(if $(embedded),data/$(embedded),$(patsubst %/,%,$(DATA)))
-set_name = $(shell basename "$(folder)")
+set_name = $(shell basename "$(folder)" .json)
 run_name = $(if $(findstring $(set_name),$(RECIPE)),$(RECIPE),$(RECIPE)_$(set_name))
 OUT ?= $(or $(patsubst out=%,%,$(filter out=%,$(ARGS))),runs/$(run_name))
 # Recipes that go on from the teaching checkpoint are named pico_...
 WEIGHTS ?= $(if $(filter pico_%,$(RECIPE)),notebooks/assets/dfine_pico_shapes.safetensors)
-parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" $(if $(WEIGHTS),-p weights "$(WEIGHTS)") \
+parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" -p weights "$(WEIGHTS)" \
 	$(if $(dotted),-p settings "$(dotted)") \
 	$(foreach pair,$(filter-out out=% $(dotted),$(ARGS)),-p $(subst =, ,$(pair)))
 
@@ -43,7 +43,7 @@ parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" $(if $(WE
 run:
 	@set -euo pipefail; \
 	python=$$("$(PYTHON3)" environment.py notebooks); \
-	$(if $(embedded),test -e "$(folder)/annotations/instances_val.json" || "$$python" -m data_tools.$(embedded) "$(folder)";) \
+	$(if $(embedded),"$$python" -m data_tools.$(embedded) "$(folder)";) \
 	mkdir -p "$(OUT)"; \
 	trap 'echo "make run: stopped; the same command goes on from the last saved state" >&2; exit 130' INT; \
 	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 \

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         if problem:
             print(problem, file=sys.stderr)
         return bool(problem)
-    if sys.version_info < (3, 10):  # noqa: UP036  older ones can still read this far
+    if sys.version_info < (3, 10) and not (VENV / BIN / PYTHON).exists():
         tell(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; try `make PYTHON3=python3.12 …`")
         return 2
     extras = (arguments[0] if arguments else "notebooks").split(",")
@@ -101,9 +101,9 @@ def first_problem(extras: list[str]) -> str | None:
 def own_environment(extras: list[str]) -> Path:
     """`.venv/`, made or completed where its stamp is not that of today's requirements."""
     python = VENV / BIN / PYTHON
-    constraints = os.environ.get("CONSTRAINTS", "constraints.txt")
-    made_from = fingerprint([ROOT / "pyproject.toml", *([ROOT / constraints] if constraints else [])])
     stamp = json.loads(STAMP.read_text()) if STAMP.exists() else {}
+    constraints = os.environ.get("CONSTRAINTS", stamp.get("constraints", "constraints.txt"))  # a choice holds
+    made_from = fingerprint([ROOT / "pyproject.toml", *([ROOT / constraints] if constraints else [])])
     held = stamp.get("extras", []) if stamp.get("made_from") == made_from else []
     if python.exists() and stamp.get("made_from") == made_from and set(extras) <= set(held):
         return python
@@ -120,7 +120,8 @@ def own_environment(extras: list[str]) -> Path:
     run([*pip, *narrowed, *index, "torch", "torchvision"], "no such release for this machine? `make CONSTRAINTS= …`")
     run([*pip, *narrowed, "--editable", f"{ROOT}[{','.join(everything)}]"])
     written = STAMP.with_suffix(".tmp")
-    written.write_text(json.dumps({"made_from": made_from, "extras": everything}, indent=1) + "\n")
+    content = {"made_from": made_from, "extras": everything, "constraints": constraints}
+    written.write_text(json.dumps(content, indent=1) + "\n")
     written.replace(STAMP)
     return python
 

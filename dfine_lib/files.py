@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may not even be a folder
+            temporary.unlink()
         raise OSError(
             error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
             "Free some space or choose another folder"

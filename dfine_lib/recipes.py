@@ -93,7 +93,7 @@ _PICO_DIGITS = replace(
     _PICO,
     name="pico_digits",
     data=replace(_PICO.data, flip=0.0),
-    train=replace(_PICO.train, epochs=6, lr=8e-4, backbone_lr=4e-4, flat_fraction=0.3),
+    train=replace(_PICO.train, epochs=5, lr=8e-4, backbone_lr=4e-4, flat_fraction=0.3),
 )
 
 RECIPES: dict[str, Recipe] = {

@@ -57,13 +57,14 @@ def read_weights(path: str | Path) -> Weights:
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: holds more than tensors, so it is not opened: it could run code ({error}). "
-            "Save its state dict alone, or as safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged or not a PyTorch file ({error}). Fetch it again.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]  # without advice to trust it
+        if isinstance(error, pickle.UnpicklingError) and _starts_like_pytorch(path):
+            raise WeightsError(
+                f"{path}: holds more than tensors, so it is not opened: it could run code ({reason}). "
+                "Save its state dict alone, or as safetensors."
+            ) from error
+        raise WeightsError(f"{path}: damaged or not a PyTorch file ({reason}). Fetch it again.") from error
     for outer, inner in (("ema", "module"), ("model", None)):
         if isinstance(content, dict) and isinstance(content.get(outer), dict):
             found = content[outer].get(inner, content[outer]) if inner else content[outer]
@@ -82,11 +83,10 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         model = ModelConfig(**_tuples(about["model"])) if "model" in about else None
         data = DataConfig(**_tuples(about["data"])) if "data" in about else None
-    except (TypeError, ValueError) as error:
+        names, ids = tuple(about.get("category_names", ())), tuple(about.get("category_ids", ()))
+    except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: written by another version of this library ({error}).") from error
-    return Weights(
-        path, tensors, tuple(about.get("category_names", ())), tuple(about.get("category_ids", ())), model, data
-    )
+    return Weights(path, tensors, names, ids, model, data)
 
 
 def save_weights(
@@ -167,6 +167,12 @@ def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, 
 
 def _tuples(values: dict) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _starts_like_pytorch(path: Path) -> bool:
+    """Whether the first bytes are those of a zip archive or of a pickle of protocol 2 or later."""
+    with open(path, "rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _only_tensors(path: Path, state: object) -> dict[str, Tensor]:

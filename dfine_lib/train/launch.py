@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,9 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm  # text, not a widget: `make run` shows it in the terminal
-
-from dfine_lib.train.run_folder import read_rows
 
 PATIENCE = 30.0  # seconds that an interrupted run has to end by itself
 
@@ -57,7 +57,8 @@ def launch_training(
     """Run a training command in its own process group until it ends; its words go to `<out>/train.log`.
 
     An interrupt of this process (Ctrl-C, the notebook's stop button) is passed on; the run keeps its last state, and
-    the same command goes on from there. No process is left behind.
+    the same command goes on from there. A run whose notebook was killed goes on by itself; its folder stays locked, and
+    the same command then names the process that holds it.
 
     Args:
         command: from `training_command`.
@@ -80,10 +81,11 @@ def launch_training(
         )
     try:
         with tqdm(total=1.0, desc="training", disable=not show_progress, bar_format=_BAR) as bar:
+            rows = _NewRows(out / "metrics.jsonl")
             while process.poll() is None:
                 time.sleep(poll_seconds)
-                _show(bar, out)
-            _show(bar, out)
+                _show(bar, rows)
+            _show(bar, rows)
     except BaseException:
         _stop(process)
         raise
@@ -97,17 +99,42 @@ def launch_training(
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
 
 
-def _show(bar: tqdm, out: Path) -> None:
-    rows = read_rows(out / "metrics.jsonl")
-    train = [row for row in rows if row["kind"] == "train"]
-    if not train:
+class _NewRows:
+    """Follows a growing `metrics.jsonl` without reading it again: the newest training row and the best AP so far."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.place = file, 0
+        self.train: dict[str, Any] | None = None
+        self.best_ap: float | None = None
+
+    def read(self) -> None:
+        """Take in what was added."""
+        if not self.file.exists():
+            return
+        if self.file.stat().st_size < self.place:  # a resumed run dropped the rows that it takes again
+            self.place = 0
+        with open(self.file, "rb") as content:
+            content.seek(self.place)
+            for line in content:
+                if not line.endswith(b"\n"):
+                    break
+                self.place += len(line)
+                row = json.loads(line)
+                if row["kind"] == "train":
+                    self.train = row
+                elif row["kind"] == "eval":
+                    self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"] or 0.0)
+
+
+def _show(bar: tqdm, rows: _NewRows) -> None:
+    rows.read()
+    last = rows.train
+    if last is None:
         return
-    last = train[-1]
-    scores = [row["ema"]["ap"] or 0.0 for row in rows if row["kind"] == "eval"]
     bar.n = min(1.0, (last["step"] + 1) / last["total"])
     bar.set_postfix_str(
         f"epoch {last['epoch'] + 1}, loss {last['loss'] or float('nan'):.2f}"
-        + (f", AP {max(scores):.3f}" if scores else "")
+        + ("" if rows.best_ap is None else f", AP {rows.best_ap:.3f}")
         + f", {last['images_per_second']:.0f} images/s, waiting for data {last['data_wait_share']:.0%}"
     )
 

@@ -127,7 +127,24 @@ def test_an_environment_made_from_something_else_is_completed(environment, tmp_p
     assert "https://example.org/cpu" in torch
     assert "https://example.org/cpu" not in rest
     assert rest[-1].endswith(f"[{','.join(extras)}]")
-    assert json.loads((tmp_path / "made-from.json").read_text()) == {"made_from": made_from, "extras": extras}
+    written = json.loads((tmp_path / "made-from.json").read_text())
+    assert written == {"made_from": made_from, "extras": extras, "constraints": "constraints.txt"}
+
+
+def test_other_releases_than_the_tested_pair_stay_chosen_on_later_calls(environment, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(environment, "VENV", tmp_path)
+    monkeypatch.setattr(environment, "STAMP", tmp_path / "made-from.json")
+    monkeypatch.setattr(environment, "run", lambda command, *_: calls.append(list(map(str, command))))
+    monkeypatch.setenv("CONSTRAINTS", "")
+    environment.own_environment(["notebooks"])
+    assert not any("--constraint" in call for call in calls)
+    (tmp_path / environment.BIN).mkdir()
+    (tmp_path / environment.BIN / environment.PYTHON).touch()
+    calls.clear()
+    monkeypatch.delenv("CONSTRAINTS")
+    environment.own_environment(["notebooks"])
+    assert calls == []
 
 
 def test_a_failing_install_leaves_no_stamp_and_says_how_to_go_on(environment, tmp_path, monkeypatch, capsys):

@@ -45,6 +45,7 @@ def test_shapes_start_from_random_weights():
         "recipe": "pico",
         "data": "data/shapes",
         "out": "runs/pico_shapes",
+        "weights": "",
     }
     assert "data_tools.shapes" in planned("run", "DATA=shapes")
 
@@ -57,6 +58,7 @@ def test_a_folder_of_ones_own_with_parameters_in_the_friendly_form():
         "epochs": "3",
         "image_size": "320",
         "device": "cpu",
+        "weights": "",
     }
     assert not [word for word in planned("run", "DATA=../bccd") if word.startswith("data_tools")]
 
