@@ -26,8 +26,8 @@ def build_criterion(recipe: str | Recipe) -> Criterion:
 class _Answers:
     """All guesses at one set of queries: decoder layers, then the initial guess, then (if there) the encoder's."""
 
-    logits: Tensor  # [K, B, Q, C]
-    boxes: Tensor  # [K, B, Q, 4] cxcywh
+    logits: Tensor  # [K, B, Q, C]; 0..L-1 are the layers, L the initial guess
+    boxes: Tensor  # [K, B, Q, 4] cxcywh; likewise
     corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
     suffixes: list[str]  # K endings of loss names
 
@@ -35,6 +35,16 @@ class _Answers:
     def initial_boxes(self) -> Tensor:
         """b0, `[B, Q, 4]`, without gradient."""
         return self.boxes[len(self.corner_logits)].detach()
+
+
+@dataclass(frozen=True)
+class _Matching:
+    """Which query learns which box in each of K guesses, and what the sums over them are divided by."""
+
+    own: Pairs  # of every guess itself; VFL
+    shared: Pairs  # of the union set; all other terms
+    num_boxes: Tensor
+    num_pairs: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,61 +70,66 @@ class Criterion:
         boxes = torch.cat([target["boxes"] for target in targets]).float()
 
         answers = _matching_answers(outputs)
+        num_guesses = len(answers.suffixes)
         own = match(answers.logits.detach(), answers.boxes.detach(), labels, boxes, counts, self.config)
-        shared = (
-            union_set(own, answers.logits.shape[2]).repeated(len(answers.suffixes)) if self.config.union_set else own
-        )
+        shared = own
+        if self.config.union_set:
+            shared = union_set(own, answers.logits.shape[2]).repeated(num_guesses)
         num_boxes, num_pairs = _mean_over_ranks([sum(counts), shared.query.shape[1]], labels.device)
-        matched = _mask(answers, shared)
-        shares = _distillation_shares(matched)
-        terms = self._terms(outputs, answers, own, shared, labels, boxes, num_boxes, num_pairs, matched, shares)
+        matching = _Matching(own, shared, num_boxes, num_pairs)
+        shares = _distillation_shares(_matched(answers, shared))
+        bins = outputs.bin_offsets, outputs.reg_scale
+        terms = self._terms(answers, matching, labels, boxes, bins, shares)
 
         plan = outputs.denoising_plan
         if outputs.denoising is not None and plan is not None:
-            noised = _denoising_answers(outputs.denoising)
-            fixed = Pairs(plan.image[None], plan.query[None], plan.box[None]).repeated(len(noised.suffixes))
+            answers = _denoising_answers(outputs.denoising)
+            fixed = Pairs(plan.image[None], plan.query[None], plan.box[None]).repeated(len(answers.suffixes))
             number = num_boxes * plan.num_groups
-            matched = _mask(noised, fixed)
-            terms |= self._terms(outputs, noised, fixed, fixed, labels, boxes, number, number, matched, shares)
+            terms |= self._terms(answers, _Matching(fixed, fixed, number, number), labels, boxes, bins, shares)
         return terms
 
     def _terms(
         self,
-        outputs: DFINEOutput,
         answers: _Answers,
-        own: Pairs,
-        shared: Pairs,
+        matching: _Matching,
         labels: Tensor,
         targets: Tensor,
-        num_boxes: Tensor,
-        num_pairs: Tensor,
-        matched: Tensor,
+        bins: tuple[Tensor, float],
         shares: Tensor,
     ) -> dict[str, Tensor]:
+        """All terms of one set of queries, by name; what several of them need is computed once."""
         config, num_layers = self.config, answers.corner_logits.shape[0]
+        own, shared = matching.own, matching.shared
         l1, giou, iou = losses.box_losses(losses.at_pairs(answers.boxes, shared), targets[shared.box])
-        if own is shared:
-            own_iou = iou
-        else:
+        own_iou = iou
+        if own is not shared:
             own_iou = losses.box_losses(losses.at_pairs(answers.boxes.detach(), own), targets[own.box])[2]
         vfl = losses.varifocal_loss(answers.logits, own, labels, own_iou, config.vfl_alpha, config.vfl_gamma)
-        terms = {"vfl": config.vfl * vfl / num_boxes, "bbox": config.bbox * l1 / num_pairs}
-        terms["giou"] = config.giou * giou / num_pairs
-
+        terms = {
+            "vfl": config.vfl * vfl / matching.num_boxes,
+            "bbox": config.bbox * l1 / matching.num_pairs,
+            "giou": config.giou * giou / matching.num_pairs,
+        }
         refined = shared.first(num_layers)
         if config.fgl:
             row = shared.first(1) if config.union_set else refined
-            initial = answers.initial_boxes[row.image, row.query]
-            left, weight_right = encode_edges(initial, targets[row.box], outputs.bin_offsets, outputs.reg_scale)
+            left, weight_right = encode_edges(answers.initial_boxes[row.image, row.query], targets[row.box], *bins)
             corner_logits = losses.at_pairs(answers.corner_logits, refined)
             fgl = losses.fine_grained_localization_loss(corner_logits, left, weight_right, iou[:num_layers])
-            terms["fgl"] = config.fgl * fgl / num_pairs
+            terms["fgl"] = config.fgl * fgl / matching.num_pairs
         if config.ddf and num_layers > 1:
-            students = num_layers - 1
-            teacher = answers.corner_logits[-1], answers.logits[students]
-            divergence = losses.softened_divergence(answers.corner_logits[:-1], teacher[0], config.temperature)
+            students, last = num_layers - 1, num_layers - 1  # layers 0..L-2 learn from layer L-1
+            divergence = losses.softened_divergence(
+                answers.corner_logits[:students], answers.corner_logits[last], config.temperature
+            )
             terms["ddf"] = config.ddf * losses.decoupled_distillation_loss(
-                divergence, matched, iou[:students], shared.first(students), teacher[1], shares
+                divergence,
+                _matched(answers, shared),
+                iou[:students],
+                shared.first(students),
+                answers.logits[last],
+                shares,
             )
         return {
             f"loss_{kind}{answers.suffixes[k]}": value
@@ -143,7 +158,7 @@ def _denoising_answers(decoder: DecoderOutput) -> _Answers:
     )
 
 
-def _mask(answers: _Answers, pairs: Pairs) -> Tensor:
+def _matched(answers: _Answers, pairs: Pairs) -> Tensor:
     """Which queries of the student layers are matched: bool `[L - 1, B, Q]`."""
     mask = torch.zeros(answers.corner_logits.shape[:3], dtype=torch.bool, device=answers.logits.device)[:-1]
     layer = torch.arange(len(mask), device=mask.device)[:, None]
