@@ -23,7 +23,7 @@ help:
 # ---- run: data set, training notebook, what came out -----------------------------------------------------------------
 
 DATA ?= digits
-RECIPE ?= $(if $(filter shapes,$(DATA)),pico,pico_digits)
+RECIPE ?= $(if $(filter shapes,$(DATA)),pico,$(if $(filter digits,$(DATA)),pico_digits,pico_custom))
 # Parameters of the notebook, written name=value; a dotted name, as train.lr=1e-3, is a field of the recipe.
 ARGS ?=
 dotted = $(strip $(foreach pair,$(ARGS),$(if $(findstring .,$(firstword $(subst =, ,$(pair)))),$(pair))))

@@ -88,17 +88,17 @@ _PICO = Recipe(
         decay_bias=False, ema_restart_decay=None, flat_fraction=0.5,
     ),
 )  # fmt: skip
-# Fine-tuning of the teaching checkpoint: digits must not be mirrored.
-_PICO_DIGITS = replace(
+# Fine-tuning of the teaching checkpoint, on anything and on digits, which must not be mirrored.
+_PICO_CUSTOM = replace(
     _PICO,
-    name="pico_digits",
-    data=replace(_PICO.data, flip=0.0),
+    name="pico_custom",
     train=replace(_PICO.train, epochs=5, lr=8e-4, backbone_lr=4e-4, flat_fraction=0.3),
 )
+_PICO_DIGITS = replace(_PICO_CUSTOM, name="pico_digits", data=replace(_PICO.data, flip=0.0))
 
 RECIPES: dict[str, Recipe] = {
     f"{size}_{schedule}": _published(size, schedule) for schedule, sizes in _LENGTH.items() for size in sizes
-} | {recipe.name: recipe for recipe in (_PICO, _PICO_DIGITS)}
+} | {recipe.name: recipe for recipe in (_PICO, _PICO_CUSTOM, _PICO_DIGITS)}
 
 
 def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:

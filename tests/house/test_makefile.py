@@ -63,6 +63,11 @@ def test_a_folder_of_ones_own_with_parameters_in_the_friendly_form():
     assert not [word for word in planned("run", "DATA=../bccd") if word.startswith("data_tools")]
 
 
+def test_a_folder_without_a_recipe_fine_tunes_the_teaching_checkpoint():
+    assert parameters("DATA=../bccd")["recipe"] == "pico_custom"
+    assert parameters("DATA=../bccd")["weights"] == "notebooks/assets/dfine_pico_shapes.safetensors"
+
+
 def test_a_dotted_name_is_a_field_of_the_recipe():
     got = parameters("DATA=../bccd", "RECIPE=n_custom", "ARGS=train.lr=1e-3 epochs=3 data.num_workers=0")
     assert got["settings"] == "train.lr=1e-3 data.num_workers=0"
