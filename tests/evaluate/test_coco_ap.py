@@ -271,7 +271,7 @@ def test_foreign_images_and_labels_are_refused_by_id(image_ids, rows, named):
 def test_a_broken_file_is_refused_by_name(tmp_path):
     path = tmp_path / "broken.json"
     path.write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"broken\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"broken\.json.*cut off"):
         CocoEvaluator(path)
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match=r"broken\.json: no 'annotations'"):

@@ -31,7 +31,7 @@ def run(out: Path, **parameters) -> dict:
     papermill.execute_notebook(
         NOTEBOOK,
         out / "train.ipynb",
-        parameters | {"out": str(out)},
+        {"weights": ""} | parameters | {"out": str(out)},
         cwd=ROOT,
         kernel_name="python3",
         progress_bar=False,
