@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from dfine_lib.boxes import inverse_sigmoid
 from dfine_lib.config import SIZES
-from dfine_lib.model.decoder import DFINEDecoder, Gate, QualityHead, make_anchors
+from dfine_lib.model.decoder import DecoderLayer, DFINEDecoder, Gate, QualityHead, make_anchors
+from dfine_lib.model.deformable_attention import split_levels
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 
 CONFIG = replace(
@@ -108,6 +109,37 @@ def test_anchors_within_a_hundredth_of_the_border_are_invalid():
     assert logits[0, 0].tolist() == [torch.inf] * 4
     _, valid = make_anchors([(1, 1)] * 6)  # sides 0.05, 0.1, ... 1.6
     assert valid.flatten().tolist() == [True] * 5 + [False]
+
+
+# ---- one layer -------------------------------------------------------------------------------------------------------
+
+
+def layer_inputs() -> tuple[DecoderLayer, Tensor, Tensor, Tensor, list[Tensor]]:
+    """A layer with weights that do something, features, position, reference boxes, and the image's maps."""
+    generator = torch.Generator().manual_seed(0)
+    x, position = torch.randn(2, 2, 5, 32, generator=generator)
+    boxes = torch.rand(2, 5, 4, generator=generator)
+    shapes = [(4, 6), (2, 3), (1, 2)]
+    memory = torch.randn(2, sum(h * w for h, w in shapes), 32, generator=generator)
+    return filled(DecoderLayer(CONFIG)), x, position, boxes, split_levels(memory, shapes, CONFIG.num_heads)
+
+
+def test_a_layer_is_self_attention_cross_attention_gate_and_feed_forward():
+    layer, x, position, boxes, levels = layer_inputs()
+    got = layer(x, position, boxes, levels, None)
+    x = layer.norm1(x + layer.self_attn(x, position))
+    attended = layer.cross_attn(x + position, boxes, levels)  # position says where to look
+    gates = layer.gateway.gate(torch.cat([x, attended], dim=-1)).sigmoid()  # and is not part of what is kept
+    x = layer.gateway.norm(gates[..., :32] * x + gates[..., 32:] * attended)
+    assert_close(got, layer.norm3(x + layer.linear2(layer.linear1(x).clamp(min=0))))
+
+
+def test_features_stay_within_the_range_of_float16():
+    layer, *inputs = layer_inputs()
+    layer.linear2.bias.data.fill_(1e6)
+    seen = watch(layer.norm3)
+    layer(*inputs, None)
+    assert seen[0][0].unique().tolist() == [65504.0]
 
 
 # ---- which tokens become queries -------------------------------------------------------------------------------------
