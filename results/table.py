@@ -54,15 +54,18 @@ def filled(readme: str) -> str:
 
 
 def add(run: Path) -> None:
-    """Copy `metrics.json` and `metrics.jsonl` of a finished run under the run's name, and draw its curves."""
+    """Copy the metrics of a finished run under the run's name, and draw its curves."""
     from dfine_lib import viz
     from dfine_lib.train.run_folder import read_rows
 
     if not (run / "metrics.json").exists():
         raise SystemExit(f"{run}: no metrics.json, so no finished run")
-    for ending in ("json", "jsonl"):
-        shutil.copy(run / f"metrics.{ending}", HERE / f"{run.resolve().name}.{ending}")
-    viz.training_curves(read_rows(run / "metrics.jsonl")).savefig(HERE / f"{run.resolve().name}.png", dpi=90)
+    rows = read_rows(run / "metrics.jsonl")
+    shutil.copy(run / "metrics.json", HERE / f"{run.resolve().name}.json")
+    small = ({key: value for key, value in row.items() if key != "losses"} for row in rows)  # terms: run folder only
+    lines = "".join(json.dumps(row) + "\n" for row in small)
+    (HERE / f"{run.resolve().name}.jsonl").write_text(lines, encoding="utf-8")
+    viz.training_curves(rows).savefig(HERE / f"{run.resolve().name}.png", dpi=90)
 
 
 def main() -> int:
