@@ -10,8 +10,8 @@ SHELL := bash
 .PHONY: help run test lint clean
 
 PYTHON3 ?= python3
-# Waiting threads sleep: spinning ones slow every other process of a small machine.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Waiting threads spin for a moment, then sleep: long spinning slows a machine that has other work, none a free one.
+export GOMP_SPINCOUNT ?= 1000
 # The kernel of the environment in use goes before one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH ?= 1
 # An environment that is used as it was found need not have this project installed.

@@ -125,6 +125,8 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     recipe = _recipe_of(arguments)
     out = arguments.out or Path("runs") / recipe.name
 

@@ -84,7 +84,7 @@ _PICO = Recipe(
         image_size=160, base_size_repeat=None, photometric=0.0, zoom_out=0.0, iou_crop=0.0, batch_size=16, num_workers=1
     ),
     train=TrainConfig(
-        epochs=5, stop_epoch=500, lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, decay_backbone_norm=False,
+        epochs=4, stop_epoch=500, lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, decay_backbone_norm=False,
         decay_bias=False, ema_restart_decay=None, flat_fraction=0.5,
     ),
 )  # fmt: skip
