@@ -1,0 +1,11 @@
+"""Sliders over the figures of `dfine_lib.viz`. Without a kernel each stays what it last showed: a picture.
+
+Source of the controls: ipywidgets, which comes with `pip install -e ".[notebooks]"`.
+"""
+
+from __future__ import annotations
+
+from dfine_lib.widgets.distributions import edge_distributions, weighting_function
+from dfine_lib.widgets.explorer import Explorer
+
+__all__ = ["Explorer", "edge_distributions", "weighting_function"]
