@@ -1,13 +1,14 @@
 # make run      makes the embedded data set, fine-tunes the teaching checkpoint on it, prints AP and the report's path
 # make run DATA=folder [RECIPE=n_custom] [ARGS="epochs=3 image_size=320"]     the same on a COCO-style folder
-# make test     the whole suite          make lint     style          make clean     caches and build leftovers
+# make test     the whole suite, lessons included        make site     the lessons as web pages, in site/
+# make lint     style                                    make clean    caches and build leftovers
 #
 # The first call makes .venv/ from pyproject.toml, later ones find it (environment.py says how, and what to do about
 # an active environment, a CPU build of torch, another Python).
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint clean
+.PHONY: help run test site lint clean
 
 PYTHON3 ?= python3
 # Waiting threads spin for a moment, then sleep: long spinning slows a machine that has other work, none a free one.
@@ -59,9 +60,16 @@ test:
 	python=$$("$(PYTHON3)" environment.py notebooks,deploy,dev); \
 	export OMP_NUM_THREADS=1; \
 	"$$python" -m pytest tests -p no:nbval -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS); \
-	if compgen -G "notebooks/lessons/*.ipynb" > /dev/null; then \
-		"$$python" -m pytest --nbval-lax notebooks/lessons notebooks/solutions -n 2 --dist loadfile; \
-	fi
+	"$$python" -m pytest --nbval-lax $(lessons) -n 2 --dist loadfile
+
+lessons = notebooks/00_start_here.ipynb notebooks/lessons notebooks/solutions
+
+# ---- site ------------------------------------------------------------------------------------------------------------
+
+site:
+	@set -euo pipefail; \
+	python=$$("$(PYTHON3)" environment.py notebooks); \
+	"$$python" notebooks/lessons.py site site
 
 # ---- habits ----------------------------------------------------------------------------------------------------------
 
@@ -73,5 +81,5 @@ lint:
 
 # Leaves data/, runs/ and .venv/ alone.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -197,11 +197,11 @@ def _write_source(out: Path, file: Path) -> None:
 class _Links(HTMLParser):
     """Every href and src of a page, and every id that a link may lead to."""
 
-    def __init__(self, page: Path) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.places: set[str] = set()
-        self.feed(page.read_text(encoding="utf-8"))
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
@@ -211,9 +211,14 @@ class _Links(HTMLParser):
                 self.places.add(value)
 
 
+def links_of(html: str) -> list[str]:
+    """Where a page leads and what it loads."""
+    return _Links(html).links
+
+
 def broken_links(folder: Path) -> list[str]:
     """Links within a folder of pages that lead nowhere."""
-    pages = {page: _Links(page) for page in sorted(folder.rglob("*.html"))}
+    pages = {page: _Links(page.read_text(encoding="utf-8")) for page in sorted(folder.rglob("*.html"))}
     broken = []
     for page, found in pages.items():
         for link in found.links:

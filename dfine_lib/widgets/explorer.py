@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,7 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, draw: Callable[..., Picture], **controls: ipywidgets.Widget) -> None:
         self.draw, self.controls = draw, controls
         self.picture = draw(**{name: control.value for name, control in controls.items()})
-        self.image = ipywidgets.Image(value=self.picture.png(), format="png", tooltip=self.picture.alt_text)
-        self.image.add_class("dfine-picture")
+        self.image = ipywidgets.HTML(_as_html(self.picture))  # not the Image widget: it has no alt text
         self.message = ipywidgets.HTML()
         row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
         super().__init__([row, self.image, self.message])
@@ -41,14 +41,17 @@ class Explorer(ipywidgets.VBox):
         except ValueError as error:
             self.message.value = f"<em>{error}</em>"
             return
-        self.image.value, self.image.tooltip = self.picture.png(), self.picture.alt_text
+        self.image.value = _as_html(self.picture)
         self.message.value = ""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        bundle["image/png"] = base64.b64encode(self.image.value).decode("ascii")
-        bundle["text/plain"] = self.picture.alt_text
-        return bundle
+        return bundle | self.picture._repr_mimebundle_()
+
+
+def _as_html(picture: Picture) -> str:
+    data = base64.b64encode(picture.png()).decode("ascii")
+    return f'<img class="dfine-picture" src="data:image/png;base64,{data}" alt="{html.escape(picture.alt_text)}">'
 
 
 def slider(value: float, low: float, high: float, step: float, description: str) -> ipywidgets.FloatSlider:

@@ -1,0 +1,68 @@
+"""The checkers of the exercises: they never raise, and take no wrong answer for a right one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfine_lib.exercises import all_checkers, check, verdict
+from dfine_lib.exercises.registry import exercise
+
+
+def raising(*arguments):
+    raise KeyError("a learner's mistake")
+
+
+def leaving(*arguments):
+    raise SystemExit(1)
+
+
+WRONG = {
+    "a function that gives 0": lambda *arguments: 0,
+    "a function that gives 1": lambda *arguments: 1,
+    "a function that gives True": lambda *arguments: True,
+    "a function that gives text": lambda *arguments: "text",
+    "a function that gives three zeros": lambda *arguments: torch.zeros(3),
+    "a function that gives an empty list": lambda *arguments: [],
+    "a function that gives NaN": lambda *arguments: float("nan"),
+    "a function without arguments": lambda: 1,
+    "a function that raises": raising,
+    "a function that leaves": leaving,
+    "the number -12345": -12345,
+    "text": "text",
+    "an empty tensor": torch.empty(0),
+}
+
+
+@pytest.mark.parametrize("number", all_checkers())
+def test_a_wrong_answer_is_told_in_a_line_and_nothing_is_raised(number):
+    for name, answer in WRONG.items():
+        said = verdict(number, answer)
+        assert said.startswith(f"{number}: "), said
+        assert not said.endswith(": correct"), f"{number} takes {name} for the answer"
+
+
+@pytest.mark.parametrize("number", all_checkers())
+def test_a_stub_is_to_do(number):
+    assert verdict(number, None) == f"{number}: to do"
+
+
+def test_a_check_prints_its_verdict(capsys):
+    check("14.1", lambda fraction: None)
+    assert capsys.readouterr().out == "14.1: to do\n"
+
+
+def test_an_unknown_number_names_the_known_ones():
+    assert "14.1" in verdict("99.9", 1) and "no such exercise" in verdict("99.9", 1)
+
+
+def test_a_check_leaves_the_random_numbers_of_the_notebook_alone(monkeypatch):
+    from dfine_lib.exercises import registry
+
+    monkeypatch.setattr(registry, "_CHECKERS", dict(registry._CHECKERS))
+    exercise("98.1")(lambda answer: str(torch.rand(1)))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    verdict("98.1", 0)
+    assert torch.equal(torch.rand(2), expected)
