@@ -150,6 +150,15 @@ class DFINEDecoder(nn.Module):
         self.register_load_state_dict_pre_hook(_drop_derived)
         self.register_load_state_dict_post_hook(lambda module, _: module._set_bins())
         self._anchors: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self.deployed = False
+
+    def keep_last_only(self) -> None:
+        """Drop what only training, or a look at all layers, needs: early heads and the denoising embedding."""
+        self.deployed = True
+        for heads in (self.dec_score_head, self.decoder.lqe_layers):
+            for i in range(self.config.num_decoder_layers - 1):
+                heads[i] = nn.Identity()
+        self.denoising_class_embed = nn.Identity()
 
     def _reset(self) -> None:
         rare = -math.log((1 - 0.01) / 0.01)  # every class starts at a probability of 0.01
@@ -178,6 +187,8 @@ class DFINEDecoder(nn.Module):
             keep_layers: keep every layer's answer in eval mode too.
         """
         keep_layers = keep_layers or self.training
+        if keep_layers and self.deployed:
+            raise ValueError("this model is in its deployed form, which has the last layer's answer only")
         maps = [project(x) for project, x in zip(self.input_proj, maps, strict=True)]
         shapes = [tuple(x.shape[-2:]) for x in maps]
         memory = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)  # [B, S, D]
@@ -252,7 +263,7 @@ class DFINEDecoder(nn.Module):
             x = layer(x, position, reference_boxes, levels, may_attend)
             if i == 0:
                 initial_boxes = (self.pre_bbox_head(x) + inverse_sigmoid(reference_boxes)).sigmoid()
-                initial = LayerOutput(self.dec_score_head[0](x), initial_boxes)
+                initial = LayerOutput(self.dec_score_head[0](x), initial_boxes) if keep_layers else None
                 fixed_boxes = initial_boxes.detach()  # b0: what all layers refine
             # Refinement adds up in logits; the sum keeps its gradient, the previous layer's features do not.
             corner_logits = self.dec_bbox_head[i](x + previous) + corner_logits

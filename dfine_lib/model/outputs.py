@@ -23,7 +23,9 @@ class DecoderOutput:
     logits: Tensor  # [L, B, Q, C]
     boxes_cxcywh: Tensor  # [L, B, Q, 4], 0..1
     corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
-    initial: LayerOutput  # first guess, after layer 0; its boxes, detached, are the b0 that all layers refine
+    # First guess, after layer 0; its boxes, detached, are the b0 that all layers refine. None where only the last layer
+    # was asked for.
+    initial: LayerOutput | None
 
     @property
     def layers(self) -> tuple[LayerOutput, ...]:

@@ -1,0 +1,78 @@
+"""The ONNX file detects what the model detects, for any batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dfine_lib import DFINE
+from dfine_lib.deploy.export import Detector, export_onnx
+from dfine_lib.evaluate import postprocess
+
+ROOT = Path(__file__).parents[2]
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def model() -> DFINE:
+    return DFINE.from_pretrained(ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors")
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory) -> Path:
+    return export_onnx(model, tmp_path_factory.mktemp("onnx") / "new" / "pico.onnx", (64, 96), ("circle", "star"))
+
+
+@pytest.fixture(scope="module")
+def session(file):
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_it_detects_what_the_model_detects(model, session, batch):
+    images = torch.rand(batch, 3, 64, 96, generator=torch.Generator().manual_seed(batch))
+    sizes_wh = torch.tensor([[640, 480]] * batch)
+    labels, boxes, scores = session.run(None, {"images": images.numpy(), "orig_target_sizes": sizes_wh.numpy()})
+    with torch.no_grad():
+        found = postprocess(model(images), sizes_wh)
+    expected = torch.stack([one.scores for one in found])
+    torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=0, atol=1e-4)
+    for i, one in enumerate(found):
+        sure = one.scores > 0.05  # below it there are ties, which two runtimes order each in its own way
+        for k in torch.nonzero(sure).flatten().tolist():
+            assert (abs(boxes[i] - one.boxes_xyxy[k].numpy()).max(1) < 0.01)[labels[i] == int(one.labels[k])].any()
+
+
+def test_the_same_image_several_times_gives_the_same_several_times(session):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(9)).expand(4, -1, -1, -1)
+    answers = session.run(None, {"images": image.numpy(), "orig_target_sizes": torch.full((4, 2), 100).numpy()})
+    for one in answers:
+        assert abs(one - one[:1]).max() < 1e-3
+
+
+def test_names_and_metadata_are_as_promised(session):
+    assert [i.name for i in session.get_inputs()] == ["images", "orig_target_sizes"]
+    assert [o.name for o in session.get_outputs()] == ["labels", "boxes", "scores"]
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["image_size"]) == [64, 96]
+    assert json.loads(about["names"]) == ["circle", "star"]
+
+
+def test_the_post_processing_in_the_file_is_that_of_the_library(model):
+    images, sizes_wh = torch.rand(2, 3, 64, 64), torch.tensor([[64, 64], [200, 100]])
+    with torch.no_grad():
+        labels, boxes, scores = Detector(model)(images, sizes_wh)
+        found = postprocess(model(images), sizes_wh)
+    assert torch.equal(labels, torch.stack([one.labels for one in found]))
+    torch.testing.assert_close(boxes, torch.stack([one.boxes_xyxy for one in found]))
+    torch.testing.assert_close(scores, torch.stack([one.scores for one in found]))
+
+
+def test_a_side_that_the_model_cannot_take_is_refused_before_any_work(model, tmp_path):
+    with pytest.raises(ValueError, match="multiples of 32"):
+        export_onnx(model, tmp_path / "x.onnx", 100)
+    assert not list(tmp_path.iterdir())
