@@ -1,5 +1,6 @@
 """Figures: the only room that draws. Pure functions from arrays to pictures; nothing is shown, nothing is stored."""
 
+from dfine_lib.viz.deployment import folded_kernels, operation_counts
 from dfine_lib.viz.distributions import edge_distributions, weighting_function_figure
 from dfine_lib.viz.pictures import box_refinement, detections_beside_truth
 from dfine_lib.viz.style import Picture
@@ -10,6 +11,8 @@ __all__ = [
     "box_refinement",
     "detections_beside_truth",
     "edge_distributions",
+    "folded_kernels",
+    "operation_counts",
     "per_class_ap",
     "training_curves",
     "weighting_function_figure",
