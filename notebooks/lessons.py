@@ -76,10 +76,16 @@ def clean(content: dict) -> None:
         cell["metadata"].pop("execution", None)
         if cell["cell_type"] != "code":
             continue
-        cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
+        cell["outputs"] = [output for output in cell["outputs"] if not _passes(output)]
         for output in cell["outputs"]:
             output.pop("metadata", None) if output["output_type"] == "stream" else output.update(metadata={})
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+
+
+def _passes(output: dict) -> bool:
+    """Whether an output is for watching only: progress on stderr, or a bar that is a widget without a picture."""
+    data = output.get("data", {})
+    return output.get("name") == "stderr" or ("application/vnd.jupyter.widget-view+json" in data and len(data) == 2)
 
 
 # ---- readme ----------------------------------------------------------------------------------------------------------

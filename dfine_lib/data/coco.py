@@ -248,7 +248,7 @@ def _lookup(
         i = int(bad.argmax())
         raise DataError(
             f"{file}: annotation id {annotation_ids[i]}: {key} {values[i]} is not {meaning} "
-            f"({int(bad.sum())} such annotations). Add the entry or remove these annotations."
+            f"(annotations like this: {int(bad.sum())}). Add the entry or remove these annotations."
         )
     return place
 
