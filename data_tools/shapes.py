@@ -25,9 +25,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from data_tools import textures
 from data_tools.coco_folder import VAL_START, Plan, Sample, command_line, write_coco_folder
@@ -70,6 +74,41 @@ def sample(seed: int, index: int, size: int = REFERENCE_SIZE) -> Sample:
     noise = draws.uniform(12, 24) if noisy else draws.uniform(2, 7)
     pixels = textures.finish(draws, canvas, exposure, draws.uniform(0, 0.5), noise)
     return pixels, [annotation for _, _, annotation in kept]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images of the stream, as a model takes them, with what is on them."""
+
+    images: Tensor  # float32 [B, 3, size, size], 0..1
+    labels: list[Tensor]  # int64 [G] an image, 0..9, places in CLASSES
+    boxes_xyxy: list[Tensor]  # float32 [G, 4] pixels
+    annotations: list[list[dict[str, Any]]]  # as `sample` gives them
+
+    @property
+    def sizes_wh(self) -> Tensor:
+        """Width and height of every image in pixels, int64 `[B, 2]`."""
+        return torch.full((len(self.images), 2), self.images.shape[-1])
+
+
+def batch(count: int, first: int = VAL_START, seed: int = 0, size: int = REFERENCE_SIZE) -> Batch:
+    """Images number `first` to `first + count - 1` of the stream of `seed`; by default the first of the val split.
+
+    Args:
+        count: B, at least 1.
+        first: number of the first image.
+        seed: 0 .. 2**32 - 1.
+        size: side of the images, pixels.
+    """
+    images, labels, boxes, annotations = [], [], [], []
+    for index in range(first, first + count):
+        pixels, objects = sample(seed, index, size)
+        xywh = torch.tensor([each["bbox"] for each in objects]).reshape(-1, 4)
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+        labels.append(torch.tensor([each["category_id"] - 1 for each in objects], dtype=torch.int64))
+        boxes.append(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1))
+        annotations.append(objects)
+    return Batch(torch.stack(images), labels, boxes, annotations)
 
 
 def make_shapes(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_iou
-from dfine_lib.evaluate.postprocess import Detections
+from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.model.outputs import DFINEOutput
 
 
@@ -46,6 +46,55 @@ def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor 
         decoder.corner_logits[:, image, query].float().unflatten(-1, (4, bins)).cpu(),
         (outputs.bin_offsets.detach() / outputs.reg_scale).float().cpu(),
     )
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """A ground truth object, and the query that found it."""
+
+    image: int  # in the batch
+    truth: int  # among the image's objects
+    query: int
+    label: int
+    score: float
+    truth_xyxy: Tensor  # [4] pixels
+    steps: Refinement
+
+
+def found_objects(
+    outputs: DFINEOutput,
+    sizes_wh: Tensor,
+    truth_labels: Sequence[Tensor],
+    truth_boxes_xyxy: Sequence[Tensor],
+    *,
+    score: float = 0.4,
+    least_iou: float = 0.5,
+) -> list[FoundObject]:
+    """Every ground truth object that was found, by the surest detection of its class that overlaps it.
+
+    Args:
+        outputs: of a model in eval mode, called with `keep_layers=True`.
+        sizes_wh: `[B, 2]`, width and height of the original images in pixels.
+        truth_labels: for each image int64 `[G]`.
+        truth_boxes_xyxy: for each image `[G, 4]` pixels.
+        score: leave out detections below it.
+        least_iou: overlap, after the last layer, that makes a detection an object's.
+
+    Returns:
+        In the order of images and objects.
+    """
+    found = []
+    for i, detections in enumerate(postprocess(outputs, sizes_wh)):
+        detections = detections.above(score)
+        nearest = truths_of(detections, truth_labels[i], truth_boxes_xyxy[i], least_iou).tolist()
+        for truth, label in enumerate(truth_labels[i].tolist()):
+            if truth in nearest:
+                k = nearest.index(truth)  # scores fall: the first is the surest
+                query = int(detections.queries[k])
+                steps = refinement_of(outputs, i, query, sizes_wh[i])
+                box = truth_boxes_xyxy[i][truth]
+                found.append(FoundObject(i, truth, query, label, float(detections.scores[k]), box, steps))
+    return found
 
 
 def truths_of(detections: Detections, truth_labels: Tensor, truth_boxes_xyxy: Tensor, least_iou: float = 0.5) -> Tensor:

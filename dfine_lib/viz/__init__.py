@@ -3,6 +3,7 @@
 from dfine_lib.viz.deployment import folded_kernels, operation_counts
 from dfine_lib.viz.distributions import edge_distributions, weighting_function_figure
 from dfine_lib.viz.pictures import box_refinement, detections_beside_truth
+from dfine_lib.viz.refinement import iou_by_layer
 from dfine_lib.viz.style import Picture
 from dfine_lib.viz.training import per_class_ap, training_curves
 
@@ -12,6 +13,7 @@ __all__ = [
     "detections_beside_truth",
     "edge_distributions",
     "folded_kernels",
+    "iou_by_layer",
     "operation_counts",
     "per_class_ap",
     "training_curves",

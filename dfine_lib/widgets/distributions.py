@@ -27,7 +27,11 @@ def weighting_function(up: float = 0.5, reg_scale: float = 4.0, reg_max: int = 3
 
 
 def edge_distributions(
-    image: Any, refinements: Mapping[str, Refinement], truths_xyxy: Mapping[str, Any] | None = None
+    image: Any,
+    refinements: Mapping[str, Refinement],
+    truths_xyxy: Mapping[str, Any] | None = None,
+    *,
+    layer: int | None = None,
 ) -> Explorer:
     """One object's four edge distributions and its box, after as many decoder layers as the slider says.
 
@@ -35,6 +39,7 @@ def edge_distributions(
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1, in the pixels of the boxes.
         refinements: objects to choose from, by what they are called (`refinement_of` makes them).
         truths_xyxy: ground truth boxes by the same names, `[4]` pixels.
+        layer: where the slider starts; the last layer where nothing is said.
 
     Raises:
         ValueError: no object to choose from.
@@ -56,5 +61,5 @@ def edge_distributions(
         )
 
     return Explorer(
-        draw, name=choice(list(refinements), "object"), layer=slider(layers, 1, layers, 1, "decoder layers")
+        draw, name=choice(list(refinements), "object"), layer=slider(layer or layers, 1, layers, 1, "decoder layers")
     )

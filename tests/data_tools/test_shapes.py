@@ -190,3 +190,13 @@ def test_a_shape_without_motion_and_one_that_stands_still_look_alike():
     still = Shape("heart", (30, 30), 20)
     held = Shape("heart", (30, 30), 20, motion=((0, 0), (0, 0), (0, 0)))
     assert_array_equal(drawn(still, 60).round(5), drawn(held, 60).round(5))
+
+
+def test_a_batch_is_the_samples_as_a_model_takes_them():
+    batch = shapes.batch(3, first=11, seed=4, size=96)
+    assert batch.images.shape == (3, 3, 96, 96) and batch.sizes_wh.tolist() == [[96, 96]] * 3
+    pixels, objects = shapes.sample(4, 12, 96)
+    assert (batch.images[1].permute(1, 2, 0) * 255).round().byte().numpy().tolist() == pixels.tolist()
+    x, y, w, h = objects[0]["bbox"]
+    assert batch.boxes_xyxy[1][0].tolist() == pytest.approx([x, y, x + w, y + h], abs=1e-4)
+    assert batch.labels[1].tolist() == [each["category_id"] - 1 for each in objects]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,3 +61,23 @@ def test_a_detection_belongs_to_the_box_of_its_class_that_it_covers_most():
     assert truths_of(found, truth_labels, truth_boxes).tolist() == [1, 2, -1, -1]
     assert truths_of(found, truth_labels[:0], truth_boxes[:0]).tolist() == [-1] * 4
     assert truths_of(found.above(1.0), truth_labels, truth_boxes).tolist() == []
+
+
+def test_found_objects_are_those_of_the_truth_with_their_surest_query():
+    from data_tools import shapes
+    from dfine_lib import DFINE
+    from dfine_lib.boxes import box_iou
+    from dfine_lib.evaluate.refinement import found_objects
+
+    model = DFINE.from_pretrained(Path(__file__).parents[2] / "notebooks/assets/dfine_pico_shapes.safetensors")
+    batch = shapes.batch(4)
+    with torch.no_grad():
+        outputs = model(batch.images, keep_layers=True)
+    found = found_objects(outputs, batch.sizes_wh, batch.labels, batch.boxes_xyxy)
+    assert len(found) >= 0.7 * sum(map(len, batch.labels))
+    assert len({(one.image, one.truth) for one in found}) == len(found)
+    for one in found:
+        assert one.label == batch.labels[one.image][one.truth]
+        last = one.steps.boxes_by_layer_xyxy[-1:]
+        assert box_iou(last, one.truth_xyxy[None]) >= 0.5
+        assert abs(outputs.pred_logits[one.image, one.query, one.label].sigmoid() - one.score) < 1e-6
