@@ -5,7 +5,8 @@ Source of the controls: ipywidgets, which comes with `pip install -e ".[notebook
 
 from __future__ import annotations
 
+from dfine_lib.widgets.detections import score_threshold
 from dfine_lib.widgets.distributions import edge_distributions, weighting_function
 from dfine_lib.widgets.explorer import Explorer
 
-__all__ = ["Explorer", "edge_distributions", "weighting_function"]
+__all__ = ["Explorer", "edge_distributions", "score_threshold", "weighting_function"]
