@@ -8,5 +8,13 @@ from __future__ import annotations
 from dfine_lib.widgets.detections import score_threshold
 from dfine_lib.widgets.distributions import edge_distributions, weighting_function
 from dfine_lib.widgets.explorer import Explorer
+from dfine_lib.widgets.localization import distillation_temperature, soft_label
 
-__all__ = ["Explorer", "edge_distributions", "score_threshold", "weighting_function"]
+__all__ = [
+    "Explorer",
+    "distillation_temperature",
+    "edge_distributions",
+    "score_threshold",
+    "soft_label",
+    "weighting_function",
+]
