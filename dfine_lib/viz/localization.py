@@ -44,6 +44,9 @@ def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None)
         f"Soft label of an edge {100 * offset:+.1f} % of the side away: bin {left} has {1 - share:.2f}, bin {left + 1} "
         f"has {share:.2f}, all others 0.",
     )
+    if distribution is not None:
+        on_label = float(as_array(distribution)[left : left + 2].sum())
+        picture.alt_text += f" The prediction has {on_label:.2f} on these two."
     axes = picture.subplots()
     axes.bar(np.arange(len(W)), label, width=0.75, color=SECOND, label="soft label")
     if distribution is not None:
