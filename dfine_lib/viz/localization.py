@@ -144,8 +144,10 @@ def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[b
     for axes, mask, name, colour in ((left, matched, "matched", MAIN), (right, ~matched, "unmatched", SECOND)):
         show_picture(axes, image)
         axes.set_title(f"{mask.sum()} {name} queries")
-        for box, weight in zip(boxes[mask], weights[mask], strict=True):
-            draw_box(axes, box, colour, width=0.4 + 2.4 * weight).set_alpha(max(0.12, float(weight)))
+        for box, weight in sorted(zip(boxes[mask], weights[mask], strict=True), key=lambda pair: pair[1]):
+            drawn = draw_box(axes, box, colour, width=0.6 + 2.4 * weight)
+            drawn.set_path_effects([])  # a casing would make faint boxes strong
+            drawn.set_alpha(max(0.25, float(weight)))
     bins = np.linspace(0, 1, 21)
     chart.hist(
         [weights[matched], weights[~matched]],
