@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.files import write_atomically
+from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 
 log = logging.getLogger(__name__)
 CLASS_ROWS = ("enc_score_head.", "dec_score_head.")  # decoder entries with one row a class
@@ -45,12 +46,16 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read our `.safetensors`, or a `.pth` of the authors (averaged weights where it holds them).
+    """Read our `.safetensors`, a `.pth` of the authors (averaged weights where it holds them), or a Hugging Face folder.
+
+    Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is.
 
     Raises:
         WeightsError: missing, damaged, or holding anything but tensors and plain values.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file. Give a .safetensors or .pth file that exists.")
     if path.suffix == ".safetensors":
@@ -80,6 +85,8 @@ def _read_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path}: damaged or not a safetensors file ({error}). Fetch or write it again.") from error
     tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
+    if is_huggingface(tensors):
+        return _of_huggingface(path, tensors)
     try:
         model = ModelConfig(**_tuples(about["model"])) if "model" in about else None
         data = DataConfig(**_tuples(about["data"])) if "data" in about else None
@@ -87,6 +94,22 @@ def _read_safetensors(path: Path) -> Weights:
     except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: written by another version of this library ({error}).") from error
     return Weights(path, tensors, names, ids, model, data)
+
+
+def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
+    file, model, names = path.parent / "config.json", None, ()
+    if file.is_file():
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            model = model_config(config)
+            labels = {int(i): str(name) for i, name in config["id2label"].items()}
+            names = tuple(labels[i] for i in range(len(labels)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{file}: not the configuration of a D-FINE ({error}).") from error
+    try:
+        return Weights(path, from_huggingface(tensors), names, model=model)
+    except KeyError as error:
+        raise WeightsError(f"{path}: an entry of the model is missing ({error}). Fetch it again.") from error
 
 
 def save_weights(
@@ -134,6 +157,11 @@ def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, 
     """
     own = model.state_dict()
     state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
+    for key in [k for k in own | state if k.endswith(".num_batches_tracked")]:
+        if key in own:  # frozen norms do not count batches, trained ones do; nothing depends on the count
+            state.setdefault(key, own[key])
+        else:
+            del state[key]
     by_class = [k for k in own if any(part in k for part in (*CLASS_ROWS, CLASS_EMBEDDING))]
     missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
     other = [k for k in own if k in state and k not in by_class and own[k].shape != state[k].shape]
