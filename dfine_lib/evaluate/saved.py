@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,16 +13,28 @@ from torch import nn
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.device import pick_device
 
 
-def make_score(
-    annotation_file: Path | str, category_ids: Sequence[int]
-) -> Callable[[nn.Module, EvalLoader, torch.device], CocoMetrics]:
-    """What the trainer scores with: the file is read once, before the first step.
+class _Score:
+    """Scores a model on a validation loader; `samples` is what it finds on the first few images."""
+
+    def __init__(self, evaluator: CocoEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> CocoMetrics:
+        return evaluate_model(model, loader, self.evaluator, device)
+
+    def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]:
+        return sample_detections(model, loader, device)
+
+
+def make_score(annotation_file: Path | str, category_ids: Sequence[int]) -> _Score:
+    """What the trainer scores with, and shows samples with: the file is read once, before the first step.
 
     Args:
         annotation_file: COCO instances JSON of the validation split.
@@ -30,8 +43,7 @@ def make_score(
     Raises:
         ValueError: the file cannot be scored against.
     """
-    evaluator = CocoEvaluator(annotation_file, category_ids)
-    return lambda model, loader, device: evaluate_model(model, loader, evaluator, device)
+    return _Score(CocoEvaluator(annotation_file, category_ids))
 
 
 def evaluate_weights(

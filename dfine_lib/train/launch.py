@@ -51,6 +51,24 @@ def training_command(
     return words
 
 
+def start_training(command: Sequence[str], out: str | Path) -> subprocess.Popen:
+    """Start a training command in its own process group and return at once; its words go to `<out>/train.log`.
+
+    The run goes on by itself, whatever becomes of this process: whoever starts it waits for it, or ends it.
+
+    Args:
+        command: from `training_command`.
+        out: the run folder, made where it is missing.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "train.log", "ab") as log:
+        return subprocess.Popen(
+            list(command), stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )  # fmt: skip
+
+
 def launch_training(
     command: Sequence[str], out: str | Path, *, show_progress: bool = True, poll_seconds: float = 1.0
 ) -> None:
@@ -71,14 +89,9 @@ def launch_training(
         KeyboardInterrupt: after the run was stopped.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     log_file = out / "train.log"
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with open(log_file, "ab") as log:
-        start = log.tell()
-        process = subprocess.Popen(
-            list(command), stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+    start = log_file.stat().st_size if log_file.exists() else 0
+    process = start_training(command, out)
     try:
         with tqdm(total=1.0, desc="training", disable=not show_progress, bar_format=_BAR) as bar:
             rows = _NewRows(out / "metrics.jsonl")

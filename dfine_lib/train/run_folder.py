@@ -28,6 +28,9 @@ class RunFolder:
     - `run.json`: recipe, data, seed, commit, command, versions, machine; written at the start.
     - `metrics.jsonl`: one JSON object a line, `kind` train, eval or skipped, appended while training; kind `session`
       says where and with which code each start of the run went on.
+    - `samples.json`: what the averaged weights found on a few validation images at the latest evaluation, beside the
+      truth: `step`, `epoch`, `category_names`, and for each of `images` its `file`, `image_id`, `size_wh`, `truth`
+      (`labels`, `boxes_xyxy`) and `detections` (the same, and `scores`). Boxes in pixels of the file.
     - `last.pt`: state to resume from. `best_stage1.pt`: where stage 2 starts.
     - `model.safetensors`: averaged weights of the best evaluation. `metrics.json`: the result, written at the end.
 
@@ -48,6 +51,7 @@ class RunFolder:
             ) from error
         self.about = self.path / "run.json"
         self.rows = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.json"
         self.last = self.path / "last.pt"
         self.best_stage1 = self.path / "best_stage1.pt"
         self.model = self.path / "model.safetensors"
@@ -101,10 +105,16 @@ class RunFolder:
         """All whole lines of `metrics.jsonl`."""
         return read_rows(self.rows)
 
-    def forget_rows_after(self, step: int) -> None:
-        """Drop lines of steps that a resumed run takes again, and a line cut off by a kill."""
+    def forget_rows_after(self, step: int, evaluate_again: int | None = None) -> None:
+        """Drop lines of what a resumed run does again, and a line cut off by a kill.
+
+        Args:
+            step: the last that is not taken again.
+            evaluate_again: epoch whose evaluation is repeated, if one is.
+        """
         if self.rows.exists():
             kept = [row for row in self.read_rows() if row["step"] <= step or row["kind"] == "session"]
+            kept = [row for row in kept if row["kind"] != "eval" or row["epoch"] != evaluate_again]
             write_atomically(self.rows, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:

@@ -44,7 +44,14 @@ class Metrics(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-Score = Callable[[nn.Module, EvalLoader, torch.device], Metrics]
+class Score(Protocol):
+    """Scores a model on a validation loader; `samples` is what it finds on a few of the images, JSON-safe."""
+
+    def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> Metrics: ...
+
+    def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]: ...
+
+
 # From the validation file and the category id of each label to what scores a model: made before the first step, so
 # that a file which cannot be scored is found then.
 MakeScore = Callable[[Path, Sequence[int]], Score]
@@ -67,7 +74,7 @@ def train(
         recipe: a name or a recipe.
         data: what `find_split` understands.
         out: the run folder.
-        make_score: makes what scores a model on a validation loader (`dfine_lib.evaluate.saved.make_score`).
+        make_score: makes what scores a model, and shows what it finds (`dfine_lib.evaluate.saved.make_score`).
         seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         resume: go on from `last.pt` where there is one; otherwise a folder that holds a run is refused.
@@ -119,6 +126,7 @@ class _Run:
         if state is None:
             places = {"data": str(self.plan.train.annotation_file), "weights_file": str(self.plan.weights or "")}
             folder.rows.unlink(missing_ok=True)
+            folder.samples.unlink(missing_ok=True)
             folder.write_json(folder.about, self.plan.identity() | places | {"class_rows": rows} | here)
             self._save()
         else:
@@ -241,6 +249,9 @@ class _Run:
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
         ap = metrics["ema"].ap
         ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find
+        shown = self.score.samples(models["ema"], self.val_loader, self.device)
+        about = {"step": step, "epoch": epoch, "category_names": self.plan.train.category_names}
+        self.folder.write_json(self.folder.samples, about | {"images": shown})
         seconds = time.perf_counter() - start
         row = {"kind": "eval", "step": step, "epoch": epoch, "seconds": seconds}
         self.folder.append(row | {name: value.to_dict() for name, value in metrics.items()})
@@ -252,7 +263,7 @@ class _Run:
 
     def _keep_best(self, epoch: int, ap: float) -> None:
         train, progress = self.recipe.train, self.progress
-        improved = ap > progress["best_ap"] or ap == 0  # with nothing found yet, or nothing to find, the latest
+        improved = ap > progress["best_ap"] or ap == progress["best_ap"] == 0  # while nothing is found, the latest
         if improved:
             progress |= {"best_ap": ap, "best_epoch": epoch}
             self._save_model()
@@ -307,7 +318,8 @@ class _Run:
             ) from error
         self.progress = dict(state["progress"])
         self.ema.decay = state["ema_decay_in_use"]
-        self.folder.forget_rows_after(state["step"] - 1)
+        unscored = self.progress["step_in_epoch"] == self.loader.steps_per_epoch  # saved between epoch and evaluation
+        self.folder.forget_rows_after(state["step"] - 1, self.progress["epoch"] if unscored else None)
         log.info("resuming %s at epoch %d", self.folder.path, self.progress["epoch"] + 1)
 
     def _step_number(self) -> int:

@@ -58,19 +58,23 @@ def detections_beside_truth(
     grid = picture.subplots(rows, 2 * pairs_per_row, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for i, (image, found, truth, above) in enumerate(zip(images, detections, truths, shown, strict=True)):
-        there, here = grid[2 * i : 2 * i + 2]
-        labels = _part(truth, "labels").astype(int)
-        show_picture(there, image)
-        there.set_title(f"ground truth: {len(labels)}", fontsize=9.5)
-        _draw_objects(there, _part(truth, "boxes_xyxy"), labels, [names[n] for n in labels])
-        order = np.flatnonzero(above)[::-1]  # scores fall: the surest is drawn last, on top
-        labels, scores = as_array(found.labels)[order].astype(int), as_array(found.scores)[order]
-        show_picture(here, image)
-        here.set_title(f"found, score ≥ {score:g}: {len(labels)}", fontsize=9.5)
-        words = [f"{names[n]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
-        _draw_objects(here, as_array(found.boxes_xyxy)[order], labels, words)
+    for i, (image, found, truth) in enumerate(zip(images, detections, truths, strict=True)):
+        draw_pair(grid[2 * i], grid[2 * i + 1], image, found, truth, names, score)
     return picture
+
+
+def draw_pair(there: Axes, here: Axes, image: Any, found: Any, truth: Any, names: Sequence[str], score: float) -> None:
+    """One image with its ground truth on the axes `there`, and with what was found on the axes `here`."""
+    labels = _part(truth, "labels").astype(int)
+    show_picture(there, image)
+    there.set_title(f"ground truth: {len(labels)}", fontsize=9.5)
+    _draw_objects(there, _part(truth, "boxes_xyxy"), labels, [names[n] for n in labels])
+    order = np.flatnonzero(_part(found, "scores") >= score)[::-1]  # scores fall: the surest is drawn last, on top
+    labels, scores = _part(found, "labels")[order].astype(int), _part(found, "scores")[order]
+    show_picture(here, image)
+    here.set_title(f"found, score ≥ {score:g}: {len(labels)}", fontsize=9.5)
+    words = [f"{names[n]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
+    _draw_objects(here, _part(found, "boxes_xyxy").reshape(-1, 4)[order], labels, words)
 
 
 @styled

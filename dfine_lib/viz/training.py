@@ -20,10 +20,10 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
             `ap50` inside `raw` and `ema` of kind eval, and the steps of kind skipped. A run that was stopped early, or
             not evaluated yet, is drawn as far as it goes.
     """
-    loss_x, loss_y = _series(rows, "train", "loss")
+    loss_x, loss_y = series(rows, "train", "loss")
     skipped = [row["step"] for row in rows if row.get("kind") == "skipped"]
     curves = {
-        f"{weights} {name}": _series(rows, "eval", weights.lower(), key)
+        f"{weights} {name}": series(rows, "eval", weights.lower(), key)
         for weights in ("EMA", "raw")
         for name, key in (("AP", "ap"), ("AP50", "ap50"))
     }
@@ -49,7 +49,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
     ap.set(title=summary, ylabel="AP on the validation set, 0 to 1")
     ap.set_ylim(bottom=0)
 
-    rate.plot(*_series(rows, "train", "lr"), color=INK)
+    rate.plot(*series(rows, "train", "lr"), color=INK)
     rate.set(title="learning rate", ylabel="rate per step")
     rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", scilimits=(-3, 3))
@@ -102,7 +102,7 @@ def running_mean(values: np.ndarray, share: float = 0.05) -> np.ndarray:
     return (total[end] - total[first]) / np.maximum(end - first, 1)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], kind: str, *keys: str) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: Sequence[Mapping[str, Any]], kind: str, *keys: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one kind of row, by step; rows that lack the value or hold none are left out."""
     pairs = []
     for row in rows:

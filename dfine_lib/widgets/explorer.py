@@ -26,7 +26,7 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, draw: Callable[..., Picture], **controls: ipywidgets.Widget) -> None:
         self.draw, self.controls = draw, controls
         self.picture = draw(**{name: control.value for name, control in controls.items()})
-        self.image = ipywidgets.HTML(_as_html(self.picture))  # not the Image widget: it has no alt text
+        self.image = ipywidgets.HTML(as_html(self.picture))  # not the Image widget: it has no alt text
         self.message = ipywidgets.HTML()
         row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
         super().__init__([row, self.image, self.message])
@@ -41,7 +41,7 @@ class Explorer(ipywidgets.VBox):
         except ValueError as error:
             self.message.value = f"<em>{error}</em>"
             return
-        self.image.value = _as_html(self.picture)
+        self.image.value = as_html(self.picture)
         self.message.value = ""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -49,7 +49,8 @@ class Explorer(ipywidgets.VBox):
         return bundle | self.picture._repr_mimebundle_()
 
 
-def _as_html(picture: Picture) -> str:
+def as_html(picture: Picture) -> str:
+    """A picture as an `img` element with its alt text; tests find it by its class."""
     data = base64.b64encode(picture.png()).decode("ascii")
     return f'<img class="dfine-picture" src="data:image/png;base64,{data}" alt="{html.escape(picture.alt_text)}">'
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dfine_lib.train.launch import TrainingFailed, launch_training, training_command
+from dfine_lib.train.launch import TrainingFailed, launch_training, start_training, training_command
 
 
 def test_choices_become_the_command_that_a_person_would_type():
@@ -69,3 +69,14 @@ def test_nothing_is_left_running_after_a_normal_end(tmp_path):
     before = threading.active_count()
     launch_training([sys.executable, "-c", "print('done')"], tmp_path, show_progress=False, poll_seconds=0.05)
     assert threading.active_count() == before
+
+
+def test_a_run_can_be_started_without_waiting_and_its_words_are_added_to_the_log(tmp_path):
+    for word in ("first", "second"):
+        process = start_training(
+            [sys.executable, "-c", f"import time; time.sleep(0.2); print({word!r})"], tmp_path / "run"
+        )
+        assert process.poll() is None
+        assert os.getpgid(process.pid) == process.pid  # a group of its own: stopping the notebook leaves it alone
+        assert process.wait(20) == 0
+    assert (tmp_path / "run" / "train.log").read_text().split() == ["first", "second"]

@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import SMALL, Score, score_by_weights, write_folder
+from small_runs import SMALL, Score, ScoreOf, score_by_weights, write_folder
 
 from dfine_lib import files
 from dfine_lib.data.coco import find_split, read_coco
@@ -140,6 +140,23 @@ def test_a_state_saved_within_an_epoch_continues_at_the_next_step(finished, tmp_
     monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
     train(recipe, data, tmp_path / "run")
     assert same_state(load_state(out / "last.pt"), load_state(tmp_path / "run" / "last.pt"))
+
+
+def test_an_evaluation_that_was_cut_off_stands_in_the_rows_once(finished, tmp_path, monkeypatch):
+    recipe, data, _, _ = finished
+    whole = trainer._Run._keep_best
+
+    def stop(*_):
+        raise Killed
+
+    monkeypatch.setattr(trainer._Run, "_keep_best", stop)
+    with pytest.raises(Killed):
+        train(recipe, data, tmp_path / "run")
+    assert [row["epoch"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "eval"] == [0]
+    monkeypatch.setattr(trainer._Run, "_keep_best", whole)
+    train(recipe, data, tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [0, 1, 2]
 
 
 def test_a_run_stopped_in_stage_two_goes_on_to_the_same_bits(small_recipe, data_folder, tmp_path, monkeypatch):
@@ -362,13 +379,22 @@ def test_stage_two_starts_from_the_best_of_stage_one_and_goes_back_when_it_does_
         "_restore_learned",
         lambda self, state: restored.append(state["ema_updates"]) or restore(self, state),
     )
-    result = trainer.train(
-        recipe, data_folder, tmp_path / "run", make_score=lambda *_: lambda *_: Score(next(scores)), device="cpu"
-    )
+    make_score = lambda *_: ScoreOf(lambda *_: Score(next(scores)))  # noqa: E731
+    result = trainer.train(recipe, data_folder, tmp_path / "run", make_score=make_score, device="cpu")
     assert restored == [2, 2, 2]  # at the start of stage 2, then after each epoch of it: always the state of epoch 1
     assert result["best_epoch"] == 0
     state = load_state(tmp_path / "run" / "last.pt")
     assert state["ema_decay_in_use"] == pytest.approx(0.99 - 0.0002)
+
+
+@pytest.mark.parametrize(("aps", "best"), [([0.2, 0.0, 0.1], 0), ([0.0, 0.0, 0.0], 2), ([0.0, 0.3, 0.3], 1)])
+def test_the_weights_kept_are_the_best_and_the_latest_while_nothing_is_found(
+    small_recipe, data_folder, tmp_path, aps, best
+):
+    scores = iter([ap for ap in aps for _ in ("ema", "raw")])
+    make_score = lambda *_: ScoreOf(lambda *_: Score(next(scores)))  # noqa: E731
+    result = trainer.train(small_recipe, data_folder, tmp_path / "run", make_score=make_score, device="cpu")
+    assert (result["best_epoch"], result["ap"]) == (best, aps[best])
 
 
 def test_the_faithful_restart_leaves_the_decay_in_use_alone(small_recipe, data_folder, tmp_path):
