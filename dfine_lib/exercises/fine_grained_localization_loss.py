@@ -67,5 +67,7 @@ def gradient(answer: Callable[..., Any]) -> str | None:
                 return f"return one number a bin, {len(W)} here; yours are {list(given.shape)}"
             error = float((given - right).abs().max())
             if math.isnan(error) or error > 1e-4:
-                return f"{name}, edge at {offset:+.2f}, IoU {iou}: bin {int((given - right).abs().argmax())} is off most"
+                return (
+                    f"{name}, edge at {offset:+.2f}, IoU {iou}: bin {int((given - right).abs().argmax())} is off most"
+                )
     return None
