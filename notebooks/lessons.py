@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -137,15 +138,24 @@ def site(out: Path) -> list[str]:
 
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     linked: set[Path] = set()
-    for page in [*lesson_files(), *sorted(HERE.glob("solutions/*.ipynb"))]:
+    for page in [*lesson_files(), *sorted(HERE.glob("solutions/*.ipynb")), *sorted(HERE.glob("experiments/*.ipynb"))]:
         content = nbformat.read(page, as_version=4)
         html, _ = exporter.from_notebook_node(content, {"metadata": {"name": page.stem.replace("_", " ")}})
-        _write(out, page, html, linked)
+        _write(out, page, _with_words(html, content), linked)
     body = markdown2html_mistune((HERE / "README.md").read_text(encoding="utf-8"))
     _write(out, HERE / "README.md", _PAGE.format(title="A D-FINE workbook", body=body), linked)
     for file in sorted(linked):
         _write_source(out, file)
     return broken_links(out)
+
+
+def _with_words(html: str, content: dict) -> str:
+    """A page whose pictures have the words that the notebook keeps with them; the exporter leaves them out."""
+    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
+    words = iter([o["data"].get("text/plain", "") for o in outputs if "image/png" in o.get("data", {})])
+    return re.sub(
+        'alt="No description has been provided for this image"', lambda _: f'alt="{escape(next(words, ""))}"', html
+    )
 
 
 _PAGE = """<!doctype html>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.notebooks.test_lessons import BOTH, NOTEBOOKS, lessons, pictures
@@ -24,7 +26,9 @@ def test_every_notebook_is_a_page_with_all_its_pictures(site):
     out, _ = site
     for notebook in BOTH:
         page = (out / notebook.relative_to(NOTEBOOKS).with_suffix(".html")).read_text(encoding="utf-8")
-        assert page.count("data:image/png;base64,") == len(pictures(notebook)), notebook.name
+        shown = re.findall(r'<img[^>]*src="data:image/png;base64,', page)
+        assert len(shown) == len(pictures(notebook)), notebook.name
+        assert "No description" not in page, f"{notebook.name}: a picture without words"
         assert ".ipynb" not in "".join(link for link in lessons.links_of(page) if "://" not in link), notebook.name
 
 
