@@ -46,7 +46,7 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read our `.safetensors`, a `.pth` of the authors (averaged weights where it holds them), or a Hugging Face folder.
+    """Read our `.safetensors`, an authors' `.pth` (averaged weights where it holds them), or a Hugging Face folder.
 
     Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is.
 
