@@ -47,11 +47,16 @@ class DFINE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> DFINE:
-        """The model of a weights file of ours, in eval mode; size and classes are read from the file.
+        """The model of a weights file, in eval mode; size and classes are read from the file.
+
+        Args:
+            path: `.safetensors` of ours, `.pth` of the authors, a folder of Hugging Face's, or the name of a published
+                file, such as `dfine_l_coco`, which is downloaded once.
 
         Raises:
-            WeightsError: no such file, damaged, or without a description of its model (published files are loaded by
-                `DFINE.from_recipe("l_coco")` and `dfine_lib.model.weights.load_weights`).
+            WeightsError: no such file, damaged, or of a shape that is none of the published sizes and not described in
+                the file (build it by `DFINE.from_recipe`, fill it by `dfine_lib.model.weights.load_weights`).
+            DownloadError: a published file that could not be had.
         """
         weights = read_weights(path)
         if weights.model is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.files import write_atomically
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
+from dfine_lib.model.published import COCO_FILES, PUBLISHED, described, fetch
 
 log = logging.getLogger(__name__)
 CLASS_ROWS = ("enc_score_head.", "dec_score_head.")  # decoder entries with one row a class
@@ -39,25 +42,48 @@ class Weights:
     data: DataConfig | None = None
 
     @property
+    def backbone_only(self) -> bool:
+        """Whether this is a pretrained backbone without encoder and decoder."""
+        return "stem.stem1.conv.weight" in self.state_dict
+
+    @property
     def num_classes(self) -> int | None:
         """Rows of the class heads."""
         bias = self.state_dict.get("decoder.enc_score_head.bias")
         return None if bias is None else len(bias)
 
 
-def read_weights(path: str | Path) -> Weights:
-    """Read our `.safetensors`, an authors' `.pth` (averaged weights where it holds them), or a Hugging Face folder.
-
-    Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is.
+def locate_weights(path: str | Path) -> Path:
+    """The file that a path, a Hugging Face folder or the name of a published file means; the last is fetched.
 
     Raises:
-        WeightsError: missing, damaged, or holding anything but tensors and plain values.
+        WeightsError: there is none.
+        DownloadError: a published file that could not be had.
     """
+    if str(path) in PUBLISHED and not Path(path).exists():
+        path = fetch(str(path))
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file. Give a .safetensors or .pth file that exists.")
+        raise WeightsError(
+            f"{path}: no such weights file. Give a .safetensors or .pth file that exists, a folder of Hugging Face's, "
+            f"or a published name such as {', '.join(list(PUBLISHED)[:3])}."
+        )
+    return path
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read our `.safetensors`, an authors' `.pth` (averaged weights where it holds them), or a Hugging Face folder.
+
+    Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is. A
+    published file may be given by name, such as `dfine_l_coco`; it is downloaded if it is not in the cache yet.
+
+    Raises:
+        WeightsError: missing, damaged, or holding anything but tensors and plain values.
+        DownloadError: a published file that could not be had.
+    """
+    path = locate_weights(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -73,8 +99,18 @@ def read_weights(path: str | Path) -> Weights:
     for outer, inner in (("ema", "module"), ("model", None)):
         if isinstance(content, dict) and isinstance(content.get(outer), dict):
             found = content[outer].get(inner, content[outer]) if inner else content[outer]
-            return Weights(path, _only_tensors(path, found))
-    return Weights(path, _only_tensors(path, content))
+            return _of_authors(path, _only_tensors(path, found))
+    return _of_authors(path, _only_tensors(path, content))
+
+
+def _of_authors(path: Path, state: dict[str, Tensor]) -> Weights:
+    """Their files hold tensors alone: size and classes are told from shapes and from the file's name."""
+    weights, names = Weights(path, state, model=described(state)), ()
+    if weights.num_classes == len(OBJECTS365) + 1:
+        names = ("", *OBJECTS365)  # their rows are the ids of the file, which begin at 1
+    elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
+        names = COCO
+    return replace(weights, category_names=names)
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -139,22 +175,32 @@ def save_weights(
     return path
 
 
-def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, ...] = ()) -> dict[str, object]:
+def load_weights(
+    model: nn.Module,
+    weights: Weights,
+    category_names: tuple[str, ...] = (),
+    rows: Mapping[str, str] | None = None,
+) -> dict[str, object]:
     """Fill a model; where its classes are others than the file's, carry over the rows of classes that both know.
 
-    Rows are matched by class name. Rows without a match, and the denoising embedding, keep their fresh values.
+    Rows are matched by class name; from Objects365 to COCO by the authors' table. Rows without a match, and the
+    denoising embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
 
     Args:
         model: to be filled.
         weights: from `read_weights`.
         category_names: the model's classes, in order of its rows.
+        rows: the file's class to take for a class of the model, by name, where names differ: `{"taxi": "car"}`.
 
     Returns:
         `{"rows": {target name: source name or None}}`; empty where every row was taken as it is.
 
     Raises:
-        WeightsError: a model of another size; the first entries that differ are named.
+        WeightsError: a model of another size, the first entries that differ are named; or a class in `rows` that the
+            model or the file does not have.
     """
+    if weights.backbone_only:
+        return _load_backbone(model, weights)
     own = model.state_dict()
     state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
     for key in [k for k in own | state if k.endswith(".num_batches_tracked")]:
@@ -173,24 +219,55 @@ def load_weights(model: nn.Module, weights: Weights, category_names: tuple[str, 
             "Choose the recipe of the size that these weights were trained with."
         )
     same_names = not category_names or not weights.category_names or category_names == weights.category_names
+    same_names = same_names and not rows
     if same_names and all(own[k].shape == state[k].shape for k in by_class):
         model.load_state_dict(state)
         return {}
-    source_row = {name: i for i, name in enumerate(weights.category_names)}
-    rows = [source_row.get(name) for name in category_names]
+    sources = _source_rows(weights, category_names, rows or {})
     for key in by_class:
         fresh, stored = own[key].clone(), state[key]
         if CLASS_EMBEDDING not in key:
-            for i, j in enumerate(rows):
+            for i, j in enumerate(sources):
                 if j is not None:
                     fresh[i] = stored[j]
         state[key] = fresh
     model.load_state_dict(state)
-    taken = {name: None if j is None else name for name, j in zip(category_names, rows, strict=True)}
+    taken = {
+        name: None if j is None else weights.category_names[j] for name, j in zip(category_names, sources, strict=True)
+    }
     carried = ", ".join(name for name, source in taken.items() if source) or "none"
     fresh = ", ".join(name for name, source in taken.items() if not source) or "none"
     log.info("%s: classes carried over: %s; fresh: %s", weights.path, carried, fresh)
     return {"rows": taken}
+
+
+def _source_rows(weights: Weights, names: tuple[str, ...], rows: Mapping[str, str]) -> list[int | None]:
+    """The file's row for each class of the model, or None."""
+    place = {name: i for i, name in enumerate(weights.category_names) if name}
+    for target, source in rows.items():
+        if target not in names or source not in place:
+            whose, has = ("model", names) if target not in names else ("file", tuple(place))
+            raise WeightsError(
+                f"{weights.path}: the {whose} has no class {target if whose == 'model' else source!r}; "
+                f"it has {', '.join(has[:8])}{' and more' if len(has) > 8 else ''}."
+            )
+    published = dict(zip(COCO, (OBJECTS365[i] for i in OBJECTS365_OF_COCO), strict=True))
+    return [place.get(rows.get(name) or (name if name in place else published.get(name, ""))) for name in names]
+
+
+def _load_backbone(model: nn.Module, weights: Weights) -> dict[str, object]:
+    own, state = model.backbone.state_dict(), weights.state_dict
+    other = [
+        k for k in own if not k.endswith("num_batches_tracked") and own[k].shape != getattr(state.get(k), "shape", 0)
+    ]
+    if other:
+        raise WeightsError(
+            f"{weights.path}: of another backbone than this model's {model.config.backbone}. "
+            f"{_first('Missing or of another shape', other)}Take the file of that name."
+        )
+    model.backbone.load_state_dict({key: state.get(key, value) for key, value in own.items()})
+    log.info("%s: the backbone is filled; encoder and decoder are fresh", weights.path)
+    return {"backbone": str(weights.path)}
 
 
 def _tuples(values: dict) -> dict:

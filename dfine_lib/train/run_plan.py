@@ -13,6 +13,7 @@ from typing import Any
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import DataError
+from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
 from dfine_lib.train.run_folder import RunFolder, recipe_to_dict
@@ -74,6 +75,7 @@ def plan_run(recipe: Recipe, data: Path, seed: int, weights: str | Path | None) 
 
     Raises:
         DataError: something is wrong with the annotation files.
+        WeightsError: there are no such weights.
     """
     index = read_coco(*find_split(data, "train"), training=True)
     val_index = read_coco(
@@ -83,7 +85,7 @@ def plan_run(recipe: Recipe, data: Path, seed: int, weights: str | Path | None) 
         category_names=index.category_names,
     )
     _check_names(index, val_index)
-    return RunPlan(fitted_to_data(recipe, index), index, val_index, seed, Path(weights) if weights else None)
+    return RunPlan(fitted_to_data(recipe, index), index, val_index, seed, locate_weights(weights) if weights else None)
 
 
 def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:

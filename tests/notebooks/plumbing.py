@@ -29,4 +29,11 @@ PLUMBING: dict[str, str] = {
     "model_config": "a config.json of transformers as our ModelConfig",
     "huggingface_config": "our ModelConfig as a config.json of transformers",
     "save_huggingface": "a folder that transformers opens",
+    "described": "which size a state dict is of, told from its shapes",
+    "home": "the folder of downloaded files",
+    "fetch": "a published file, downloaded once and whole",
+    "DownloadError": "a published file that could not be had",
+    "locate_weights": "the file that a path, a folder or a published name means",
+    "describe_weights": "what `dfine weights` prints",
+    "convert_weights": "what `dfine weights --to` does",
 }

@@ -1,0 +1,177 @@
+"""The authors' published files: which there are, which model one holds, and how to get it here, once and whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from dfine_lib.config import SIZES, ModelConfig
+from dfine_lib.model.hgnetv2 import ARCHITECTURES
+
+log = logging.getLogger(__name__)
+ADDRESS = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
+_WHOLE = {"coco": "nsmlx", "obj365": "smlx", "obj2coco": "smlx"}
+PUBLISHED: dict[str, str] = {
+    f"dfine_{size}_{schedule}": f"dfine_{size}_{schedule}.pth" for schedule, sizes in _WHOLE.items() for size in sizes
+} | {
+    "dfine_l_obj2coco": "dfine_l_obj2coco_e25.pth",
+    "dfine_l_obj365_e25": "dfine_l_obj365_e25.pth",
+    **{f"hgnetv2_b{i}": f"PPHGNetV2_B{i}_stage1.pth" for i in range(7)},
+}
+
+
+COCO_FILES = {Path(file).stem for name, file in PUBLISHED.items() if name.endswith(("_coco", "_obj2coco"))}
+
+
+class DownloadError(ValueError):
+    """A published file that could not be had; the message says what to fetch and where to put it."""
+
+
+def home() -> Path:
+    """Where published files are kept: `DFINE_HOME`, else `~/.cache/dfine`."""
+    return Path(os.environ.get("DFINE_HOME") or Path.home() / ".cache" / "dfine")
+
+
+def fetch(name: str, *, address: str | None = None, sha256: str | None = None, progress: bool = True) -> Path:
+    """A published file by name, from the folder of `home()`, downloaded into it where it is missing.
+
+    A download that was cut goes on where it stopped; the file appears when it is whole. Processes that ask for the same
+    file at once wait for the first.
+
+    Args:
+        name: one of `PUBLISHED`.
+        address: where the files lie; default: `DFINE_MIRROR`, else the authors' release.
+        sha256: refuse a file with another checksum.
+        progress: show a bar.
+
+    Raises:
+        DownloadError: no network, no such file there, a cut that did not mend, a wrong size or checksum.
+        ValueError: unknown name.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"unknown published weights {name!r}; known are {', '.join(PUBLISHED)}")
+    file = home() / PUBLISHED[name]
+    if not file.exists():
+        source = f"{(address or os.environ.get('DFINE_MIRROR') or ADDRESS).rstrip('/')}/{PUBLISHED[name]}"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(file.with_name(f".{file.name}.lock")):
+                if not file.exists():  # else another process was quicker
+                    part = file.with_name(f".{file.name}.part")
+                    _download(source, part, progress)
+                    _check(part, sha256)
+                    part.replace(file)
+        except OSError as error:
+            reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+            raise DownloadError(
+                f"{PUBLISHED[name]} could not be had from {source} ({reason}). Without a network: fetch that address "
+                f"elsewhere and put the file into {file.parent}, or name another folder by DFINE_HOME."
+            ) from error
+    return file
+
+
+def _download(source: str, part: Path, progress: bool, attempts: int = 5) -> None:
+    """Bytes of `source` into `part`, from where it ends, until it is as long as the server says."""
+    for attempt in range(attempts):
+        have = part.stat().st_size if part.exists() else 0
+        request = urllib.request.Request(source, headers={"Range": f"bytes={have}-"} if have else {})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                if have and answer.status != 206:  # the server starts again from the first byte
+                    have = 0
+                length = answer.headers.get("Content-Length")
+                total = None if length is None else have + int(length)
+                log.info("downloading %s to %s", source, part.parent)
+                with (
+                    open(part, "ab" if have else "wb") as file,
+                    tqdm(
+                        initial=have, total=total, unit="B", unit_scale=True, desc=part.name[1:-5], disable=not progress
+                    ) as bar,
+                ):
+                    while block := answer.read(1 << 20):
+                        file.write(block)
+                        bar.update(len(block))
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and have:  # nothing is left to send, or the part is of another file
+                if error.headers.get("Content-Range", "").endswith(f"/{have}"):
+                    return
+                part.unlink()
+                continue
+            raise
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError):
+            if attempt + 1 == attempts or not part.exists() or part.stat().st_size == have:
+                raise
+            continue
+        size = part.stat().st_size
+        if total is None or size == total:
+            return
+    raise OSError(f"the connection was cut {attempts} times")
+
+
+def _check(part: Path, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    digest = hashlib.sha256()
+    with open(part, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != sha256.lower():
+        part.unlink()
+        raise OSError(f"its checksum is {digest.hexdigest()}, not {sha256}; the file was not kept")
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process at a time into this block; the lock goes with the process, however it ends."""
+    with open(lock, "a") as file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except ImportError:  # Windows: the last one to finish wins, and all have the same bytes
+            pass
+        yield
+
+
+def described(state: Mapping[str, Tensor]) -> ModelConfig | None:
+    """The model that these entries are of, told from their names and shapes; None where it is none of the sizes.
+
+    What shapes do not tell (number of queries and of denoising groups) is as published.
+    """
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    for config in SIZES.values():
+        stem, stages = ARCHITECTURES[config.backbone]
+        strides = len(config.feat_strides)
+        expected = {
+            "backbone.stem.stem1.conv.weight": (stem[1], 3, 3, 3),
+            "encoder.input_proj.0.conv.weight": (config.encoder_dim, stages[4 - strides].out_channels, 1, 1),
+            "encoder.fpn_blocks.0.cv2.0.conv1.conv.weight": (
+                round(config.encoder_expansion * config.encoder_dim // 2), config.encoder_dim, 1, 1,
+            ),
+            f"decoder.dec_score_head.{config.num_decoder_layers - 1}.bias": shapes.get("decoder.enc_score_head.bias"),
+            "decoder.enc_output.proj.weight": (config.hidden_dim, config.hidden_dim),
+        }  # fmt: skip
+        beyond = f"decoder.dec_score_head.{config.num_decoder_layers}.bias", f"encoder.input_proj.{strides}.conv.weight"
+        if all(shapes.get(key, 0) == shape for key, shape in expected.items()) and not shapes.keys() & set(beyond):
+            trained_norms = "backbone.stem.stem1.bn.num_batches_tracked" in shapes
+            return replace(
+                config,
+                num_classes=shapes["decoder.enc_score_head.bias"][0],
+                use_lab="backbone.stem.stem1.lab.scale" in shapes,
+                freeze_norm=not trained_norms,
+                freeze_stem=not trained_norms,
+                up=float(state.get("decoder.up", config.up)),
+                reg_scale=float(state.get("decoder.reg_scale", config.reg_scale)),
+            )
+    return None

@@ -1,0 +1,83 @@
+"""Weights in another form hold the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from published import filled
+
+from dfine_lib import DFINE
+from dfine_lib.cli import main
+from dfine_lib.config import SIZES, DataConfig
+from dfine_lib.model.conversion import convert_weights, describe_weights
+from dfine_lib.model.weights import WeightsError, read_weights, save_weights
+
+NAMES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="module")
+def model() -> DFINE:
+    return filled(DFINE(replace(SIZES["pico"], num_classes=3)), 1)
+
+
+@pytest.fixture
+def ours(model, tmp_path):
+    data = DataConfig(image_size=160)
+    return save_weights(tmp_path / "a.safetensors", model, data=data, category_names=NAMES, category_ids=(4, 9, 90))
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("form", ["b.safetensors", "b.pth", "folder"])
+def test_every_form_opens_as_the_same_model(ours, model, tmp_path, form):
+    out = convert_weights(ours, tmp_path / "new" / form)
+    opened = DFINE.from_pretrained(out)
+    assert same(opened.state_dict(), model.state_dict()) and opened.config == model.config
+    if form != "b.pth":
+        assert read_weights(out).category_names == NAMES
+
+
+def test_the_authors_form_has_the_anchors_of_the_input_size(ours, tmp_path):
+    state = torch.load(convert_weights(ours, tmp_path / "b.pth"), weights_only=True)["model"]
+    assert state["decoder.anchors"].shape == (1, 20 * 20 + 10 * 10 + 5 * 5, 4)
+    assert state["decoder.valid_mask"].shape == (1, 525, 1)
+
+
+def test_a_training_checkpoint_becomes_its_averaged_weights(model, tmp_path):
+    raw = filled(DFINE(model.config), 2).state_dict()
+    content = {"model": raw, "ema": {"module": model.state_dict()}, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "checkpoint0007.pth")
+    out = convert_weights(tmp_path / "checkpoint0007.pth", tmp_path / "b.safetensors", names=NAMES, half=True)
+    assert out.stat().st_size < 0.3 * (tmp_path / "checkpoint0007.pth").stat().st_size
+    assert read_weights(out).category_names == NAMES
+    with pytest.raises(WeightsError, match="3 classes, but 2 names"):
+        convert_weights(tmp_path / "checkpoint0007.pth", tmp_path / "c.safetensors", names=("cat", "dog"))
+
+
+def test_a_model_of_unknown_shape_asks_for_its_recipe(tmp_path):
+    torch.save({"model": DFINE(replace(SIZES["pico"], hidden_dim=32, encoder_dim=32)).state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="Name its recipe"):
+        convert_weights(tmp_path / "a.pth", tmp_path / "b.safetensors")
+
+
+def test_the_command_tells_and_converts(ours, tmp_path, capsys):
+    assert main(["weights", str(ours)]) == 0
+    told = capsys.readouterr().out
+    assert "pico" in told and "cat, dog, owl" in told and "160" in told
+    assert main(["weights", str(ours), "--to", str(tmp_path / "theirs")]) == 0
+    assert (tmp_path / "theirs" / "config.json").exists()
+    assert main(["weights", str(tmp_path / "theirs"), "--to", str(tmp_path / "b.pth"), "--image-size", "320"]) == 0
+    assert describe_weights(tmp_path / "b.pth")["model"] == "pico"
+
+
+def test_the_command_explains_what_it_cannot_do(tmp_path, capsys, monkeypatch):
+    assert main(["weights", str(tmp_path / "nothing.pth")]) == 2
+    assert "no such weights file" in capsys.readouterr().err
+    monkeypatch.setenv("DFINE_HOME", str(tmp_path))
+    monkeypatch.setenv("DFINE_MIRROR", "http://127.0.0.1:9")
+    assert main(["weights", "dfine_x_coco"]) == 2
+    assert "DFINE_HOME" in capsys.readouterr().err
