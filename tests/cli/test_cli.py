@@ -158,9 +158,11 @@ def test_eval_of_weights_that_are_not_there_or_of_another_kind(refused, folder, 
     text.write_text("not weights")
     assert "text.safetensors: damaged" in refused(text, folder)
     assert "weights of another model" in refused(weights, folder, "--recipe", "n_coco")
-    torch.save(DFINE.from_recipe("pico").state_dict(), bare)
-    assert "does not say which model" in refused(bare, folder)
+    torch.save(DFINE.from_recipe("pico").state_dict(), bare)  # the size is told from the shapes
+    assert "knows no class 'dog'" in refused(bare, folder)
     assert "knows no class 'dog'" in refused(bare, folder, "--recipe", "pico")
+    torch.save(DFINE.from_recipe("pico", hidden_dim=32).state_dict(), bare)
+    assert "does not say which model" in refused(bare, folder)
 
 
 def test_eval_of_a_folder_without_a_val_split(refused, weights, tmp_path):
