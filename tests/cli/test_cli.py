@@ -249,7 +249,7 @@ def end_of(monkeypatch, error: BaseException) -> int:
     def fails(_):
         raise error
 
-    monkeypatch.setattr(cli, "_recipes", fails)
+    monkeypatch.setattr(cli.recipes, "_recipes", fails)
     return cli.main(["recipes"])
 
 

@@ -1,60 +1,21 @@
-"""The command `dfine`: parses, builds a recipe, calls one function. What takes long to import is imported on use."""
+"""`dfine train`, `dfine eval`, `dfine result`."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
-import logging
 import os
-import signal
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dfine_lib import __version__
 from dfine_lib.config import Recipe
-from dfine_lib.recipes import RECIPES, changed, flat, for_epochs, get_recipe, parent_of, scaled
+from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
 
 _DATA_HELP = "folder with a train and a val split, or a JSON file that names the paths of both"
-USERS_ERROR, INTERRUPTED = 2, 130
-# What a person can put right about a file or a folder; any other OSError keeps its traceback.
-_ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
-_ABOUT_FILES |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        0; 2 for what the caller can put right, told on stderr without a traceback; 130 after Ctrl-C. Everything else
-        leaves as the exception that it is.
-    """
-    try:
-        arguments = _parser().parse_args(argv)
-    except SystemExit as stop:  # argparse, after --help or a wrong argument
-        return int(stop.code or 0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        arguments.call(arguments)
-    except KeyboardInterrupt:
-        print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError, ArithmeticError) as error:
-        message = _message_to_the_caller(error)
-        if message is None:
-            raise
-        print(f"dfine {arguments.command}: {message}", file=sys.stderr)
-        return USERS_ERROR
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dfine", description="Train and evaluate D-FINE; look at its recipes.")
-    parser.add_argument("--version", action="version", version=f"dfine {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add what trains, scores, and tells what came out."""
     train = commands.add_parser(
         "train",
         help="train or fine-tune on a COCO-style folder",
@@ -98,29 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     result = commands.add_parser("result", help="what came out of a run: AP, and where its files lie")
     result.add_argument("run", type=Path, metavar="DIR", help="the run's folder")
     result.set_defaults(call=_result, after_interrupt="")
-
-    weights = commands.add_parser(
-        "weights",
-        help="look into a weights file, or write it in another form",
-        description="SOURCE is a .safetensors or .pth file, a folder of Hugging Face's, or the name of a published "
-        "file such as dfine_l_coco, which is downloaded. Of a training checkpoint the averaged weights are taken.",
-        epilog="example: dfine weights dfine_l_coco --to my_l.safetensors",
-    )
-    weights.add_argument("source", metavar="SOURCE")
-    weights.add_argument(
-        "--to", type=Path, metavar="OUT",
-        help="write them: NAME.safetensors (ours), NAME.pth (the authors'), else a folder (Hugging Face's)",
-    )  # fmt: skip
-    weights.add_argument("--recipe", metavar="NAME", help="the model, where the file does not tell it")
-    weights.add_argument("--names", metavar="A,B,…", help="class names in order, where the file does not hold them")
-    weights.add_argument("--image-size", metavar="S", help="input size, where the file does not hold it (default: 640)")
-    weights.add_argument("--half", action="store_true", help="16-bit numbers, half the file (ours only)")
-    weights.set_defaults(call=_weights, after_interrupt="")
-
-    recipes = commands.add_parser("recipes", help="list the recipes, or tell one as a difference from its parent")
-    recipes.add_argument("name", nargs="?", metavar="NAME")
-    recipes.set_defaults(call=_recipes, after_interrupt="")
-    return parser
 
 
 def _add_input_size(parser: argparse.ArgumentParser) -> None:
@@ -209,45 +147,6 @@ def _print_result(run: Path) -> None:
             print(f"{name:8} {run / file}")
 
 
-def _weights(arguments: argparse.Namespace) -> None:
-    from dfine_lib.model.conversion import convert_weights, describe_weights
-
-    if arguments.to is None:
-        for name, value in describe_weights(arguments.source).items():
-            print(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
-        return
-    names = [name.strip() for name in (arguments.names or "").split(",") if name.strip()]
-    size = None
-    if arguments.image_size is not None:
-        size = changed(get_recipe("l_coco"), {"data.image_size": arguments.image_size}).data.image_size
-    print(convert_weights(
-        arguments.source, arguments.to, recipe=arguments.recipe, names=names, image_size=size, half=arguments.half
-    ))  # fmt: skip
-
-
-def _recipes(arguments: argparse.Namespace) -> None:
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `dfine recipes | head` ends quietly
-    if arguments.name:
-        recipe = get_recipe(arguments.name)
-        parent = parent_of(recipe)
-        own, others = flat(recipe), flat(parent) if parent else {}
-        differing = {name: value for name, value in own.items() if not parent or value != others[name]}
-        print(f"{recipe.name}, told from {parent.name}:" if parent else f"{recipe.name}:")
-        width = max(map(len, differing), default=0)
-        for name, value in differing.items():
-            print(f"  {name:{width}}  {value!r}" + (f"  (there {others[name]!r})" if parent else ""))
-        return
-    print(f"{'name':14}{'classes':>8}{'image':>7}{'epochs':>8}{'stage 2':>9}{'batch':>7}{'lr':>10}{'backbone lr':>13}")
-    for recipe in RECIPES.values():
-        model, data, train = recipe.model, recipe.data, recipe.train
-        stage_2 = train.stop_epoch if train.stop_epoch < train.epochs else "-"
-        print(
-            f"{recipe.name:14}{model.num_classes:>8}{data.image_size!s:>7}{train.epochs:>8}{stage_2:>9}"
-            f"{data.batch_size:>7}{train.lr:>10.3g}{train.backbone_lr:>13.3g}"
-        )
-
-
 def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe by name, with what the command line changes of it; `--set` has the last word."""
     recipe = get_recipe(arguments.recipe)
@@ -276,27 +175,5 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _message_to_the_caller(error: ValueError | OSError) -> str | None:
-    """The error in words if the caller can put it right, None if it is a fault of the code.
-
-    Ours to tell are the error classes of this library, a ValueError that its own code raised (one from below, out of
-    torch say, is a fault), and files and folders that are not there, not to be written, or full.
-    """
-    if isinstance(error, OSError):
-        if error.errno not in _ABOUT_FILES:
-            return None
-        return f"{error.filename}: {error.strerror}" if error.filename else (error.strerror or str(error))
-    innermost = error.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    home = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    raised_here = innermost is not None and innermost.tb_frame.f_code.co_filename.startswith(home)
-    return str(error) if raised_here or type(error).__module__.startswith("dfine_lib") else None
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

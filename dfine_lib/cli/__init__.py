@@ -1,0 +1,76 @@
+"""The command `dfine`: parses, builds a recipe, calls one function. What takes long to import is imported on use.
+
+A file here is a group of commands. Each has `add_commands(commands)`, and its commands set `call`, the function that
+does the work, and `after_interrupt`, what to say after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from dfine_lib import __version__
+from dfine_lib.cli import recipes, training, weights
+
+GROUPS = (training, weights, recipes)
+USERS_ERROR, INTERRUPTED = 2, 130
+# What a person can put right about a file or a folder; any other OSError keeps its traceback.
+_ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
+_ABOUT_FILES |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 2 for what the caller can put right, told on stderr without a traceback; 130 after Ctrl-C. Everything else
+        leaves as the exception that it is.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse, after --help or a wrong argument
+        return int(stop.code or 0)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        arguments.call(arguments)
+    except KeyboardInterrupt:
+        print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, ArithmeticError) as error:
+        message = _message_to_the_caller(error)
+        if message is None:
+            raise
+        print(f"dfine {arguments.command}: {message}", file=sys.stderr)
+        return USERS_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dfine", description="Train and evaluate D-FINE; look at its recipes.")
+    parser.add_argument("--version", action="version", version=f"dfine {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for group in GROUPS:
+        group.add_commands(commands)
+    return parser
+
+
+def _message_to_the_caller(error: ValueError | OSError) -> str | None:
+    """The error in words if the caller can put it right, None if it is a fault of the code.
+
+    Ours to tell are the error classes of this library, a ValueError that its own code raised (one from below, out of
+    torch say, is a fault), and files and folders that are not there, not to be written, or full.
+    """
+    if isinstance(error, OSError):
+        if error.errno not in _ABOUT_FILES:
+            return None
+        return f"{error.filename}: {error.strerror}" if error.filename else (error.strerror or str(error))
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    raised_here = innermost is not None and innermost.tb_frame.f_code.co_filename.startswith(home)
+    return str(error) if raised_here or type(error).__module__.startswith("dfine_lib") else None
