@@ -126,6 +126,8 @@ def read_coco(
 ) -> CocoIndex:
     """Read and check one COCO annotation file; no image is opened (see `check_images`).
 
+    A training split may be given packed (`dfine_lib.data.packed`), as a file ending in `.packed`.
+
     Ids may be sparse and in any order, but they are integers: an id written as text is refused, because the
     evaluation reads the same file and compares ids as they stand. `area`, `iscrowd` and `info` may be missing.
 
@@ -142,6 +144,8 @@ def read_coco(
             wholly outside its image, with a negative side or without finite numbers; no images; in training no boxes.
     """
     file, folder = Path(annotation_file), Path(image_folder)
+    if file.suffix == ".packed":
+        return _packed(file, folder, training, category_ids)
     content = read_json(file)
     images, annotations, categories = (
         records_of(file, content, key) for key in ("images", "annotations", "categories")
@@ -204,6 +208,17 @@ def read_coco(
         category_names=names,
         dropped=dropped,
     )
+
+
+def _packed(file: Path, folder: Path, training: bool, category_ids: Sequence[int] | None) -> CocoIndex:
+    from dfine_lib.data.packed import read_packed
+
+    if not training:
+        raise DataError(f"{file}: packed for training, so it cannot be evaluated on. Give the annotation file itself.")
+    index = read_packed(file, folder)
+    if category_ids is not None and tuple(category_ids) != index.category_ids:
+        raise DataError(f"{file}: was packed with other category ids. Pack the annotation file again.")
+    return index
 
 
 def _categories(
