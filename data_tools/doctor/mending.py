@@ -1,0 +1,346 @@
+"""A repaired copy of a data folder: new annotation files, the pictures linked. What was done is listed with it.
+
+The copy has the layout `annotations/instances_SPLIT.json`, `images/SPLIT/`, one link a picture under the name that
+the annotation file gives, and `repairs.json`. Nothing of the input is written to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import posixpath
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.doctor.categories import name_of
+from data_tools.doctor.diagnosis import Diagnosis
+from data_tools.doctor.finding import ERROR
+from data_tools.doctor.images import DROPPED
+from data_tools.doctor.pixels import turned
+from data_tools.doctor.reading import Split
+from dfine_lib.data.images import DataError
+
+_IMAGES_DROPPED = (*DROPPED, "file_name_missing", "file_name_leaves_folder",
+                   "duplicate_in_both_splits")  # fmt: skip
+_BOXES_DROPPED = ("box_malformed", "box_not_finite", "box_no_area", "box_outside", "annotation_orphan",
+                  "category_unknown", "box_repeated")  # fmt: skip
+_CONVERTED = ("boxes_as_corners", "boxes_as_centres", "boxes_as_fractions", "boxes_axes_swapped")
+_SAME_ASPECT = 0.02
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What was done to a copy."""
+
+    out: Path
+    counts: dict[str, int]  # name of the check and what was done → how often
+    done: tuple[str, ...]  # every single repair, by name
+    left: tuple[str, ...]  # names of errors that no copy mends
+
+
+def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
+    """Write a repaired copy; the pictures are links to where they lie.
+
+    Raises:
+        DataError: `out` exists, lies inside the input's folders, or there is nothing left to write.
+        OSError: `out` cannot be written.
+    """
+    out = Path(out)
+    if os.path.lexists(out):
+        raise DataError(f"{out}: exists already. Give a new folder: a copy is never mixed with old files.")
+    source = diagnosis.data.resolve()
+    folders = {one.resolve() for split in diagnosis.splits for one in (split.image_folder, split.annotation_file.parent)
+               if one is not None} | ({source} if source.is_dir() else set())  # fmt: skip
+    if folders & {out.resolve(), *out.resolve().parents}:
+        raise DataError(f"{out}: lies inside the data folder, which is never written to. Give another place.")
+    if not diagnosis.splits:
+        raise DataError(f"{diagnosis.data}: no annotation file could be read, so there is nothing to repair.")
+    log = _Log()
+    train = next((one for one in diagnosis.splits if one.name == "train"), None)
+    categories, place = _categories(train or diagnosis.splits[0], log)
+    partial = out.resolve().with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        (partial / "annotations").mkdir(parents=True)
+        for split in diagnosis.splits:
+            places = place if split is train or train is None else _follow(split, train, categories, log)
+            content, files = _Mender(diagnosis, split, log).mend(categories, places)
+            _link(files, partial / "images" / split.name)
+            text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+            (partial / "annotations" / f"instances_{split.name}.json").write_bytes(text.encode())
+        mended = {one.name for one in diagnosis.of(ERROR) if not one.repair}
+        report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(mended), "done": log.done}
+        (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(mended)))
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.done: list[str] = []
+
+    def note(self, check: str, what: str, where: str) -> None:
+        self.counts[f"{check}: {what}"] += 1
+        self.done.append(f"{check}: {what}: {where}")
+
+
+def _categories(split: Split, log: _Log) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """The list of the copy, and for each entry of the split's list its place there."""
+    numbers = [key for key in split.category_keys if isinstance(key, int)]
+    following = max(numbers, default=0) + 1
+    kept: list[dict[str, Any]] = []
+    by_name: dict[str, int] = {}
+    by_key: dict[int | str, int] = {}
+    place: dict[int, int] = {}
+    for i, (record, key) in enumerate(zip(split.categories, split.category_keys, strict=True)):
+        where = f"{split.name}: categories[{i}]"
+        if key is None:
+            log.note("category_id_invalid", "dropped", where)
+            continue
+        if key in by_key:
+            log.note("category_id_repeated", "dropped", where)
+            continue
+        name = name_of(split, i)
+        if name is None:
+            name = f"class_{key}"
+            log.note("category_name_missing", f"named {name}", where)
+        if name in by_name:
+            place[i] = by_key[key] = by_name[name]
+            log.note("category_name_repeated", "merged", where)
+            continue
+        identity = key
+        if not isinstance(key, int):
+            identity, following = following, following + 1
+            log.note("category_id_text", f"now {identity}", where)
+        elif isinstance(record.get("id"), str):
+            log.note("category_id_text", "written as a whole number", where)
+        place[i] = by_name[name] = by_key[key] = len(kept)
+        kept.append({**_plain(record), "id": identity, "name": name})
+    return kept, place
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without what JSON cannot hold: NaN, numbers beyond 64 bits, nesting beyond reason."""
+    return {
+        key: value
+        for key, value in record.items()
+        if (isinstance(value, str) and len(value) < 10_000)
+        or (isinstance(value, int) and abs(value) < 2**63)
+        or (isinstance(value, float) and math.isfinite(value))
+        or (isinstance(value, list | dict) and _harmless(value))
+    }
+
+
+def _follow(split: Split, train: Split, categories: list[dict[str, Any]], log: _Log) -> dict[int, int]:
+    """Places in the copy's list of the categories of val: by name where the two files agree on none, else by id."""
+    by_name = {record["name"]: i for i, record in enumerate(categories)}
+    theirs = {key: name_of(train, i) for i, key in reversed(list(enumerate(train.category_keys)))}
+    place: dict[int, int] = {}
+    for i, key in enumerate(split.category_keys):
+        name = name_of(split, i)
+        if name in by_name:
+            place[i] = by_name[name]
+            if key in theirs and theirs[key] not in (None, name):
+                log.note("category_renamed", f"follows the name {name}", f"{split.name}: category id {key}")
+        elif key in theirs and key is not None:
+            place[i] = by_name.get(theirs[key] or f"class_{key}", -1)
+            if name is not None:
+                log.note("category_renamed", f"now {theirs[key]}", f"{split.name}: category id {key} ({name})")
+    return {i: where for i, where in place.items() if where >= 0}
+
+
+def _link(files: dict[str, Path], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, path in files.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            link.symlink_to(path.resolve())
+        except FileExistsError:
+            raise
+        except OSError:  # a system without links; never written through one
+            with open(path, "rb") as source, open(link, "xb") as copy:
+                shutil.copyfileobj(source, copy)
+
+
+class _Mender:
+    """One split, on its way to a copy."""
+
+    def __init__(self, diagnosis: Diagnosis, split: Split, log: _Log) -> None:
+        self.split, self.log = split, log
+        self._found = {
+            one.name: set(one.rows.tolist()) for one in diagnosis.findings if one.split == split.name and len(one.rows)
+        }
+        self.looked = diagnosis.looked_at_images and split.image_folder is not None
+
+    def rows(self, name: str) -> set[int]:
+        return self._found.get(name, set())
+
+    def mend(self, categories: list[dict[str, Any]], places: dict[int, int]) -> tuple[dict[str, Any], dict[str, Path]]:
+        """The new content, and the picture of each file name."""
+        split = self.split
+        for table, rows in split.not_objects.items():
+            self.log.note("record_not_object", f"dropped {len(rows)}", f"{split.name}: {table}")
+        for name in ("reference_text", "crowd_invalid", "annotation_id_text"):
+            for row in sorted(self.rows(name)):
+                self.log.note(name, "written as a whole number", split.annotation_words(row))
+        images, number_of, files = self._images()
+        annotations = self._annotations(categories, places, images, number_of)
+        content = {key: split.content[key] for key in ("info", "licenses") if _harmless(split.content.get(key))}
+        return content | {
+            "images": list(images.values()), "annotations": annotations, "categories": categories
+        }, files  # fmt: skip
+
+    def _images(self) -> tuple[dict[int, dict[str, Any]], dict[int, int], dict[str, Path]]:
+        split, log = self.split, self.log
+        numbers = [key for key in split.image_keys if isinstance(key, int)]
+        following = max(numbers, default=0) + 1
+        kept: dict[int, dict[str, Any]] = {}
+        stands_for: dict[int, int] = {}  # image of the file → image of the copy
+        by_name: dict[str, int] = {}
+        files: dict[str, Path] = {}
+        unclear = self._unclear_ids()
+        for i, record in enumerate(split.images):
+            why = next((name for name in _IMAGES_DROPPED if i in self.rows(name)), None)
+            width, height = split.sizes_wh[i]
+            if why is None and not (math.isfinite(width) and math.isfinite(height) and width % 1 == height % 1 == 0):
+                why = "image_size_invalid"
+            if why is None and i in self.rows("image_size_differs") and self._scale(i) is None:
+                why = "image_size_differs"
+            if why is None and (split.image_keys[i] in unclear or i in self.rows("image_id_repeated")):
+                why = "image_id_repeated"
+            if why is not None:
+                log.note(why, "dropped the image", split.image_words(i))
+                continue
+            name = split.file_names[i]
+            plain = posixpath.normpath(name)
+            if plain in by_name:
+                stands_for[i] = by_name[plain]
+                log.note("file_name_repeated", "merged", split.image_words(i))
+                continue
+            key = split.image_keys[i]
+            if isinstance(key, int) and i in self.rows("image_id_text"):
+                log.note("image_id_text", "written as a whole number", split.image_words(i))
+            if not isinstance(key, int):
+                key, following = following, following + 1
+                log.note("image_id_text" if split.image_keys[i] else "image_id_invalid", f"now {key}",
+                         split.image_words(i))  # fmt: skip
+            size = [int(width), int(height)]
+            if self.looked and split.files[i] is not None and size != list(split.files[i].upright_wh):
+                size = list(split.files[i].upright_wh)
+            if size != [record.get("width"), record.get("height")]:
+                log.note("image size", f"now {size[0]} x {size[1]}", split.image_words(i))
+            if i in split.moved:
+                log.note("image_elsewhere", f"linked {split.moved[i]}", split.image_words(i))
+            by_name[plain] = stands_for[i] = i
+            kept[i] = {**_plain(record), "id": key, "file_name": name, "width": size[0], "height": size[1]}
+            if split.image_folder is not None and (path := split.path(i)).is_file():
+                files[name] = path
+        return kept, stands_for, files
+
+    def _unclear_ids(self) -> set[int | str]:
+        """Ids of several images with several files: it cannot be told which of them a box belongs to."""
+        split = self.split
+        names: dict[int | str, set[str | None]] = {split.image_keys[i]: set() for i in self.rows("image_id_repeated")}
+        for key, name in zip(split.image_keys, split.file_names, strict=True):
+            if key in names:
+                names[key].add(name)
+        return {key for key, own in names.items() if len(own) > 1}
+
+    def _scale(self, image: int) -> np.ndarray | None:
+        """From the size that the file says to the picture's, `[2]`; None where the aspect is another."""
+        factor = np.array(self.split.files[image].upright_wh) / self.split.sizes_wh[image]
+        return factor if abs(factor[0] / factor[1] - 1) <= _SAME_ASPECT else None
+
+    def _annotations(
+        self,
+        categories: list[dict[str, Any]],
+        places: dict[int, int],
+        images: dict[int, dict[str, Any]],
+        stands_for: dict[int, int],
+    ) -> list[dict[str, Any]]:
+        split, log = self.split, self.log
+        identities = [record.get("id") for record in split.annotations]
+        sound = set(map(type, identities)) <= {int} and len(set(identities)) == len(identities)
+        if not sound:
+            log.note("annotation ids", "numbered anew", split.name)
+        kept: list[dict[str, Any]] = []
+        for row, record in enumerate(split.annotations):
+            why = next((name for name in _BOXES_DROPPED if row in self.rows(name)), None)
+            image, category = int(split.image_of[row]), places.get(int(split.category_of[row]))
+            if why is None and category is None:
+                why = "category_only_in_val" if split.name == "val" else "category_id_invalid"
+            if why is None and image not in stands_for:
+                continue  # told with its image
+            box = None if why else self._box(row, images[stands_for[image]])
+            if why is None and box is None:
+                why = "box_negative_side" if row in self.rows("box_negative_side") else "box_outside"
+            if why is not None:
+                log.note(why, "dropped the annotation", split.annotation_words(row))
+                continue
+            for name in _CONVERTED:
+                if row in self.rows(name):
+                    log.note(name, "converted", split.annotation_words(row))
+            moved = box != record.get("bbox")
+            mended = _plain(record)
+            if moved:  # they lie where the box lay
+                mended.pop("segmentation", None), mended.pop("keypoints", None)
+            mended |= {
+                "id": identities[row] if sound else len(kept) + 1,
+                "image_id": images[stands_for[image]]["id"],
+                "category_id": categories[category]["id"],
+                "bbox": box,
+                "iscrowd": int(bool(split.crowd[row])),
+            }
+            no_area = "area" in record and not np.isfinite(split.areas[row])
+            if moved or no_area or row in self.rows("area_differs"):
+                mended["area"] = round(box[2] * box[3], 4)
+            for name in ("area_differs", "area_invalid"):
+                if row not in self.rows(name):
+                    continue
+                log.note(name, "now width x height", split.annotation_words(row))
+            kept.append(mended)
+        return kept
+
+    def _box(self, row: int, image: dict[str, Any]) -> list[float] | None:
+        """The box in pixels of the picture, inside it; None where nothing is left of it."""
+        split = self.split
+        i = int(split.image_of[row])
+        left, top, width, height = (float(number) for number in split.boxes_xywh[row])
+        corners = np.array([min(left, left + width), min(top, top + height), max(left, left + width),
+                            max(top, top + height)])  # fmt: skip
+        if i in self.rows("image_size_differs"):
+            corners *= np.tile(self._scale(i), 2)
+        elif i in self.rows("image_exif_swapped") and tuple(split.sizes_wh[i]) != split.files[i].upright_wh:
+            corners = turned(corners, split.files[i].stored_wh, split.files[i].orientation)
+        inside = corners.clip(0, [image["width"], image["height"]] * 2)
+        if not (inside[2:] > inside[:2]).all():
+            return None
+        if np.abs(inside - corners).max() > 1:
+            self.log.note("box_sticks_out", "cut off at the edge", split.annotation_words(row))
+        elif row in self.rows("box_negative_side"):
+            self.log.note("box_negative_side", "swapped the corners", split.annotation_words(row))
+        elif np.abs(inside - corners).max() < 0.02 and type(split.annotations[row].get("bbox")) is list:
+            same = split.annotations[row]["bbox"]
+            if [left, top, width, height] == same and (corners == [left, top, left + width, top + height]).all():
+                return same
+        box = [*inside[:2], *(inside[2:] - inside[:2])]
+        return [round(float(number), 4) for number in box]
+
+
+def _harmless(value: Any) -> bool:
+    """Whether a value is there and can be written as it is: no NaN, not nested beyond reason."""
+    if value is None:
+        return False
+    try:
+        return len(json.dumps(value, allow_nan=False)) < 10_000_000
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,277 @@
+"""An annotation file as columns, whatever is in it: nothing here raises about the content of a file.
+
+`dfine_lib.data.coco` stops at the first fault, as training must. Here every record that can be read is kept, what
+cannot be read becomes NaN, -1 or None, and the checks say so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfine_lib.data.coco import find_split
+from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.images import DataError
+
+if TYPE_CHECKING:
+    from data_tools.doctor.pixels import ImageFile
+
+TABLES = ("images", "annotations", "categories")
+MEMORY_PER_BYTE = 10  # a byte of JSON text, parsed and in columns; measured: 9 at 700,000 boxes
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """The value as Python writes it, cut; never long to make, however large the value."""
+    if isinstance(value, str):
+        value = value[:most]
+    elif isinstance(value, list | tuple):
+        return "[" + ", ".join(shown(one, 24) for one in value[:6]) + (", …]" if len(value) > 6 else "]")
+    elif isinstance(value, dict):
+        return f"an object of {len(value)} keys"
+    elif type(value) is int and value.bit_length() > 200:
+        return f"a whole number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _plain(name: Any) -> str:
+    return shown(name)[1:-1] if isinstance(name, str) else "no file name"
+
+
+def key_of(value: Any) -> int | str | None:
+    """What an id means: a whole number (also as 12.0 or "12"), other text, or None for anything else."""
+    kind = type(value)
+    if kind is int:
+        return value if -(2**63) <= value < 2**63 else None
+    if kind is float:
+        return int(value) if value.is_integer() and abs(value) < 2**53 else None
+    if kind is str:
+        text = value.strip()
+        if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 19:
+            return int(text) if text.count("-") <= 1 else text
+        return text or None
+    return None
+
+
+def keys_of(records: Sequence[dict[str, Any]], name: str) -> list[int | str | None]:
+    """`key_of` every record's `name`."""
+    values = [record.get(name) for record in records]
+    if set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63))):
+        return values
+    return [key_of(value) for value in values]
+
+
+def numbers(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    """Column of numbers, float64 `[records]`; NaN where there is none."""
+    values = [record.get(name) for record in records]
+    if set(map(type, values)) <= {int, float}:
+        try:
+            return np.array(values, np.float64)
+        except OverflowError:
+            pass
+    return np.array([_number(value) for value in values], np.float64)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
+    values = [annotation.get("bbox") for annotation in annotations]
+    four_each = set(map(type, values)) <= {list} and set(map(len, values)) <= {4}
+    if four_each and set(map(type, chain.from_iterable(values))) <= {int, float}:
+        try:
+            return np.fromiter(chain.from_iterable(values), np.float64, 4 * len(values)).reshape(-1, 4)
+        except OverflowError:
+            pass
+    nothing = [float("nan")] * 4
+    four = [list(map(_number, value)) if type(value) is list and len(value) == 4 else nothing for value in values]
+    return np.array(four, np.float64).reshape(-1, 4)
+
+
+@dataclass(eq=False)
+class Split:
+    """One annotation file, `I` images and `M` annotations, as far as they can be read."""
+
+    name: str
+    annotation_file: Path
+    image_folder: Path | None
+    content: dict[str, Any]
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+    not_objects: dict[str, list[int]]  # places of what is no object, by list
+    image_keys: list[int | str | None]
+    category_keys: list[int | str | None]
+    file_names: list[str | None]  # None: missing, no text, or leaving the folder
+    sizes_wh: np.ndarray  # float64 [I, 2] pixels, what the checks go by; NaN: not usable
+    image_of: np.ndarray  # int64 [M], -1: none
+    category_of: np.ndarray  # int64 [M], place in `categories`, -1: none
+    boxes_xywh: np.ndarray  # float64 [M, 4] pixels; NaN where no number can be read
+    crowd: np.ndarray  # bool [M]
+    areas: np.ndarray  # float64 [M], NaN: none
+    files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
+    moved: dict[int, Path] = field(default_factory=dict)  # image → where its file was found under another name
+
+    @cached_property
+    def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.image_of, kind="stable")
+        return order, np.searchsorted(self.image_of[order], np.arange(len(self.images) + 1))
+
+    def rows_of(self, image: int) -> np.ndarray:
+        """Places of the annotations of an image, in the file's order."""
+        order, start = self._by_image
+        return order[start[image] : start[image + 1]]
+
+    def path(self, image: int) -> Path | None:
+        """Where the picture should lie; None where the name gives no safe path."""
+        name = self.file_names[image]
+        if name is None or self.image_folder is None:
+            return None
+        return self.moved.get(image, self.image_folder / name)
+
+    def image_words(self, image: int) -> str:
+        """`train: image id 7 (a.jpg)`."""
+        record = self.images[image]
+        return f"{self.name}: image id {shown(record.get('id'))} ({_plain(record.get('file_name'))})"
+
+    def annotation_words(self, row: int) -> str:
+        """`train: annotation id 3 of image id 7 (a.jpg): bbox [...]`."""
+        record, image = self.annotations[row], int(self.image_of[row])
+        of = f"image id {shown(record.get('image_id'))}"
+        if image >= 0:
+            of += f" ({_plain(self.images[image].get('file_name'))})"
+        return f"{self.name}: annotation id {shown(record.get('id'))} of {of}, bbox {shown(record.get('bbox'))}"
+
+    @property
+    def usable(self) -> np.ndarray:
+        """bool `[M]`: the box has four finite numbers and an image of known size."""
+        known = self.image_of >= 0
+        sized = np.zeros(len(known), bool)
+        sized[known] = np.isfinite(self.sizes_wh[self.image_of[known]]).all(1)
+        return np.isfinite(self.boxes_xywh).all(1) & (np.abs(self.boxes_xywh) < 1e9).all(1) & sized
+
+    def size_of(self, rows: np.ndarray) -> np.ndarray:
+        """float64 `[rows, 2]`: width and height of the image that each annotation is of."""
+        return self.sizes_wh[self.image_of[rows]]
+
+
+def locate(data: Path, split: str) -> tuple[Path | None, Path | None, str]:
+    """Annotation file and image folder of a split, each None where it is not there, and what is wrong in words.
+
+    Raises:
+        DataError: there is nothing at `data`.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: there is no such folder or file. Give the folder of the data set.")
+    try:
+        return *find_split(data, split), ""
+    except DataError as error:
+        message = str(error)
+    except OSError as error:
+        return None, None, f"{data}: {error.strerror or error}"
+    candidates = [(data / "annotations" / f"instances_{split}{year}.json", folder) for year, folder in (
+        ("", data / "images" / split), ("2017", data / f"{split}2017"))]  # fmt: skip
+    if data.is_file():
+        try:
+            named = read_json(data).get(split)
+            candidates = [(data.parent / named["annotations"], data.parent / str(named.get("images")))]
+        except (DataError, TypeError, KeyError, AttributeError):
+            return None, None, message
+    for file, folder in candidates:
+        if file.is_file():
+            return file, folder if folder.is_dir() else None, message
+    return None, None, message
+
+
+def read_split(name: str, file: Path, folder: Path | None) -> Split:
+    """Read one annotation file.
+
+    Raises:
+        DataError: it is missing, no JSON, no object, nested too deeply, or larger than the memory holds.
+    """
+    size, memory = file.stat().st_size, _memory_bytes()
+    if size * MEMORY_PER_BYTE > memory:
+        raise DataError(
+            f"{file}: {size / 1e9:.1f} GB of JSON need about {size * MEMORY_PER_BYTE / 1e9:.0f} GB of memory, this "
+            f"machine has {memory / 1e9:.0f}. Split the file, or examine it on a larger machine."
+        )
+    try:
+        content = read_json(file)
+    except MemoryError as error:
+        raise DataError(f"{file}: does not fit into the memory. Split the file.") from error
+    tables, not_objects = {}, {}
+    for key in TABLES:
+        records = content.get(key)
+        records = records if isinstance(records, list) else []
+        tables[key] = [record for record in records if type(record) is dict]
+        if len(tables[key]) < len(records):
+            not_objects[key] = [i for i, record in enumerate(records) if type(record) is not dict]
+    images, annotations, categories = (tables[key] for key in TABLES)
+    image_keys, category_keys = keys_of(images, "id"), keys_of(categories, "id")
+    sizes = np.stack([numbers(images, key) for key in ("width", "height")], axis=1)
+    sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
+    crowd = np.array([record.get("iscrowd", 0) not in (0, None, False, "0") for record in annotations], bool)
+    return Split(
+        name=name,
+        annotation_file=file,
+        image_folder=folder,
+        content=content,
+        images=images,
+        annotations=annotations,
+        categories=categories,
+        not_objects=not_objects,
+        image_keys=image_keys,
+        category_keys=category_keys,
+        file_names=[_safe_name(record.get("file_name")) for record in images],
+        sizes_wh=sizes,
+        image_of=_places(image_keys, keys_of(annotations, "image_id")),
+        category_of=_places(category_keys, keys_of(annotations, "category_id")),
+        boxes_xywh=_boxes(annotations),
+        crowd=crowd,
+        areas=numbers(annotations, "area"),
+        files=[None] * len(images),
+    )
+
+
+def _places(known: Sequence[int | str | None], wanted: Sequence[int | str | None]) -> np.ndarray:
+    """Place of each wanted key in `known`, the first where it occurs twice; int64, -1: not there."""
+    place: dict[int | str, int] = {}
+    for i, key in enumerate(known):
+        if key is not None:
+            place.setdefault(key, i)
+    return np.array([-1 if key is None else place.get(key, -1) for key in wanted], np.int64)
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a file name is absolute or climbs out of its folder; the same rule as the trainer's reader."""
+    return name[0] in "/\\" or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/")
+
+
+def _safe_name(name: Any) -> str | None:
+    if not isinstance(name, str) or not name or "\0" in name or len(name) > 4096 or leaves_folder(name):
+        return None
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return None
+    return name
+
+
+def _memory_bytes() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 8e9

@@ -1,0 +1,202 @@
+"""What a data folder holds, in numbers and figures: classes, sizes of objects, where they lie, a few pictures.
+
+Reads as the doctor does: what is faulty is left out here and told by `dfine doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.doctor.categories import name_of
+from data_tools.doctor.fit import targets
+from data_tools.doctor.pixels import look_at
+from data_tools.doctor.reading import Split, locate, read_split
+from dfine_lib.data.images import DataError, read_image
+
+CELLS = 40  # of the map of centres, along each side
+SMALL_PX, MEDIUM_PX = 32, 96  # COCO's limits, sides in pixels of the original picture
+
+
+@dataclass(frozen=True, eq=False)
+class SplitStatistics:
+    """One split in numbers; `M` usable boxes, crowd left out."""
+
+    name: str
+    images: int
+    images_without_boxes: int
+    boxes: int
+    objects_an_image: tuple[float, float, int]  # mean, median, most
+    image_sides: tuple[float, float]  # median width and height, pixels
+    small_medium_large: tuple[int, int, int]  # COCO's limits, by the area of the box
+    per_class: np.ndarray  # int64 [C]
+    sides_px: np.ndarray  # float64 [M], geometric mean of width and height at the input size
+    centres: np.ndarray  # int64 [40, 40], rows from top to bottom
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON; arrays as summaries."""
+        some = len(self.sides_px) > 0
+        return {
+            "images": self.images,
+            "images_without_boxes": self.images_without_boxes,
+            "boxes": self.boxes,
+            "objects_an_image": dict(zip(("mean", "median", "most"), self.objects_an_image)),
+            "median_image": dict(zip(("width", "height"), self.image_sides)),
+            "by_area": dict(zip(("small", "medium", "large"), self.small_medium_large)),
+            "side_px": dict(zip(("p5", "p50", "p95"), np.percentile(self.sides_px, (5, 50, 95)).round(2).tolist()))
+            if some
+            else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """A data folder in numbers."""
+
+    data: Path
+    image_size: int
+    names: tuple[str, ...]  # C class names
+    splits: tuple[SplitStatistics, ...]
+    read: tuple[Split, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        per_class = {
+            name: {split.name: int(split.per_class[i]) for split in self.splits} for i, name in enumerate(self.names)
+        }
+        return {
+            "data": str(self.data),
+            "image_size": self.image_size,
+            "splits": {split.name: split.to_dict() for split in self.splits},
+            "per_class": per_class,
+        }
+
+
+def statistics(data: Path | str, *, image_size: int = 640) -> Statistics:
+    """Read both splits and count; no picture is opened.
+
+    Args:
+        data: what `find_split` understands; one split is enough.
+        image_size: side of the network's input that sizes of objects are told at.
+
+    Raises:
+        DataError: there is nothing to read.
+        ValueError: `image_size` not positive.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size must be positive, got {image_size}")
+    data, found, lost = Path(data), [], []
+    for name in ("train", "val"):
+        file, folder, message = locate(data, name)
+        if file is None:
+            lost.append(message)
+        else:
+            found.append(read_split(name, file, folder))
+    if not found:
+        raise DataError("\n".join(lost))
+    names = list(dict.fromkeys(_name(split, i) for split in found for i in range(len(split.categories))))
+    return Statistics(
+        data, image_size, tuple(names), tuple(_count(one, names, image_size) for one in found), tuple(found)
+    )
+
+
+def _name(split: Split, category: int) -> str:
+    return name_of(split, category) or f"class_{split.category_keys[category]}"
+
+
+def _count(split: Split, names: Sequence[str], image_size: int) -> SplitStatistics:
+    rows = targets(split)
+    rows = rows[split.category_of[rows] >= 0]
+    boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
+    objects = np.bincount(split.image_of[rows], minlength=len(split.images))
+    place = {name: i for i, name in enumerate(names)}
+    label_of = np.array([place[_name(split, i)] for i in range(len(split.categories))], np.int64)
+    centres = (boxes[:, :2] + boxes[:, 2:] / 2) / sizes
+    across, down = (centres.clip(0, 1 - 1e-9) * CELLS).astype(np.int64).T if len(rows) else np.zeros((2, 0), np.int64)
+    sides = np.sqrt(boxes[:, 2:].prod(1))
+    sized = split.sizes_wh[np.isfinite(split.sizes_wh).all(1)]
+    return SplitStatistics(
+        name=split.name,
+        images=len(split.images),
+        images_without_boxes=int((objects == 0).sum()),
+        boxes=len(rows),
+        objects_an_image=(
+            (round(float(objects.mean()), 2), float(np.median(objects)), int(objects.max()))
+            if len(objects)
+            else (0, 0, 0)
+        ),
+        image_sides=tuple(np.median(sized, axis=0).tolist()) if len(sized) else (0.0, 0.0),
+        small_medium_large=(
+            int((sides < SMALL_PX).sum()),
+            int(((sides >= SMALL_PX) & (sides < MEDIUM_PX)).sum()),
+            int((sides >= MEDIUM_PX).sum()),
+        ),
+        per_class=np.bincount(label_of[split.category_of[rows]], minlength=len(names)),
+        sides_px=image_size * np.sqrt((boxes[:, 2:] / sizes).prod(1)),
+        centres=np.bincount(down * CELLS + across, minlength=CELLS * CELLS).reshape(CELLS, CELLS),
+    )
+
+
+def some_pictures(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[str, tuple[Any, np.ndarray, list[int]]]:
+    """Pictures drawn at random from the first split, for `viz.annotated_pictures`; unreadable ones are passed over.
+
+    Returns:
+        By file name: image uint8 `[3, H, W]`, boxes xyxy `[G, 4]` in its pixels, labels.
+    """
+    split = found.read[0]
+    place = {name: i for i, name in enumerate(found.names)}
+    label_of = [place[_name(split, i)] for i in range(len(split.categories))]
+    rows = targets(split)
+    rows = rows[split.category_of[rows] >= 0]
+    chosen: dict[str, tuple[Any, np.ndarray, list[int]]] = {}
+    for i in np.random.default_rng(seed).permutation(len(split.images))[: 10 * count].tolist():
+        path = split.path(i)
+        if len(chosen) == count or path is None:
+            continue
+        if not look_at([path], split.image_folder)[0].decodable:
+            continue
+        try:
+            image = read_image(path)
+        except DataError:
+            continue
+        own = rows[split.image_of[rows] == i]
+        left_top, side = split.boxes_xywh[own, :2], split.boxes_xywh[own, 2:]
+        boxes = np.concatenate([left_top, left_top + side], 1)
+        chosen[split.file_names[i]] = (image, boxes, [label_of[k] for k in split.category_of[own]])
+    return chosen
+
+
+def write_statistics_page(found: Statistics, path: Path | str, *, pictures: int = 9, seed: int = 0) -> Path:
+    """Numbers and figures as one page that needs no other file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from dfine_lib import viz
+    from dfine_lib.evaluate.report import write_report
+
+    rows = []
+    for split in found.splits:
+        mean, _, most = split.objects_an_image
+        small, medium, large = split.small_medium_large
+        rows.append({"split": split.name, "images": split.images, "without boxes": split.images_without_boxes,
+                     "boxes": split.boxes, "objects an image": mean, "most": most, "small": small, "medium": medium,
+                     "large": large})  # fmt: skip
+    sections: list[tuple[str, Any]] = [("", rows)]
+    full = [split for split in found.splits if split.boxes]
+    if full:
+        marks = {"4 px": 4.0, "32 px": 32.0, "96 px": 96.0}
+        sections += [
+            ("Classes", viz.boxes_by_class({split.name: split.per_class for split in full}, found.names)),
+            ("Sizes", viz.object_sizes({split.name: split.sides_px for split in full}, image_size=found.image_size,
+                                       marks_px=marks)),
+            ("Places", viz.where_objects_lie({split.name: split.centres for split in full})),
+        ]  # fmt: skip
+    if pictures and (chosen := some_pictures(found, count=pictures, seed=seed)):
+        sections.append(("Pictures", viz.annotated_pictures(chosen, found.names)))
+    return write_report(path, f"{os.path.basename(found.data.resolve())}: what is in it", sections)
