@@ -1,0 +1,46 @@
+"""Rows of a CSV file with their line numbers; delimiter and header are found out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.convert.records import annotation_file
+from dfine_lib.data.images import DataError
+
+LONGEST_FIELD = 100_000  # characters
+
+
+def rows(file: Path, root: Path, follow_links: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of every row that is not empty; separated by the comma, semicolon or tab of line 1."""
+    annotation_file(file, root, follow_links)
+    csv.field_size_limit(LONGEST_FIELD)
+    line = 0
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline(LONGEST_FIELD)
+            delimiter = max(",;\t", key=first.count)
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=delimiter)
+            for row in reader:
+                line = reader.line_num
+                if any(field.strip() for field in row):
+                    yield line, row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}, after line {line}: not UTF-8. Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{file}, after line {line}: no valid CSV: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
+
+
+def csv_files(source: Path, skip: tuple[str, ...] = ()) -> list[Path]:
+    """The file itself, or the CSV files right inside the folder and in its folders, sorted."""
+    if source.is_file():
+        return [source]
+    found = sorted([*source.glob("*.csv"), *source.glob("*/*.csv")])
+    found = [file for file in found if not any(word in file.name for word in skip)]
+    if not found:
+        raise DataError(f"{source}: no CSV files here.")
+    return found

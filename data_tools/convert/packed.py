@@ -1,0 +1,57 @@
+"""Boxes of a whole file in columns, where a format does not keep those of one picture together: 73 bytes a box."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+
+CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+_LOST = -(2**63)  # stands for None in a column of integers
+
+
+class BoxColumns:
+    """Rows of numbers that belong to pictures, added in any order and taken out picture by picture."""
+
+    def __init__(self) -> None:
+        self.pictures, self.labels, self.places, self.identities = (array("q") for _ in range(4))
+        self.numbers = array("d")  # left, top, width, height, area
+        self.flags = array("B")
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def add(
+        self, picture: int, label: int, place: int, numbers: list[float], flags: int = 0, area: float | None = None,
+        identity: int | None = None,
+    ) -> None:  # fmt: skip
+        """One box: key of its picture, key of its class, line or record in the file, left, top, width, height."""
+        self.pictures.append(picture)
+        self.labels.append(label)
+        self.places.append(place)
+        self.identities.append(_LOST if identity is None else identity)
+        self.numbers.extend(numbers)
+        self.numbers.append(float("nan") if area is None else area)
+        self.flags.append(flags)
+
+    def sort(self) -> None:
+        """Bring the boxes of a picture together, in the file's order. To be called once, after the last `add`."""
+        keys = np.frombuffer(self.pictures, np.int64) if len(self) else np.zeros(0, np.int64)
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def of(self, picture: int) -> Iterator[tuple[int, int, list[float], int, float | None, int | None]]:
+        """Label, place, the four numbers, flags, area, identity of every box of one picture."""
+        start, end = np.searchsorted(self._keys, [picture, picture + 1])
+        for i in self._order[start:end].tolist():
+            *numbers, area = self.numbers[5 * i : 5 * i + 5]
+            identity = self.identities[i]
+            yield (
+                self.labels[i], self.places[i], numbers, self.flags[i], None if area != area else area,
+                None if identity == _LOST else identity,
+            )  # fmt: skip
+
+    def keys(self) -> set[int]:
+        """The pictures that boxes were added for."""
+        return set(np.unique(self._keys).tolist())

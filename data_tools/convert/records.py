@@ -1,0 +1,223 @@
+"""The neutral form between two annotation formats: pictures with boxes, one at a time, and what is checked in them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfine_lib.data.images import DataError
+
+LARGEST = 1e7  # pixels; a coordinate beyond this is no coordinate
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SPLITS = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+
+
+@dataclass(slots=True)
+class Box:
+    """One object. Left, top, width, height: pixels, or fractions of the picture where `Picture.relative`."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    name: str
+    crowd: bool = False  # a region to ignore, or a group under one box
+    difficult: bool = False
+    truncated: bool = False
+    area: float | None = None  # pixels², of the object's outline; None: that of the box
+    identity: int | None = None
+    place: str = ""  # where in its file it stands
+
+
+@dataclass(slots=True)
+class Picture:
+    """One picture and its boxes, as the source tells them."""
+
+    split: str
+    file_name: str  # relative, with /
+    width: int | None  # pixels; None or 0 where the source does not tell
+    height: int | None
+    boxes: list[Box]
+    place: str  # file, and line or record
+    relative: bool = False
+    identity: int | None = None
+    folders: tuple[Path, ...] = ()  # where to look for the picture before the usual places
+    spare_names: tuple[str, ...] = ()  # file names to try where there is no `file_name`
+    dropped: list[tuple[str, str]] = field(default_factory=list)  # reason and place of what the reader left out
+
+
+@dataclass(slots=True)
+class Category:
+    """A class; `identity` None: numbered by its place in the list, from 1."""
+
+    name: str
+    identity: int | None = None
+    supercategory: str | None = None
+
+
+@dataclass(slots=True)
+class Source:
+    """What a reader gives: pictures, read while iterating, and what is known before."""
+
+    root: Path  # nothing outside of it is read
+    pictures: Iterable[Picture]
+    splits: tuple[str, ...]
+    categories: list[Category] | None = None  # None: told by the boxes; sorted by name
+    total: int | None = None  # pictures, for the progress bar
+    listed: list[tuple[str, str]] = field(default_factory=list)  # reason and place of what concerns no picture
+
+
+def split_name(text: str) -> str:
+    """`valid` and `validation` are `val`; other words stay, if they can name a folder."""
+    word = text.strip().lower()
+    word = _SPLITS.get(word, word)
+    if not word or len(word) > 40 or not all(c.isascii() and (c.isalnum() or c in "-_") for c in word):
+        raise DataError(f"split {text[:60]!r}: the name of a split is letters, digits, - and _. Rename it.")
+    return word
+
+
+def number(value: Any, place: str, what: str) -> float:
+    """A finite number from JSON or text; a decimal comma counts as a point."""
+    if isinstance(value, str):
+        if len(value) > 100:
+            raise DataError(f"{place}: {what} should be a number, got {len(value)} characters.")
+        try:
+            value = float(value.strip().replace(",", "."))
+        except ValueError:
+            raise DataError(f"{place}: {what} should be a number, got {value[:40]!r}.") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        got = "nothing" if value is None else f"{type(value).__name__}"
+        raise DataError(f"{place}: {what} should be a number, got {got}.")
+    if not -LARGEST <= value <= LARGEST:  # also NaN; before float(), which has no room for a huge integer
+        shown = f"{value:g}" if isinstance(value, float) else "a huge integer"
+        raise DataError(f"{place}: {what} is {shown}, no coordinate of a picture. Correct or remove it.")
+    return float(value)
+
+
+def numbers(values: Any, count: int, place: str, what: str) -> list[float]:
+    """A list of exactly `count` finite numbers."""
+    if not isinstance(values, list | tuple) or len(values) != count:
+        raise DataError(f"{place}: {what} should be {count} numbers.")
+    return [number(value, place, what) for value in values]
+
+
+def size_or_none(value: Any, place: str, what: str) -> int | None:
+    """A width or height in whole pixels; None where it is missing or 0."""
+    if value is None or value == "":
+        return None
+    found = number(value, place, what)
+    if found < 0:
+        raise DataError(f"{place}: {what} is {found:g}. Correct it.")
+    return round(found) or None
+
+
+def text(value: Any, place: str, what: str) -> str:
+    """A class or file name: text that is not empty, blanks around it kept."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        got = "nothing" if value is None else repr(value[:40]) if isinstance(value, str) else type(value).__name__
+        raise DataError(f"{place}: {what} should be text, got {got}.")  # no repr of a list: YAML's may be endless
+    if len(value) > 1000 or "\0" in value or any(0xD800 <= ord(c) < 0xE000 for c in value):
+        raise DataError(f"{place}: {what} is no usable text ({value[:30]!r}…).")
+    return value
+
+
+def corners(x1: float, y1: float, x2: float, y2: float, name: str, place: str, **more: Any) -> Box:
+    """A box from its left, top, right and bottom edge."""
+    return Box(x1, y1, x2 - x1, y2 - y1, name, place=place, **more)
+
+
+def around(points: Iterable[tuple[float, float]], name: str, place: str, **more: Any) -> Box:
+    """The smallest box around points; `DataError` where there are none."""
+    xs, ys = [], []
+    for x, y in points:
+        xs.append(x)
+        ys.append(y)
+    if not xs:
+        raise DataError(f"{place}: a shape without points.")
+    return corners(min(xs), min(ys), max(xs), max(ys), name, place, **more)
+
+
+def clean_name(name: Any, place: str) -> str:
+    """A file name that stays in its folder, with / between its parts.
+
+    Raises:
+        DataError: it is absolute, climbs out with `..`, or is no file name.
+    """
+    name = text(name, place, "the file name").replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or name[1:2] == ":" or ".." in parts or not parts:
+        raise DataError(
+            f"{place}: file name {name[:80]!r} leaves the data folder. Make it relative to the folder of the pictures, "
+            "without '..'."
+        )
+    if any(ord(c) < 32 for c in name) or max(len(os.fsencode(part)) for part in parts) > 255:
+        raise DataError(f"{place}: {name[:80]!r} is no file name.")
+    return "/".join(parts)
+
+
+def inside(path: Path, root: Path, follow_links: bool = False) -> Path:
+    """The path itself, if it lies in `root` once links are followed.
+
+    Raises:
+        DataError: it does not, and links are not to be followed.
+    """
+    if not follow_links and not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(
+            f"{path} leads out of {root}, to {path.resolve()}: not read. If you trust the data, "
+            "say --follow-links, or give the folder of the pictures with --images."
+        )
+    return path
+
+
+def annotation_file(file: Path, root: Path, follow_links: bool = False) -> Path:
+    """The path itself, if it is a file inside `root`; a pipe or a device is none."""
+    inside(file, root, follow_links)
+    if not file.is_file():
+        raise DataError(f"{file}: {'not a file' if file.exists() else 'no such file'}.")
+    return file
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...], most: int = 5_000_000) -> Iterator[Path]:
+    """Files with one of the suffixes (lower case), sorted folder by folder; links to folders are not entered."""
+    found = 0
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                found += 1
+                if found > most:
+                    raise DataError(f"{folder}: more than {most:,} files.")
+                yield Path(where) / name
+
+
+def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False) -> bytes:
+    """What an annotation file inside `root` holds; `DataError` if it leaves, is missing or too large."""
+    annotation_file(file, root, follow_links)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
+    if len(content) > most_bytes:
+        raise DataError(f"{file}: larger than {most_bytes >> 20} MiB; no annotation file of this format is.")
+    return content
+
+
+def decoded(content: bytes, file: Path) -> str:
+    """UTF-8, with or without a byte order mark."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}, line {line}: not UTF-8. Save it as UTF-8.") from error
+
+
+def is_finite(box: Box) -> bool:
+    """Whether all four numbers are."""
+    return all(map(math.isfinite, (box.left, box.top, box.width, box.height)))

@@ -1,0 +1,92 @@
+"""Small tables that come with the command: the categories to keep, the sizes of pictures that are not at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_tools.convert.csv_file import rows
+from data_tools.convert.json_stream import object_records, read_small
+from data_tools.convert.records import Category, clean_name, decoded, readable, size_or_none, text
+from dfine_lib.data.images import DataError
+
+
+def read_categories(told: str) -> list[Category]:
+    """`person,car`; or a text file with a name a line; or a JSON file: a COCO file, or a list of names or of entries.
+
+    Raises:
+        DataError: the file is not readable, holds no names, or a name or id stands there twice.
+    """
+    file = Path(told)
+    if file.suffix.lower() == ".json":
+        found = _from_json(file)
+    elif len(told) < 1000 and file.is_file():
+        names = decoded(readable(file, file.parent, 1 << 20, follow_links=True), file).splitlines()
+        found = [Category(text(name.strip(), str(file), "a name")) for name in names if name.strip()]
+    elif file.suffix.lower() in (".txt", ".names"):
+        raise DataError(f"--categories {told}: no such file.")
+    else:
+        found = [Category(name.strip()) for name in told.split(",") if name.strip()]
+    if not found:
+        raise DataError(f"--categories {told[:200]}: no names.")
+    for what in ("name", "identity"):
+        values = [getattr(category, what) for category in found if getattr(category, what) is not None]
+        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+            raise DataError(f"--categories {told[:200]}: {twice[0]!r} stands there twice.")
+    return found
+
+
+def _from_json(file: Path) -> list[Category]:
+    content = read_small(file, file.parent, follow_links=True)
+    listed = content.get("categories") if isinstance(content, dict) else content
+    if not isinstance(listed, list):
+        raise DataError(f"{file}: expected a list of categories, or a COCO file.")
+    found = []
+    for i, entry in enumerate(listed):
+        place = f"{file}, categories[{i}]"
+        if isinstance(entry, dict):
+            identity, above = entry.get("id"), entry.get("supercategory")
+            if identity is not None and (type(identity) is not int or not 0 <= identity < 2**62):
+                raise DataError(f"{place}: 'id' should be a whole number.")
+            found.append(Category(text(entry.get("name"), place, "'name'"), identity,
+                                  above if isinstance(above, str) else None))  # fmt: skip
+        else:
+            found.append(Category(text(entry, place, "a name")))
+    return found
+
+
+def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
+    """File name without its ending → file name, width, height in pixels.
+
+    Args:
+        file: a COCO JSON file, of which `images` counts, or CSV with columns file_name, width, height.
+    """
+    found: dict[str, tuple[str, int, int]] = {}
+
+    def add(name: object, width: object, height: object, place: str) -> None:
+        name = clean_name(name, place)
+        size = size_or_none(width, place, "width"), size_or_none(height, place, "height")
+        if size[0] is not None and size[1] is not None:
+            found[name.rpartition("/")[2].rpartition(".")[0] or name] = name, size[0], size[1]
+
+    if not file.is_file():
+        raise DataError(f"--sizes {file}: no such file.")
+    if file.suffix.lower() == ".json":
+        for key, i, record in object_records(file):
+            if key == "images" and isinstance(record, dict):
+                place = f"{file}, images[{i}]"
+                add(record.get("file_name"), record.get("width"), record.get("height"), place)
+    else:
+        at: list[int] = []
+        for line, row in rows(file, file.parent, follow_links=True):
+            if not at:
+                head = [field.strip().lower() for field in row]
+                if missing := [key for key in ("file_name", "width", "height") if key not in head]:
+                    raise DataError(
+                        f"{file}, line {line}: no column {missing[0]!r}; expected file_name, width, height."
+                    )
+                at = [head.index(key) for key in ("file_name", "width", "height")]
+            elif len(row) > max(at):
+                add(*(row[i].strip() for i in at), f"{file}, line {line}")
+    if not found:
+        raise DataError(f"--sizes {file}: no sizes.")
+    return found

@@ -1,0 +1,62 @@
+"""XML element by element, without entities, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import iterparse
+
+from data_tools.convert.records import annotation_file
+from dfine_lib.data.images import DataError
+
+DEEPEST, MOST_ELEMENTS = 64, 2_000_000  # levels; elements that are held at a time
+
+
+def elements(file: Path, root: Path, tags: tuple[str, ...], follow_links: bool = False) -> Iterator[Element]:
+    """Every element with one of the tags, complete; emptied when the next one is asked for.
+
+    Raises:
+        DataError: the file leaves `root`, is no XML, declares entities (a bomb, or a look into other files), or is
+            nested deeper than any annotation file.
+    """
+    annotation_file(file, root, follow_links)
+    open_elements: list[Element] = []
+    held = 0
+    try:
+        for event, element in iterparse(file, events=("start", "end"), forbid_external=True):
+            if event == "start":
+                open_elements.append(element)
+                held += 1
+                if len(open_elements) > DEEPEST:
+                    raise DataError(f"{file}: nested too deeply for an annotation file. Export it again.")
+                if held > MOST_ELEMENTS:
+                    raise DataError(f"{file}: more than {MOST_ELEMENTS:,} elements in one <{open_elements[-2].tag}>.")
+                continue
+            open_elements.pop()
+            if element.tag in tags:
+                yield element
+                element.clear()
+                if open_elements:
+                    open_elements[-1].remove(element)
+                held = len(open_elements)
+    except DefusedXmlException as error:
+        raise DataError(
+            f"{file}: declares entities or refers to other files ({type(error).__name__}), which no annotation file "
+            "needs: not read."
+        ) from error
+    except ParseError as error:
+        raise DataError(f"{file}: no valid XML: {error}. Export it again.") from error
+    except (OSError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: cannot be read: {error}.") from error
+
+
+def child_text(element: Element, path: str) -> str | None:
+    """Text of the first such child, None where there is none or it is empty."""
+    found: Any = element.findtext(path)
+    return found if found is not None and found.strip() else None

@@ -1,0 +1,323 @@
+"""Split, shrink, filter and merge COCO folders. Records keep all their keys; the sources are never changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from data_tools.convert.new_folder import new_folder
+from data_tools.convert.pictures import bring
+from data_tools.convert.records import clean_name, inside, split_name
+from data_tools.stratify import divide
+from dfine_lib.data.coco import find_split
+from dfine_lib.data.coco_json import integers, read_json, records_of, unique
+from dfine_lib.data.images import DataError
+
+REPORT = "subset_report.json"
+Record = dict[str, Any]
+
+
+@dataclass
+class Part:
+    """One annotation file and the folder of its pictures."""
+
+    file: Path
+    folder: Path
+    content: Record  # what else the file holds
+    images: list[Record]
+    annotations: list[Record]
+    categories: list[Record]
+
+    def with_images(self, images: list[Record]) -> Part:
+        """Only these images, and their annotations."""
+        kept = {image["id"] for image in images}
+        own = [record for record in self.annotations if record["image_id"] in kept]
+        return Part(self.file, self.folder, self.content, images, own, self.categories)
+
+
+def read_part(file: Path, folder: Path) -> Part:
+    """Read one annotation file; ids are checked to be whole, unique, and known where they are referred to."""
+    content = read_json(file)
+    images, annotations, categories = (
+        records_of(file, content, key) for key in ("images", "annotations", "categories")
+    )
+    for key, records in (("images", images), ("annotations", annotations), ("categories", categories)):
+        unique(file, key, integers(file, key, records, "id"))
+    for key, known in (("image_id", images), ("category_id", categories)):
+        ids = {record["id"] for record in known}
+        integers(file, "annotations", annotations, key)
+        for record in annotations:
+            if record[key] not in ids:
+                raise DataError(f"{file}: annotation id {record['id']}: {key} {record[key]} is not listed. Remove it.")
+    names = [category.get("name") for category in categories]
+    if len(set(map(str, names))) < len(names) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{file}: every category should have a name of its own.")
+    rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
+    return Part(file, folder, rest, images, annotations, categories)
+
+
+def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
+    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`."""
+    if source.is_file() and images is not None:
+        return {"train": read_part(source, images)}
+    found, missing = {}, None
+    for split in ("train", "val"):
+        try:
+            paths = find_split(source, split)
+        except DataError as error:
+            missing = missing or error
+            continue
+        found[split] = read_part(*paths)
+    if missing is not None and not found:
+        raise missing
+    return found
+
+
+def split_data(
+    source: Path | str, out: Path | str, *, val: float, test: float = 0.0, seed: int = 0, images: Path | None = None,
+    group_key: str | None = None, group_pattern: str | None = None, pictures: str = "link", follow_links: bool = False,
+    progress: bool = True,
+) -> str:  # fmt: skip
+    """Divide the train split (or one annotation file, with `images`) into train, val and, if asked for, test.
+
+    Classes are spread over the parts as evenly as whole pictures allow. Pictures that share `group_key`, a key of
+    their records, or what `group_pattern` finds in their file names, stay in one part.
+
+    Args:
+        source: data folder, or annotation file.
+        out: folder to make.
+        val: share of the pictures, 0 < val < 1.
+        test: likewise; 0 for none.
+        seed: equal seeds give equal parts.
+        images: folder of the pictures where `source` is a file.
+        group_key: `video_id` or the like.
+        group_pattern: regular expression; its first group, or all of it, is what counts.
+        pictures: `link`, `copy` or `none`.
+        follow_links: take pictures that are links out of their folder.
+        progress: show a bar.
+
+    Returns:
+        One line that sums up.
+
+    Raises:
+        DataError: the source is not sound, or the shares leave a part empty.
+    """
+    shares = {"train": 1 - val - test, "val": val} | ({"test": test} if test else {})
+    if val <= 0 or test < 0 or shares["train"] <= 0:
+        raise DataError(f"shares of val {val:g} and test {test:g} should be above 0 and leave something to train on.")
+    parts = read_parts(Path(source), images)
+    if "train" not in parts:
+        raise DataError(f"{source}: no train split to divide.")
+    if len(parts) > 1:
+        raise DataError(
+            f"{source} has a val split already: name the annotation file to divide, and its pictures with --images."
+        )
+    whole = parts["train"]
+    groups = _groups(whole, group_key, group_pattern)
+    chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=groups)
+    made = {}
+    for i, name in enumerate(shares):
+        made[name] = whole.with_images([image for image, part in zip(whole.images, chosen, strict=True) if part == i])
+        if not made[name].images:
+            count = f"{len(whole.images)} pictures" + ("" if groups is None else f" in {len(set(groups))} groups")
+            raise DataError(f"{source}: nothing left for {name}: {count} cannot be divided so.")
+    return _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares})
+
+
+def subset_data(
+    source: Path | str, out: Path | str, *, fraction: float | None = None, count: int | None = None, seed: int = 0,
+    of: Sequence[str] = ("train",), images: Path | None = None, group_key: str | None = None,
+    group_pattern: str | None = None, pictures: str = "link", follow_links: bool = False, progress: bool = True,
+) -> str:  # fmt: skip
+    """Keep a part of the pictures of the splits in `of`, classes as even as can be; other splits are taken whole.
+
+    Args:
+        source, out, seed, images, group_key, group_pattern, pictures, follow_links, progress: see `split_data`.
+        fraction: share of each split to keep, above 0 and at most 1; or
+        count: pictures to keep of each split (with groups: about as many).
+        of: the splits to make smaller.
+
+    Raises:
+        DataError: neither or both of fraction and count, more pictures than there are, or an unsound source.
+    """
+    if (fraction is None) == (count is None):
+        raise DataError("say how much to keep: either a fraction or a count.")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise DataError(f"the fraction to keep should be above 0 and at most 1, got {fraction:g}.")
+    parts = read_parts(Path(source), images)
+    for name in of:
+        if name not in parts:
+            raise DataError(f"{source}: no {name} split; there is {', '.join(parts)}.")
+        part = parts[name]
+        total = len(part.images)
+        if count is not None and not 0 < count <= total:
+            raise DataError(f"{part.file}: cannot keep {count} of {total} pictures.")
+        share = fraction if fraction is not None else (count or 0) / total
+        groups = _groups(part, group_key, group_pattern)
+        chosen = divide(_labels(part), [share, 1 - share], seed=seed, groups=groups)
+        kept = [image for image, where in zip(part.images, chosen, strict=True) if where == 0]
+        if not kept:
+            raise DataError(f"{part.file}: {share:g} of {total} pictures is none. Keep more.")
+        parts[name] = part.with_images(kept)
+    return _write(Path(out), parts, [Path(source)], pictures, follow_links, progress, {"seed": seed})
+
+
+def filter_data(
+    source: Path | str, out: Path | str, *, categories: Sequence[str] | None = None, min_side: float = 0.0,
+    min_boxes: int = 0, images: Path | None = None, pictures: str = "link", follow_links: bool = False,
+    progress: bool = True,
+) -> str:  # fmt: skip
+    """Keep some classes, boxes of some size, pictures with some boxes; ids stay.
+
+    Args:
+        source, out, images, pictures, follow_links, progress: see `split_data`.
+        categories: names of the classes to keep; None keeps all.
+        min_side: pixels; boxes whose shorter side is below are left out.
+        min_boxes: pictures with fewer boxes than this, after all else, are left out.
+
+    Raises:
+        DataError: a class that is not there, or nothing left of a split.
+    """
+    parts = read_parts(Path(source), images)
+    if categories is not None:
+        known = {category["name"] for part in parts.values() for category in part.categories}
+        if unknown := [name for name in categories if name not in known]:
+            raise DataError(f"{source}: no class {unknown[0]!r}; there are {', '.join(sorted(known))[:300]}.")
+    for name, part in parts.items():
+        kept = [found for found in part.categories if categories is None or found["name"] in categories]
+        ids = {category["id"] for category in kept}
+        boxes = [
+            record for record in part.annotations if record["category_id"] in ids and _side(part, record) >= min_side
+        ]
+        per_image = Counter(record["image_id"] for record in boxes)
+        chosen = [image for image in part.images if per_image[image["id"]] >= min_boxes]
+        if not chosen:
+            raise DataError(f"{part.file}: no picture is left of {name}. Ask for less.")
+        parts[name] = Part(part.file, part.folder, part.content, part.images, boxes, kept).with_images(chosen)
+    return _write(Path(out), parts, [Path(source)], pictures, follow_links, progress, {})
+
+
+def merge_data(
+    sources: Sequence[Path | str], out: Path | str, *, pictures: str = "link", follow_links: bool = False,
+    progress: bool = True,
+) -> str:  # fmt: skip
+    """Put data folders together, split by split. Classes meet by name; everything gets new ids, from 1.
+
+    Pictures of the first source go to `images/SPLIT/1/`, those of the second to `2/`, and so on: equal file names do
+    not meet.
+
+    Args:
+        sources: two data folders or more.
+        out, pictures, follow_links, progress: see `split_data`.
+    """
+    if len(sources) < 2:
+        raise DataError("merging takes two data folders or more.")
+    found = [read_parts(Path(source)) for source in sources]
+    names = dict.fromkeys(
+        category["name"] for parts in found for part in parts.values() for category in part.categories
+    )
+    ids = {name: i for i, name in enumerate(names, 1)}
+    above = {category["name"]: category for parts in found for part in parts.values() for category in part.categories}
+    categories = [{**above[name], "id": identity} for name, identity in ids.items()]
+    made: dict[str, Part] = {}
+    origins: dict[str, list[Path]] = {}
+    for number, parts in enumerate(found, 1):
+        for split, part in parts.items():
+            whole = made.setdefault(split, Part(part.file, part.folder, {}, [], [], categories))
+            own = {category["id"]: ids[category["name"]] for category in part.categories}
+            renumbered = {}
+            for image in part.images:
+                name = clean_name(image.get("file_name"), f"{part.file}, image id {image['id']}")
+                renumbered[image["id"]] = len(whole.images) + 1
+                whole.images.append({**image, "id": len(whole.images) + 1, "file_name": f"{number}/{name}"})
+                origins.setdefault(split, []).append(part.folder / name)
+            for record in part.annotations:
+                changed = {"image_id": renumbered[record["image_id"]], "category_id": own[record["category_id"]]}
+                whole.annotations.append({**record, "id": len(whole.annotations) + 1, **changed})
+    roots = {split: [part.folder for parts in found for name, part in parts.items() if name == split] for split in made}
+
+    def origin(split: str, i: int, image: Record) -> tuple[Path, Path]:
+        path = origins[split][i]
+        return path, next(root for root in roots[split] if path.is_relative_to(root))
+
+    return _write(Path(out), made, [Path(source) for source in sources], pictures, follow_links, progress, {}, origin)
+
+
+def _side(part: Part, record: Record) -> float:
+    box = record.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
+        raise DataError(f"{part.file}: annotation id {record['id']}: bbox should be [left, top, width, height].")
+    return min(box[2:])
+
+
+def _labels(part: Part) -> list[list[int]]:
+    place = {category["id"]: i for i, category in enumerate(part.categories)}
+    rows: dict[int, list[int]] = {image["id"]: [] for image in part.images}
+    for record in part.annotations:
+        rows[record["image_id"]].append(place[record["category_id"]])
+    return list(rows.values())
+
+
+def _groups(part: Part, key: str | None, pattern: str | None) -> list[str] | None:
+    if key is not None and pattern is not None:
+        raise DataError("group by a key or by a pattern, not by both.")
+    if key is not None:
+        if lost := [image["id"] for image in part.images if image.get(key) is None]:
+            raise DataError(f"{part.file}: image id {lost[0]} has no {key!r} to group by ({len(lost)} like this).")
+        return [json.dumps(image[key], sort_keys=True) for image in part.images]
+    if pattern is None:
+        return None
+    try:
+        search = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"the pattern {pattern!r} to group by is no regular expression: {error}.") from error
+    groups = []
+    for image in part.images:
+        if (found := search.search(str(image.get("file_name")))) is None:
+            raise DataError(f"{part.file}: image id {image['id']}: {pattern!r} is not in {image.get('file_name')!r}.")
+        groups.append(found.group(1) if search.groups else found.group())
+    return groups
+
+
+def _write(
+    out: Path, parts: dict[str, Part], sources: list[Path], pictures: str, follow_links: bool, progress: bool,
+    told: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None,
+) -> str:  # fmt: skip
+    report: Record = {"sources": list(map(str, sources)), **told, "splits": {}}
+    with new_folder(out, *sources) as folder:
+        for split, part in parts.items():
+            (folder / "images" / split_name(split)).mkdir(parents=True)
+            seen: set[str] = set()
+            bar = tqdm(part.images, f"{split}: pictures", leave=False, unit="image", delay=2.0, disable=not progress)
+            for i, image in enumerate(bar):
+                place = f"{part.file}, image id {image['id']}"
+                name = clean_name(image.get("file_name"), place)
+                path, root = (part.folder / name, part.folder) if origin is None else origin(split, i, image)
+                inside(path, root, follow_links)
+                if not path.is_file():
+                    raise DataError(f"{place}: there is no {path}. `dfine doctor` lists all that is missing.")
+                if name in seen:
+                    raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
+                seen.add(name)
+                if pictures != "none":
+                    bring(path, folder / "images" / split / name, pictures)
+            target = folder / "annotations" / f"instances_{split}.json"
+            target.parent.mkdir(exist_ok=True)
+            content = {**part.content, "categories": part.categories, "images": part.images}
+            target.write_text(json.dumps(content | {"annotations": part.annotations}), encoding="utf-8")
+            names = {category["id"]: category["name"] for category in part.categories}
+            boxes = Counter(names[record["category_id"]] for record in part.annotations)
+            classes = {name: boxes[name] for name in names.values()}
+            report["splits"][split] = {"images": len(part.images), "boxes": sum(boxes.values()), "classes": classes}
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    counted = [
+        f"{split} {found['images']:,} images, {found['boxes']:,} boxes" for split, found in report["splits"].items()
+    ]
+    return f"{'; '.join(counted)}; {len(next(iter(parts.values())).categories)} classes; in {out} ({REPORT})"
