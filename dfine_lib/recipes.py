@@ -196,9 +196,9 @@ def for_epochs(recipe: Recipe, epochs: int) -> Recipe:
 def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with a warm-up and an EMA window that fit into a run of so many optimizer steps.
 
-    The published numbers are made for runs of 100,000 steps and more. On 1,000 steps an EMA without a ramp (fine-tuning)
-    still consists of the initial weights for the greater part, and finds nothing; one with the published ramp looks back
-    over two steps only, and averages nothing. So, unless the recipe says otherwise:
+    The published numbers are made for runs of 100,000 steps and more. On 1,000 steps an EMA without a ramp (that of
+    fine-tuning) still consists of the initial weights for the greater part, and finds nothing; one with the published
+    ramp looks back over a step or two, and averages nothing. So, unless the recipe says otherwise:
 
     - a warm-up longer than a tenth of the run becomes that tenth, at most 500 steps;
     - an EMA window 1 / (1 - decay) longer than two fifths of the run becomes a twentieth (decay at least 0.9), the ramp

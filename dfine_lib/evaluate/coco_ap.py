@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dfine_lib.data.coco_json import read_json
-from dfine_lib.evaluate.postprocess import Detections, postprocess
+from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
 
 logger = logging.getLogger(__name__)
 _BOXES_AT_ONCE = 100_000  # detections that the library holds as dictionaries at a time, about 1.5 kB each
@@ -165,18 +165,11 @@ class CocoEvaluator:
             self._seen.update(seen)
 
     def metrics(self) -> CocoMetrics:
-        """Score what was added. Images without detections count as missed.
-
-        Classes are independent of each other, so they are scored some at a time: memory stays bounded.
-        """
-        found, ids = self._countable(), sorted(self._names)
-        counts = np.array([(found.category_ids == i).sum() for i in ids])
-        chunk = np.cumsum(counts) // _BOXES_AT_ONCE
-        parts = [self._score(found, [i for i, c in zip(ids, chunk, strict=True) if c == k]) for k in np.unique(chunk)]
-        if not parts:
+        """Score what was added. Images without detections count as missed."""
+        ids = sorted(self._names)
+        if not ids:
             return CocoMetrics(*[math.nan] * 12)
-        precision = np.concatenate([p for p, _ in parts], axis=2)  # [10 IoUs, 101 recalls, C, 4 areas, 3 limits]
-        recall = np.concatenate([r for _, r in parts], axis=1)  # [10 IoUs, C, 4 areas, 3 limits]
+        precision, recall = self._scores()  # [10 IoUs, 101 recalls, C, 4 areas, 3 limits], [10 IoUs, C, 4 areas, 3]
         by_id = {i: _mean(precision[:, :, k, 0, -1]) for k, i in enumerate(ids)}
         return CocoMetrics(
             *(_mean(precision[iou, :, :, 0, -1]) for iou in (slice(None), 0, 5)),
@@ -185,6 +178,57 @@ class CocoEvaluator:
             *(_mean(recall[:, :, area, -1]) for area in (1, 2, 3)),
             per_class={name: by_id[i] for i, name in self._names.items()},
         )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the file's categories, by rising id: what the labels in `by_image` mean."""
+        return [self._names[i] for i in sorted(self._names)]
+
+    def precision(self) -> np.ndarray:
+        """Precision `[10, 101, C]` at IoU 0.50, 0.55, …, 0.95, at recall 0, 0.01, …, 1, of each class.
+
+        Interpolated as COCO does: the best precision at that recall or a higher one. NaN for a class without objects.
+        """
+        if not self._names:
+            return np.zeros((10, 101, 0))
+        precision = self._scores()[0][:, :, :, 0, -1]
+        return np.where(precision < 0, np.nan, precision)
+
+    def by_image(self) -> list[ImageBoxes]:
+        """The scored images by rising id, each with its objects and those of its detections that COCO looks at.
+
+        Labels are places in `class_names`; detections of a category that the file lacks are left out.
+        """
+        ids = np.array(sorted(self._names))
+        boxes = self._countable()
+        boxes = boxes.take(np.isin(boxes.category_ids, ids))
+        boxes = boxes.take(np.argsort(-boxes.scores, kind="stable"))
+        boxes = boxes.take(np.argsort(boxes.image_ids, kind="stable"))
+        images = sorted(self._scored_images)
+        start = np.searchsorted(boxes.image_ids, images, side="left")
+        end = np.searchsorted(boxes.image_ids, images, side="right")
+        truths = [self._ground_truth.imgToAnns.get(image_id, []) for image_id in images]
+        parts = [boxes.take(np.arange(first, last)) for first, last in zip(start, end, strict=True)]
+        return [
+            ImageBoxes(
+                image_id=image_id,
+                truth_labels=np.searchsorted(ids, [a["category_id"] for a in truth]).astype(np.int64),
+                truth_boxes_xyxy=_to_xyxy(np.array([a["bbox"] for a in truth], dtype=np.float64).reshape(-1, 4)),
+                truth_iscrowd=np.array([bool(a["iscrowd"]) for a in truth], dtype=bool),
+                labels=np.searchsorted(ids, own.category_ids).astype(np.int64),
+                boxes_xyxy=_to_xyxy(own.xywh),
+                scores=own.scores,
+            )
+            for image_id, truth, own in zip(images, truths, parts, strict=True)
+        ]
+
+    def _scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `_score`, of all classes. They are independent of each other: scored some at a time, memory is bounded."""
+        found, ids = self._countable(), sorted(self._names)
+        counts = np.array([(found.category_ids == i).sum() for i in ids])
+        chunk = np.cumsum(counts) // _BOXES_AT_ONCE
+        parts = [self._score(found, [i for i, c in zip(ids, chunk, strict=True) if c == k]) for k in np.unique(chunk)]
+        return np.concatenate([p for p, _ in parts], axis=2), np.concatenate([r for _, r in parts], axis=1)
 
     def _score(self, found: _Boxes, category_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """COCO's precision `[10, 101, C, 4, 3]` and recall `[10, C, 4, 3]` of these classes; -1 is not measured."""
@@ -245,9 +289,10 @@ def evaluate_model(
     evaluator.reset()
     was_training = model.training
     model.eval()
+    quiet = distributed and torch.distributed.get_rank() > 0
     try:
         with torch.inference_mode():
-            for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, dynamic_ncols=True):
+            for batch in tqdm(loader, "evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=quiet):
                 outputs = _without_spare_rows(model(batch.images.to(device, non_blocking=True)), evaluator)
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))
     finally:
@@ -294,6 +339,10 @@ def _annotation(number: int, annotation: dict[str, Any], name: str) -> dict[str,
 
 def _float64(values: Any) -> np.ndarray:
     return np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
+
+
+def _to_xyxy(xywh: np.ndarray) -> np.ndarray:
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.device import pick_device
+from dfine_lib.train.distributed import current_ranks
 
 
 class _Score:
@@ -27,7 +28,7 @@ class _Score:
         self.evaluator = evaluator
 
     def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> CocoMetrics:
-        return evaluate_model(model, loader, self.evaluator, device)
+        return evaluate_model(model, loader, self.evaluator, device, distributed=current_ranks().size > 1)
 
     def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]:
         return sample_detections(model, loader, device)
@@ -46,6 +47,20 @@ def make_score(annotation_file: Path | str, category_ids: Sequence[int]) -> _Sco
     return _Score(CocoEvaluator(annotation_file, category_ids))
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A weights file, ready to be scored on a data folder."""
+
+    model: DFINE
+    loader: EvalLoader  # `loader.index` holds the images, `loader.recipe` the input size
+    device: torch.device
+
+    def detect(self) -> tuple[CocoMetrics, CocoEvaluator]:
+        """Run the model over all images: the numbers, and the evaluator that still holds every detection."""
+        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids)
+        return evaluate_model(self.model, self.loader, evaluator, self.device), evaluator
+
+
 def evaluate_weights(
     weights: Path | str,
     data: Path | str,
@@ -54,7 +69,19 @@ def evaluate_weights(
     settings: dict[str, object] | None = None,
     device: str = "auto",
 ) -> CocoMetrics:
-    """Score a weights file on the val split of a COCO-style folder.
+    """Score a weights file on the val split of a COCO-style folder; arguments and errors are those of `open_saved`."""
+    return open_saved(weights, data, recipe=recipe, settings=settings, device=device).detect()[0]
+
+
+def open_saved(
+    weights: Path | str,
+    data: Path | str,
+    *,
+    recipe: str | Recipe | None = None,
+    settings: dict[str, object] | None = None,
+    device: str = "auto",
+) -> Saved:
+    """Load a weights file for the val split of a COCO-style folder.
 
     Classes are matched by name where the file holds names, so a folder with fewer classes, or in another order, is
     scored on what it has.
@@ -97,4 +124,4 @@ def evaluate_weights(
             "Rename the categories of the folder, or fine-tune these weights on it."
         )
     where = pick_device(device)
-    return evaluate_model(model.to(where), EvalLoader(index, recipe), annotation_file, where)
+    return Saved(model.to(where), EvalLoader(index, recipe), where)

@@ -1,0 +1,181 @@
+"""Tables of finished runs, and of what the authors published beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dfine_lib.train.run_folder import read_rows
+
+logger = logging.getLogger(__name__)
+
+# AP on COCO val2017, all 5,000 images, 640 px, in percent: the table of the authors' README
+# (github.com/Peterande/D-FINE). obj2coco: trained on Objects365 first.
+PUBLISHED_AP: dict[str, float] = {
+    "n_coco": 42.8,
+    "s_coco": 48.5,
+    "m_coco": 52.3,
+    "l_coco": 54.0,
+    "x_coco": 55.8,
+    "s_obj2coco": 50.7,
+    "m_obj2coco": 55.1,
+    "l_obj2coco": 57.3,
+    "x_obj2coco": 59.3,
+}
+_COCO_VAL_IMAGES, _COCO_CLASSES, _COCO_SIDE = 5000, 80, 640
+
+
+def finished_runs(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The `metrics.json` of every finished run below a folder, by the run's name.
+
+    Args:
+        folder: `runs`, say: read are `*/metrics.json` in it. A file that is no run's result is left out with a warning.
+
+    Returns:
+        Contents by name. Where `saved_weights` is missing, since no notebook scored them, it holds the numbers that
+        `metrics.jsonl` has for the best epoch, if it has them.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    runs = _contents(folder, "metrics.json", ("ap", "best_epoch", "last", "recipe"))
+    for name, content in runs.items():
+        rows = Path(folder) / name / "metrics.jsonl"
+        if "saved_weights" not in content and rows.is_file():
+            best = [
+                row for row in read_rows(rows) if (row.get("kind"), row.get("epoch")) == ("eval", content["best_epoch"])
+            ]
+            content["saved_weights"] = best[-1].get("ema") if best else None
+    return runs
+
+
+def evaluations(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """As `finished_runs`, of the `evaluation.json` that experiments/evaluate.ipynb writes.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    return _contents(folder, "evaluation.json", ("ap", "weights", "images", "per_class"))
+
+
+def result_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a run, best AP first: what was trained on what, how long, and what came out; AP 0..1."""
+    rows = []
+    for name, run in runs.items():
+        last, recipe = run["last"] or {}, run["recipe"]
+        saved = run.get("saved_weights") or {}
+        images = run.get("images") or {}
+        rows.append(
+            {
+                "run": name,
+                "recipe": recipe.get("name"),
+                "AP": _number(run["ap"]),
+                "AP50": _number(saved.get("ap50")),
+                "AP75": _number(saved.get("ap75")),
+                "last, averaged": _number((last.get("ema") or {}).get("ap")),
+                "last, raw": _number((last.get("raw") or {}).get("ap")),
+                "epochs": recipe.get("train", {}).get("epochs"),
+                "steps": run.get("steps"),
+                "train images": images.get("train"),
+                "val images": images.get("val"),
+                "classes": len(run["classes"]) if run.get("classes") else None,
+                "image size": _side(recipe),
+                "minutes": None if run.get("seconds") is None else round(run["seconds"] / 60),
+                "device": run.get("device"),
+                "seed": run.get("seed"),
+                "commit": (run.get("commit") or "unknown")[:7],
+            }
+        )
+    return sorted(rows, key=lambda row: -1 if row["AP"] is None else row["AP"], reverse=True)
+
+
+def published_rows(
+    runs: Mapping[str, Mapping[str, Any]], evaluated: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """A row a published recipe: the authors' AP, that of their weights as scored here, and that of our best run.
+
+    Counted are only runs and evaluations on all of COCO val2017 at 640 px, told by its 5,000 images and 80 classes; a
+    run of the recipe on other data says nothing about the published number.
+
+    Args:
+        runs: of `finished_runs`.
+        evaluated: of `evaluations`; published weights are known by their name, as dfine_l_coco.
+
+    Returns:
+        `recipe`, `published`, `published weights, scored here`, `trained here` and `difference` (of the last to the
+        first), in percent; None where nothing was run.
+    """
+    ours: dict[str, float] = {}
+    for run in runs.values():
+        name, ap = run["recipe"].get("name"), _number(run["ap"])
+        on_coco = (run.get("images") or {}).get("val") == _COCO_VAL_IMAGES
+        on_coco &= len(run.get("classes") or ()) == _COCO_CLASSES and _side(run["recipe"]) == _COCO_SIDE
+        if on_coco and ap is not None and name in PUBLISHED_AP:
+            ours[name] = max(ours.get(name, 0.0), 100 * ap)
+    scored: dict[str, float] = {}
+    for evaluation in (evaluated or {}).values():
+        name = Path(str(evaluation["weights"])).stem.removeprefix("dfine_").removesuffix("_e25")
+        on_coco = evaluation["images"] == _COCO_VAL_IMAGES and len(evaluation["per_class"]) == _COCO_CLASSES
+        on_coco &= str(evaluation.get("input", "")).startswith(f"{_COCO_SIDE} x {_COCO_SIDE}")
+        if on_coco and _number(evaluation["ap"]) is not None and name in PUBLISHED_AP:
+            scored[name] = 100 * evaluation["ap"]
+    return [
+        {
+            "recipe": name,
+            "published": published,
+            "published weights, scored here": scored.get(name),
+            "trained here": ours.get(name),
+            "difference": ours[name] - published if name in ours else None,
+        }
+        for name, published in PUBLISHED_AP.items()
+    ]
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]], digits: int = 3) -> str:
+    """Rows with the same keys as a table of Markdown; None is a dash, a bar in a text is escaped."""
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names)] + [[_cell(row.get(name), digits) for name in names] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _contents(folder: str | Path, name: str, needed: Sequence[str]) -> dict[str, dict[str, Any]]:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of runs; train one first, or name another folder")
+    found = {}
+    for file in sorted(folder.glob(f"*/{name}")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            logger.warning("left out %s: %s", file, error)
+            continue
+        missing = [key for key in needed if not isinstance(content, dict) or key not in content]
+        if missing:
+            logger.warning("left out %s: no %r in it", file, missing[0])
+            continue
+        found[file.parent.name] = content
+    return found
+
+
+def _side(recipe: Mapping[str, Any]) -> Any:
+    """Input size: one number where it is square, else [height, width]."""
+    side = (recipe.get("data") or {}).get("image_size")
+    return side[0] if isinstance(side, list) and len(set(side)) == 1 else side
+
+
+def _number(value: Any) -> float | None:
+    """AP as it may be reported; the -1 of a run whose evaluation had nothing to measure is none."""
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if sound else None
+
+
+def _cell(value: Any, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value).replace("|", "\\|")
