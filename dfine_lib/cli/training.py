@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
 
+INTERRUPTED = 130
+LOST = 3  # exit code of a process that ends because another one of its run did
 _DATA_HELP = "folder with a train and a val split, or a JSON file that names the paths of both"
 
 
@@ -19,7 +23,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser(
         "train",
         help="train or fine-tune on a COCO-style folder",
-        description="Train or fine-tune in one process. The same command again goes on where the run was left.",
+        description="Train or fine-tune, in one process or several (--nproc, or torchrun -m dfine_lib.cli train …). "
+        "The same command again goes on where the run was left.",
+        epilog="Example: dfine train --recipe n_custom --data my_set --epochs 50 --batch-size 16 --nproc 2",
     )
     train.add_argument("--recipe", required=True, metavar="NAME", help="see `dfine recipes`")
     train.add_argument("--data", required=True, type=Path, metavar="DIR", help=_DATA_HELP)
@@ -41,6 +47,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default=True,
         help="go on from what lies in the output folder (default), or refuse a folder that holds a run",
     )
+    train.add_argument(
+        "--nproc", type=int, default=1, metavar="N", help="processes that share each batch, a GPU each (default: 1)"
+    )
+    train.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N",
+        help="with --nproc: start all processes anew from the last state this often if one is lost (default: 0)",
+    )  # fmt: skip
     _add_settings(train)
     train.set_defaults(
         call=_train, after_interrupt=" The last whole epoch is saved: the same command goes on from there."
@@ -80,26 +93,67 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
         )
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    recipe = _recipe_of(arguments)
-    out = arguments.out or Path("runs") / recipe.name
+    if "LOCAL_WORLD_SIZE" not in os.environ and (arguments.nproc != 1 or arguments.max_restarts):
+        return _train_in_processes(arguments)
 
     from dfine_lib.evaluate.saved import make_score
+    from dfine_lib.train.distributed import ProcessLost, ToldElsewhere, joined
     from dfine_lib.train.trainer import train
 
-    train(
-        recipe,
-        arguments.data,
-        out,
-        make_score=make_score,
-        seed=arguments.seed,
-        device=arguments.device,
-        resume=arguments.resume,
-        weights=arguments.weights,
-    )
-    _print_result(out)
+    try:
+        with joined(arguments.device) as ranks:
+            if not ranks.first:
+                logging.getLogger().setLevel(logging.ERROR)  # rank 0 speaks
+            recipe = _recipe_of(arguments)
+            out = arguments.out or Path("runs") / recipe.name
+            train(
+                recipe,
+                arguments.data,
+                out,
+                make_score=make_score,
+                seed=arguments.seed,
+                device=arguments.device,
+                resume=arguments.resume,
+                weights=arguments.weights,
+            )
+            if ranks.first:
+                _print_result(out)
+    except ToldElsewhere:
+        return LOST
+    except ProcessLost as error:
+        print(f"dfine train: {error}", file=sys.stderr)
+        return LOST
+    return 0
+
+
+def _train_in_processes(arguments: argparse.Namespace) -> int:
+    """The same command in several processes: what it says is theirs."""
+    _recipe_of(arguments)  # a wrong setting is told here, before anything starts
+    if arguments.device.startswith("cuda") or arguments.device == "auto":
+        import torch
+
+        from dfine_lib.train.device import enough_gpus
+
+        if arguments.device != "auto" or torch.cuda.is_available():
+            enough_gpus(arguments.nproc)
+
+    from dfine_lib.train.elastic import ToldAlready, run_in_processes
+    from dfine_lib.train.launch import TrainingFailed
+
+    command = [sys.executable, "-m", "dfine_lib.cli", *arguments.words]
+    try:
+        run_in_processes(command, arguments.nproc, max_restarts=arguments.max_restarts)
+    except ToldAlready as told:
+        return told.exit_code
+    except KeyboardInterrupt:  # the processes were told too, and one of them says so
+        return INTERRUPTED
+    except TrainingFailed as error:
+        print(f"dfine train: {error}; the same command goes on from the last saved state", file=sys.stderr)
+        return LOST
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,22 @@ from dfine_lib.model.outputs import DecoderOutput, DFINEOutput
 from dfine_lib.recipes import get_recipe
 
 
+def term_names(config: LossConfig, num_layers: int) -> list[str]:
+    """Names of all terms of a model with that many decoder layers, denoising included: the same in every process.
+
+    What a criterion returns has no denoising terms where a batch has no boxes, or the model makes no such queries.
+    """
+    layers = [*(f"_aux_{i}" for i in range(num_layers - 1)), ""]
+    names = []
+    for of_layers, others in (
+        (layers, ["_pre", "_enc_0"]), ([f"_dn_{i}" for i in range(num_layers)], ["_dn_pre"]),
+    ):  # fmt: skip
+        names += [f"loss_{kind}{suffix}" for kind in ("vfl", "bbox", "giou") for suffix in of_layers + others]
+        names += [f"loss_fgl{suffix}" for suffix in of_layers if config.fgl]
+        names += [f"loss_ddf{suffix}" for suffix in of_layers[:-1] if config.ddf]
+    return names
+
+
 def build_criterion(recipe: str | Recipe) -> Criterion:
     """The criterion of a recipe or of its name."""
     return Criterion(get_recipe(recipe).loss)
@@ -49,7 +65,11 @@ class _Matching:
 
 @dataclass(frozen=True)
 class Criterion:
-    """Losses of one step. Keeps nothing between steps."""
+    """Losses of one step. Keeps nothing between steps.
+
+    Processes that train together share their normalisers: the mean of their losses is the loss of one process on all
+    their images. (Denoising draws its queries within a process, so its terms are equal in expectation.)
+    """
 
     config: LossConfig
 
@@ -75,14 +95,22 @@ class Criterion:
         shared = own
         if self.config.union_set:
             shared = union_set(own, answers.logits.shape[2]).repeated(num_guesses)
-        num_boxes, num_pairs = _mean_over_ranks([sum(counts), shared.query.shape[1]], labels.device)
+        plan = outputs.denoising_plan
+        pairs, queries = shared.query.shape[1], answers.logits.shape[1] * answers.logits.shape[2]
+        noised, noised_queries = (plan.image.shape[0], len(counts) * plan.num_queries) if plan else (0, 0)
+        # One exchange for all numbers, whether a process has boxes or not: the others wait for it.
+        here, mean, least = _mean_over_ranks(
+            [sum(counts), pairs, queries - pairs, noised, noised_queries - noised], labels.device
+        )
+        num_boxes, num_pairs = mean[:2].clamp(min=least)
         matching = _Matching(own, shared, num_boxes, num_pairs)
-        shares = _distillation_shares(_matched(answers, shared))
+        weights = _distillation_shares(mean[1:3])
         bins = outputs.bin_offsets, outputs.reg_scale
+        shares = weights * here[1:3].clamp(min=1) / mean[1:3].clamp(min=least)
         terms = self._terms(answers, matching, labels, boxes, bins, shares)
 
-        plan = outputs.denoising_plan
         if outputs.denoising is not None and plan is not None:
+            shares = weights * here[3:].clamp(min=1) / mean[3:].clamp(min=least)
             answers = _denoising_answers(outputs.denoising)
             fixed = Pairs(plan.image[None], plan.query[None], plan.box[None]).repeated(len(answers.suffixes))
             number = num_boxes * plan.num_groups
@@ -166,19 +194,21 @@ def _matched(answers: _Answers, pairs: Pairs) -> Tensor:
     return mask
 
 
-def _distillation_shares(matched: Tensor) -> Tensor:
-    """Weights of the matched and the unmatched mean, `[2]`: square roots of their numbers, summing to 1."""
-    if not len(matched):
-        return torch.full((2,), 0.5, device=matched.device)
-    share = matched.float().mean()
-    roots = torch.stack([share, 1 - share]).sqrt()
+def _distillation_shares(numbers: Tensor) -> Tensor:
+    """Weights of the mean over matched and over unmatched queries, `[2]`: square roots of their numbers, sum 1."""
+    roots = (numbers / numbers.sum()).sqrt()
     return roots / roots.sum()
 
 
-def _mean_over_ranks(numbers: list[int], device: torch.device) -> Tensor:
-    """Normalisers averaged over all processes, at least 1."""
-    total = torch.tensor(numbers, dtype=torch.float32, device=device)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return total.clamp(min=1)
+def _mean_over_ranks(numbers: list[int], device: torch.device) -> tuple[Tensor, Tensor, float]:
+    """Numbers of this process, their mean over all processes, and what that mean is where the total is 1.
+
+    A normaliser is the mean, but at least that: the total of one process that has everything, at least 1, shared out.
+    Differs from the authors' code, where the mean is at least 1, which weakens steps with fewer boxes than processes.
+    """
+    here = torch.tensor(numbers, dtype=torch.float32, device=device)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return here, here, 1.0
+    mean = here.clone()
+    dist.all_reduce(mean)
+    return here, mean / dist.get_world_size(), 1 / dist.get_world_size()

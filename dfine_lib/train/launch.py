@@ -35,8 +35,14 @@ def training_command(
     weights: str | Path | None = None,
     resume: bool = True,
     settings: Mapping[str, object] | None = None,
+    nproc: int = 1,
+    max_restarts: int = 0,
 ) -> list[str]:
-    """The `dfine train` command of these choices, as a list of words; None leaves a choice to the recipe."""
+    """The `dfine train` command of these choices, as a list of words; None leaves a choice to the recipe.
+
+    With `nproc` above 1 that command starts so many processes that train as one, by torchrun's engine; it ends when
+    they do, and they when it does.
+    """
     words = [sys.executable, "-m", "dfine_lib.cli", "train", "--recipe", recipe, "--data", str(data), "--out", str(out)]
     words += ["--seed", str(seed), "--device", device]
     for flag, value in (
@@ -44,6 +50,8 @@ def training_command(
     ):  # fmt: skip
         if value not in (None, ""):
             words += [flag, str(value)]
+    if nproc != 1 or max_restarts:
+        words += ["--nproc", str(nproc), "--max-restarts", str(max_restarts)]
     if not resume:
         words.append("--no-resume")
     for name, value in (settings or {}).items():
@@ -153,7 +161,7 @@ def _show(bar: tqdm, rows: _NewRows) -> None:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Ask the whole group to end, then make it."""
+    """Ask the whole group to end, then make it. (Processes of a run have groups of their own, and end with it.)"""
     for signal_number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
         try:
             os.killpg(process.pid, signal_number)

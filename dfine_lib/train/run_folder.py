@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.files import write_atomically
+from dfine_lib.train.checkpoint import save_state
 
 
 class RunFolder:
@@ -34,12 +36,26 @@ class RunFolder:
     - `last.pt`: state to resume from. `best_stage1.pt`: where stage 2 starts.
     - `model.safetensors`: averaged weights of the best evaluation. `metrics.json`: the result, written at the end.
 
+    Of several processes that train together one writes; the others' folder (`writes=False`) only knows the names.
+
     Raises:
         OSError: the folder cannot be made or written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
+        self._curves: SummaryWriter | None = None
+        if writes:
+            self._make()
+        self.about = self.path / "run.json"
+        self.rows = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.json"
+        self.last = self.path / "last.pt"
+        self.best_stage1 = self.path / "best_stage1.pt"
+        self.model = self.path / "model.safetensors"
+        self.result = self.path / "metrics.json"
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable.{os.getpid()}"
@@ -49,13 +65,6 @@ class RunFolder:
             raise OSError(
                 error.errno, f"the output folder {self.path} cannot be written ({error.strerror}); choose another --out"
             ) from error
-        self.about = self.path / "run.json"
-        self.rows = self.path / "metrics.jsonl"
-        self.samples = self.path / "samples.json"
-        self.last = self.path / "last.pt"
-        self.best_stage1 = self.path / "best_stage1.pt"
-        self.model = self.path / "model.safetensors"
-        self.result = self.path / "metrics.json"
 
     def lock(self) -> None:
         """Keep the folder for this process: two that write one run would spoil it.
@@ -65,6 +74,8 @@ class RunFolder:
         Raises:
             ValueError: another process holds the folder.
         """
+        if not self.writes:
+            return
         try:
             import fcntl
         except ImportError:  # Windows
@@ -87,6 +98,9 @@ class RunFolder:
 
     def release(self) -> None:
         """Let another process write here."""
+        if self._curves is not None:
+            self._curves.close()
+            self._curves = None
         lock = getattr(self, "_lock_file", None)
         if lock is not None:
             with contextlib.suppress(OSError):
@@ -95,6 +109,8 @@ class RunFolder:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
+        if not self.writes:
+            return
         try:
             with open(self.rows, "a", encoding="utf-8") as file:
                 file.write(json.dumps(_plain(row)) + "\n")
@@ -112,14 +128,35 @@ class RunFolder:
             step: the last that is not taken again.
             evaluate_again: epoch whose evaluation is repeated, if one is.
         """
-        if self.rows.exists():
+        if self.writes and self.rows.exists():
             kept = [row for row in self.read_rows() if row["step"] <= step or row["kind"] == "session"]
             kept = [row for row in kept if row["kind"] != "eval" or row["epoch"] != evaluate_again]
             write_atomically(self.rows, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         """Write one JSON file, whole or not at all; numbers that are not finite become null."""
-        write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+        if self.writes:
+            write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+
+    def save_state(self, path: Path, state: dict[str, Any]) -> None:
+        """Write one state file, whole or not at all."""
+        if self.writes:
+            save_state(path, state)
+
+    def begin(self) -> None:
+        """Clear away what a run that saved no state has left."""
+        for leftover in (self.rows, self.samples) if self.writes else ():
+            leftover.unlink(missing_ok=True)
+
+    def begin_curves(self, first_step: int) -> None:
+        """Open the curves for tensorboard; those from `first_step` on are forgotten."""
+        if self.writes:
+            self._curves = SummaryWriter(str(self.path / "tensorboard"), purge_step=first_step)
+
+    def curve(self, name: str, value: float, step: int) -> None:
+        """Add a point to a curve."""
+        if self._curves is not None:
+            self._curves.add_scalar(name, value, step)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dfine_lib.config import TrainConfig
-from dfine_lib.criterion import Criterion
+from dfine_lib.criterion.criterion import Criterion, term_names
 from dfine_lib.data.loader import Batch
+from dfine_lib.train.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.train.ema import ModelEMA
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,7 +24,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. `broken` names the terms that were not finite; the step was skipped if there are any."""
+    """What a step did, over all ranks. `broken` names the terms that were not finite: if any, it was skipped."""
 
     losses: dict[str, float]
     grad_norm: float
@@ -36,7 +37,11 @@ class StepResult:
 
 
 class TrainStep:
-    """Model, criterion, optimizer and average, moved on by one step at a time."""
+    """Model, criterion, optimizer and average, moved on by one step at a time.
+
+    With several ranks, each takes its share of the images: gradients and losses are those of all, so every rank takes
+    the same step, or skips it. Running statistics of batch norms that are not synchronised become means over ranks.
+    """
 
     def __init__(
         self,
@@ -46,9 +51,12 @@ class TrainStep:
         ema: ModelEMA,
         train: TrainConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.criterion, self.optimizer, self.ema = model, criterion, optimizer, ema
-        self.train, self.device = train, device
+        self.train, self.device, self.ranks = train, device, ranks
+        self.forward = ranks.wrapped(model)
+        self.statistics = running_statistics(model)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
@@ -56,14 +64,16 @@ class TrainStep:
         """Take one step over `batches`, whose gradients are averaged (gradient accumulation)."""
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
-        for batch in batches:
-            with self._autocast():
-                images = batch.images.contiguous(memory_format=torch.channels_last)
-                outputs = self.model(images, batch.targets)
-            losses = self.criterion(outputs, batch.targets)  # float32, outside autocast
-            self.scaler.scale(sum(losses.values()) / len(batches)).backward()
+        for i, batch in enumerate(batches):
+            with self._exchange(i + 1 == len(batches)):
+                with self._autocast():
+                    images = batch.images.contiguous(memory_format=torch.channels_last)
+                    outputs = self.forward(images, batch.targets)
+                losses = self.criterion(outputs, batch.targets)  # float32, outside autocast
+                self.scaler.scale(sum(losses.values()) / len(batches)).backward()
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0.0) + value.detach() / len(batches)
+        terms = self._over_ranks(terms)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_max_norm)
 
@@ -78,12 +88,27 @@ class TrainStep:
         if broken:
             self.optimizer.zero_grad(set_to_none=True)
             self._mend_statistics()
+            self.ranks.average_(self.statistics)
         else:
             self.scaler.step(self.optimizer)
+            self.ranks.average_(self.statistics)
             if finite[0]:
                 self.ema.update(self.model)
         self.scaler.update()
         return StepResult(named, values[0], tuple(broken))
+
+    def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
+        """Ranks exchange gradients once a step, in its last backward pass."""
+        return contextlib.nullcontext() if last or self.ranks.size == 1 else self.forward.no_sync()
+
+    def _over_ranks(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms as means over ranks, so that all see the same; a rank without boxes has no denoising terms: 0."""
+        if self.ranks.size == 1:
+            return terms
+        names = term_names(self.criterion.config, self.model.config.num_decoder_layers)
+        values = torch.stack([terms.get(name, torch.zeros((), device=self.device)) for name in names])
+        self.ranks.average_([values])
+        return dict(zip(names, values, strict=True))
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = _DTYPES.get(self.train.precision)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dfine_lib.config import Recipe
@@ -19,42 +17,23 @@ from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader, derived_seed
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import load_weights, read_weights, save_weights
+from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
-from dfine_lib.train.checkpoint import CheckpointError, load_state, save_state
+from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.device import pick_device
+from dfine_lib.train.distributed import Ranks, joined, was_restarted
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.meter import Meter, in_words
 from dfine_lib.train.optim import build_optimizer, rate_factor
 from dfine_lib.train.run_folder import RunFolder, describe_machine
 from dfine_lib.train.run_plan import RunPlan, plan_run
+from dfine_lib.train.score import MakeScore, Metrics
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
 
 log = logging.getLogger(__name__)
 ROW_EVERY = 10  # optimizer steps between lines of metrics.jsonl
 DECODE_UP_TO = 20_000  # images of a split that are decoded once before a run starts
 STATE_EVERY = 600.0  # seconds between states saved within an epoch
-
-
-class Metrics(Protocol):
-    """What an evaluation returns: `ap` and a JSON-safe dict of all numbers."""
-
-    ap: float
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-class Score(Protocol):
-    """Scores a model on a validation loader; `samples` is what it finds on a few of the images, JSON-safe."""
-
-    def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> Metrics: ...
-
-    def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]: ...
-
-
-# From the validation file and the category id of each label to what scores a model: made before the first step, so
-# that a file which cannot be scored is found then.
-MakeScore = Callable[[Path, Sequence[int]], Score]
 
 
 def train(
@@ -69,6 +48,8 @@ def train(
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with a run that was stopped; a finished run only returns its result.
+
+    Started by torchrun in several processes, they train as one: batches are shared out, rank 0 writes the folder.
 
     Args:
         recipe: a name or a recipe.
@@ -87,24 +68,25 @@ def train(
         ValueError: anything wrong with recipe, data, weights or an earlier run in the folder; nothing was trained.
         OSError: the folder cannot be written.
         NonFiniteLoss: the loss stayed non-finite; `last.pt` holds the last good state.
+        ProcessLost, ToldElsewhere: see `dfine_lib.train.distributed.joined`.
     """
-    plan = plan_run(get_recipe(recipe), Path(data), seed, weights)
-    run = _Run(plan, RunFolder(out), pick_device(device))
-    try:
-        return run.result() if run.finished() and resume else run.train(make_score, resume)
-    finally:
-        run.folder.release()
+    with joined(device) as ranks:
+        resume = resume or was_restarted()
+        weights = ranks.on_first(lambda: locate_weights(weights)) if weights else None  # one may have to download it
+        plan = plan_run(get_recipe(recipe), Path(data), seed, weights)
+        run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks)
+        try:
+            result = ranks.on_first(lambda: run.result() if resume and run.folder.result.exists() else None)
+            return run.train(make_score, resume) if result is None else result
+        finally:
+            run.folder.release()
 
 
 class _Run:
-    def __init__(self, plan: RunPlan, folder: RunFolder, device: torch.device) -> None:
-        self.plan, self.recipe, self.folder, self.device = plan, plan.recipe, folder, device
+    def __init__(self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks) -> None:
+        self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
         folder.lock()
-        plan.compare_with_earlier(folder)
-
-    def finished(self) -> bool:
-        """Is the result already on disk?"""
-        return self.folder.result.exists()
+        ranks.on_first(lambda: plan.compare_with_earlier(folder))
 
     def result(self) -> dict[str, Any]:
         """The result on disk."""
@@ -114,42 +96,39 @@ class _Run:
     def train(self, make_score: MakeScore, resume: bool) -> dict[str, Any]:
         """All epochs that are still to do."""
         folder = self.folder
-        if not resume and (folder.last.exists() or folder.result.exists()):
+        if not resume and self.ranks.on_first(lambda: folder.last.exists() or folder.result.exists()):
             raise ValueError(f"{folder.path} already holds a run; choose another --out, or resume it")
-        state = load_state(folder.last) if folder.last.exists() else None
+        state = self._stored(folder.last)
         self.score = make_score(self.plan.val.annotation_file, self.plan.train.category_ids)
         for index in (self.plan.train, self.plan.val):
             # Opening every picture costs minutes on large sets; missing, cut-off and missized ones are always found.
-            check_images(index, every=state is None and len(index) <= DECODE_UP_TO)
+            every = state is None and len(index) <= DECODE_UP_TO
+            self.ranks.on_first(lambda index=index, every=every: check_images(index, every=every))
         rows = self._build(fresh=state is None)
-        here = describe_machine(self.device)
+        here = describe_machine(self.device) | {"processes": self.ranks.size}
         if state is None:
             places = {"data": str(self.plan.train.annotation_file), "weights_file": str(self.plan.weights or "")}
-            folder.rows.unlink(missing_ok=True)
-            folder.samples.unlink(missing_ok=True)
+            folder.begin()
             folder.write_json(folder.about, self.plan.identity() | places | {"class_rows": rows} | here)
             self._save()
         else:
             self._restore(state)
         folder.append({"kind": "session", "step": self._step_number(), **here})
 
-        writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self._step_number())
+        folder.begin_curves(self._step_number())
         metrics: dict[str, Metrics] = {}
         train = self.recipe.train
-        try:
-            for epoch in range(self.progress["epoch"], train.epochs):
-                if epoch == train.stop_epoch and not self.progress["step_in_epoch"]:
-                    self._begin_stage2()
-                self._train_epoch(epoch, writer)
-                if (epoch + 1) % train.evaluate_every == 0 or epoch + 1 == train.epochs:
-                    self.progress |= {"epoch": epoch, "step_in_epoch": self.loader.steps_per_epoch}
-                    self._save()  # whatever the evaluation meets, the epoch is done
-                    metrics = self._evaluate(epoch, writer)
-                self.progress |= {"epoch": epoch + 1, "step_in_epoch": 0}
-                self._save()
-        finally:
-            writer.close()
-        return self._finish(metrics)
+        for epoch in range(self.progress["epoch"], train.epochs):
+            if epoch == train.stop_epoch and not self.progress["step_in_epoch"]:
+                self._begin_stage2()
+            self._train_epoch(epoch)
+            if (epoch + 1) % train.evaluate_every == 0 or epoch + 1 == train.epochs:
+                self.progress |= {"epoch": epoch, "step_in_epoch": self.loader.steps_per_epoch}
+                self._save()  # whatever the evaluation meets, the epoch is done
+                metrics = self._evaluate(epoch)
+            self.progress |= {"epoch": epoch + 1, "step_in_epoch": 0}
+            self._save()
+        return self.ranks.on_first(lambda: self._finish(metrics))
 
     def _build(self, fresh: bool) -> dict[str, Any]:
         """Model, optimizer, average, loaders; which class rows came from the weights file."""
@@ -164,13 +143,18 @@ class _Run:
                 "slowly at best. Give --weights, or --set model.freeze_norm=false --set model.freeze_stem=false",
                 recipe.name,
             )
+        if self.ranks.size > 1 and device.type == "cuda":  # nowhere else are there batch norms over processes
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, recipe)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = ModelEMA(self.model, recipe)
-        self.step = TrainStep(self.model, build_criterion(recipe), self.optimizer, self.ema, recipe.train, device)
-        self.loader = TrainLoader(self.plan.train, recipe, seed=self.plan.seed, device=device)
-        self.val_loader = EvalLoader(self.plan.val, recipe, device=device)
+        self.step = TrainStep(
+            self.model, build_criterion(recipe), self.optimizer, self.ema, recipe.train, device, self.ranks
+        )  # fmt: skip
+        share = {"rank": self.ranks.rank, "world_size": self.ranks.size, "device": device}
+        self.loader = TrainLoader(self.plan.train, recipe, seed=self.plan.seed, **share)
+        self.val_loader = EvalLoader(self.plan.val, recipe, **share)
         self.total = self.loader.steps_per_epoch * recipe.train.epochs
         self.skipped_in_a_row = 0
         self.progress = {
@@ -179,30 +163,31 @@ class _Run:
         }  # fmt: skip
         return rows
 
-    def _train_epoch(self, epoch: int, writer: SummaryWriter) -> None:
+    def _train_epoch(self, epoch: int) -> None:
         train, per_epoch = self.recipe.train, self.loader.steps_per_epoch
         first = self.progress["step_in_epoch"]
         batches = self.loader.epoch(epoch, first * train.accumulate)
         self.model.train()
         bar = tqdm(
             range(first, per_epoch), initial=first, total=per_epoch, desc=f"epoch {epoch + 1}/{train.epochs}",
-            unit="step", dynamic_ncols=True, mininterval=1.0,
+            unit="step", dynamic_ncols=True, mininterval=1.0, disable=not self.ranks.first,
         )  # fmt: skip
         meter, saved = Meter(self.device), time.perf_counter()
         for i in bar:
             number = epoch * per_epoch + i
             before = time.perf_counter()
             micro = [next(batches) for _ in range(train.accumulate)]
-            meter.add(sum(len(batch.targets) for batch in micro), time.perf_counter() - before)
+            meter.add(sum(len(batch.targets) for batch in micro) * self.ranks.size, time.perf_counter() - before)
             factor = rate_factor(self.recipe, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
-            torch.manual_seed(derived_seed(self.plan.seed, 1 + number))  # denoising draws: a function of seed and step
+            # Denoising draws: a function of seed and step, another on each rank.
+            torch.manual_seed(derived_seed(self.plan.seed, 1 + number) + self.ranks.rank)
             result = self.step(micro)
             self._note_skipped(result, number, epoch, micro)
             if (number + 1) % ROW_EVERY == 0 or i + 1 == per_epoch:
                 reading = meter.read()
-                self._row(writer, result, number, epoch, train.lr * factor, reading)
+                self._row(result, number, epoch, train.lr * factor, reading)
                 left = (self.total - number - 1) * reading["seconds_per_step"]
                 bar.set_postfix_str(
                     f"loss {result.loss:.2f}, AP {max(self.progress['best_ap'], 0):.3f}, "
@@ -219,7 +204,8 @@ class _Run:
             return
         self.skipped_in_a_row += 1
         self.progress["skipped"] += 1
-        image_ids = [int(i) for batch in batches for i in batch.image_ids]
+        own = [int(i) for batch in batches for i in batch.image_ids]
+        image_ids = [i for ids in self.ranks.gather(own) for i in ids]
         log.warning("step %d skipped: %s not finite; images %s", number, ", ".join(result.broken), image_ids)
         self.folder.append(
             {"kind": "skipped", "step": number, "epoch": epoch, "terms": list(result.broken), "image_ids": image_ids}
@@ -232,31 +218,29 @@ class _Run:
                 f"{self.folder.model} as --weights where it is there"
             )
 
-    def _row(
-        self, writer: SummaryWriter, result: StepResult, number: int, epoch: int, lr: float, reading: dict[str, Any]
-    ) -> None:
+    def _row(self, result: StepResult, number: int, epoch: int, lr: float, reading: dict[str, Any]) -> None:
         self.progress["seconds"] += reading["seconds"]
         row = {"kind": "train", "step": number, "total": self.total, "epoch": epoch, "loss": result.loss}
         row |= {"losses": result.losses, "grad_norm": result.grad_norm, "lr": lr, **reading}
         self.folder.append(row)
         for key in ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "memory_mb"):
-            writer.add_scalar(f"train/{key}", row[key], number)
+            self.folder.curve(f"train/{key}", row[key], number)
 
-    def _evaluate(self, epoch: int, writer: SummaryWriter) -> dict[str, Metrics]:
+    def _evaluate(self, epoch: int) -> dict[str, Metrics]:
         step = (epoch + 1) * self.loader.steps_per_epoch - 1
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
-        ap = metrics["ema"].ap
+        ap = self.ranks.on_first(lambda: metrics["ema"].ap)
         ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find
-        shown = self.score.samples(models["ema"], self.val_loader, self.device)
+        shown = self.score.samples(models["ema"], self.val_loader, self.device) if self.ranks.first else []
         about = {"step": step, "epoch": epoch, "category_names": self.plan.train.category_names}
         self.folder.write_json(self.folder.samples, about | {"images": shown})
         seconds = time.perf_counter() - start
         row = {"kind": "eval", "step": step, "epoch": epoch, "seconds": seconds}
         self.folder.append(row | {name: value.to_dict() for name, value in metrics.items()})
         for name, value in metrics.items():
-            writer.add_scalar(f"eval/ap_{name}", value.ap, step)
+            self.folder.curve(f"eval/ap_{name}", value.ap, step)
         self.progress["seconds"] += seconds
         self._keep_best(epoch, ap)
         return metrics
@@ -271,10 +255,13 @@ class _Run:
             rewinds = train.stop_epoch < train.epochs and train.ema_restart_decay is not None
             if ap > progress["best_stage1_ap"] and rewinds:
                 progress["best_stage1_ap"] = ap
-                save_state(self.folder.best_stage1, self._learned())
-        elif not improved and train.ema_restart_decay is not None and self.folder.best_stage1.exists():
+                self.folder.save_state(self.folder.best_stage1, self._learned())
+        elif not improved and train.ema_restart_decay is not None:
+            best = self._stored(self.folder.best_stage1)
+            if best is None:
+                return
             # Stage 2 that does not help starts again from the best of stage 1, with a shorter memory.
-            self._restore_learned(load_state(self.folder.best_stage1))
+            self._restore_learned(best)
             progress["ema_decay"] -= 0.0001
             if not train.faithful:
                 self.ema.decay = progress["ema_decay"]
@@ -283,11 +270,16 @@ class _Run:
         train = self.recipe.train
         if train.ema_restart_decay is None:
             return
-        if self.folder.best_stage1.exists():
-            self._restore_learned(load_state(self.folder.best_stage1))
+        best = self._stored(self.folder.best_stage1)
+        if best is not None:
+            self._restore_learned(best)
         self.progress["ema_decay"] = train.ema_restart_decay
         if not train.faithful:  # the published code lowers a number that its schedule no longer reads
             self.ema.decay = train.ema_restart_decay
+
+    def _stored(self, path: Path) -> dict[str, Any] | None:
+        """A state file, read by rank 0 for all."""
+        return self.ranks.on_first(lambda: load_state(path) if path.exists() else None)
 
     def _learned(self) -> dict[str, Any]:
         return {
@@ -307,7 +299,7 @@ class _Run:
 
     def _save(self) -> None:
         state = self._learned() | {"progress": self.progress, "ema_decay_in_use": self.ema.decay}
-        save_state(self.folder.last, state | {"step": self._step_number()})
+        self.folder.save_state(self.folder.last, state | {"step": self._step_number()})
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
@@ -326,6 +318,8 @@ class _Run:
         return self.progress["epoch"] * self.loader.steps_per_epoch + self.progress["step_in_epoch"]
 
     def _save_model(self) -> None:
+        if not self.ranks.first:
+            return
         save_weights(
             self.folder.model, self.ema.module, data=self.recipe.data,
             category_names=self.plan.train.category_names, category_ids=self.plan.train.category_ids,
