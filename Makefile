@@ -57,7 +57,7 @@ run:
 # One thread a process and two processes beat the reverse on tests this small.
 test:
 	@set -euo pipefail; \
-	python=$$("$(PYTHON3)" environment.py notebooks,deploy,dev); \
+	python=$$("$(PYTHON3)" environment.py notebooks,deploy,video,dev); \
 	export OMP_NUM_THREADS=1; \
 	"$$python" -m pytest tests -p no:nbval -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS); \
 	"$$python" -m pytest --nbval-lax $(lessons) -n 2 --dist loadfile
@@ -75,7 +75,7 @@ site:
 
 lint:
 	@set -euo pipefail; \
-	python=$$("$(PYTHON3)" environment.py notebooks,deploy,dev); \
+	python=$$("$(PYTHON3)" environment.py notebooks,deploy,video,dev); \
 	"$$python" -m ruff check .; \
 	"$$python" -m ruff format --check .
 

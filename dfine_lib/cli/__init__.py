@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from dfine_lib import __version__
-from dfine_lib.cli import recipes, training, weights
+from dfine_lib.cli import compare, data, doctor, export, predict, recipes, training, weights
 
-GROUPS = (training, weights, recipes)
+GROUPS = (training, compare, predict, export, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED = 2, 130
 # What a person can put right about a file or a folder; any other OSError keeps its traceback.
 _ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
@@ -27,16 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 for what the caller can put right, told on stderr without a traceback; 130 after Ctrl-C. Everything else
-        leaves as the exception that it is.
+        0; 1 where `dfine doctor` has found errors, or an export is not what its weights are; 2 for what the caller can
+        put right, told on stderr without a traceback; 130 after Ctrl-C. Everything else leaves as the exception that
+        it is.
     """
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse, after --help or a wrong argument
         return int(stop.code or 0)
+    arguments.words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        arguments.call(arguments)
+        status = arguments.call(arguments)
     except KeyboardInterrupt:
         print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
         return INTERRUPTED
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"dfine {arguments.command}: {message}", file=sys.stderr)
         return USERS_ERROR
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:

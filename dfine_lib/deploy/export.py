@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy
 from dfine_lib.deploy.deployed import deployed_form
+from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
 
 OPSET = 18  # LayerNorm is one node from 17 on
@@ -45,7 +48,12 @@ class Detector(nn.Module):
 
 
 def export_onnx(
-    model: DFINE, path: str | Path, image_size: int | tuple[int, int], class_names: Sequence[str] = (), top_k: int = 300
+    model: DFINE,
+    path: str | Path,
+    image_size: int | tuple[int, int],
+    class_names: Sequence[str] = (),
+    top_k: int = 300,
+    category_ids: Sequence[int] = (),
 ) -> Path:
     """Write the model's deployed form as ONNX, fp32, for any batch.
 
@@ -53,10 +61,11 @@ def export_onnx(
 
     Args:
         model: any D-FINE; left as it is.
-        path: file to write; a file there is replaced.
+        path: file to write; a file there is replaced, once the new one is whole.
         image_size: side, or (height, width), multiples of 32.
         class_names: name of each class, kept in the metadata.
         top_k: most detections an image.
+        category_ids: the data set's id of each class, kept in the metadata.
 
     Returns:
         The file.
@@ -91,13 +100,55 @@ def export_onnx(
         "image_size": json.dumps([height, width]),
         "preprocessing": "stretch to image_size, RGB, 0..1, EXIF applied",
         "names": json.dumps(list(class_names)),
+        "category_ids": json.dumps([int(i) for i in category_ids]),
     }
     for key, value in about.items():
         content.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(content)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(content, path)
+    write_atomically(path, content.SerializeToString())
+    return path
+
+
+def export_openvino(
+    model: DFINE,
+    path: str | Path,
+    image_size: int | tuple[int, int],
+    class_names: Sequence[str] = (),
+    top_k: int = 300,
+    category_ids: Sequence[int] = (),
+) -> Path:
+    """Write the model for OpenVINO: `path` (.xml) and its numbers beside it (.bin), fp32, for any batch.
+
+    Converted from what `export_onnx` writes; the arguments and the signature are the same. What an ONNX file has as
+    metadata stands in the section `dfine` of the runtime information.
+
+    Returns:
+        The .xml file.
+
+    Raises:
+        ValueError: sides that are no multiples of 32, or a name that does not end in .xml.
+        ImportError: openvino, onnx or onnxscript is not installed (`pip install -e ".[deploy]"`).
+    """
+    path = Path(path)
+    if path.suffix != ".xml":
+        raise ValueError(f"{path}: OpenVINO's files end in .xml")
+    try:
+        import onnx
+        import openvino
+    except ImportError as error:
+        raise ImportError(f'exporting needs {error.name}: pip install -e ".[deploy]"') from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as folder:
+        file = export_onnx(model, Path(folder) / "model.onnx", image_size, class_names, top_k, category_ids)
+        converted = openvino.convert_model(file)
+        for entry in onnx.load(file, load_external_data=False).metadata_props:
+            converted.set_rt_info(entry.value, ["dfine", entry.key])
+        whole = Path(folder) / path.name
+        openvino.save_model(converted, whole, compress_to_fp16=False)
+        os.replace(whole.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(whole, path)
     return path
 
 

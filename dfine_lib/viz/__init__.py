@@ -2,9 +2,12 @@
 
 from dfine_lib.viz.average_precision import ap_by_threshold, judged_boxes, precision_recall
 from dfine_lib.viz.backbone import receptive_fields, strongest_channels
+from dfine_lib.viz.compare import ablation, published_beside_ours, runs_compared
+from dfine_lib.viz.data_set import annotated_pictures, boxes_by_class, object_sizes, where_objects_lie
 from dfine_lib.viz.deployment import folded_kernels, operation_counts
 from dfine_lib.viz.distributions import edge_distributions, weighting_function_figure
 from dfine_lib.viz.encoder import cell_influence, position_figure
+from dfine_lib.viz.evaluation import confusion, errors_by_kind, mistakes, precision_by_recall
 from dfine_lib.viz.gallery import distribution_gallery, first_and_last_layer, means_by_condition
 from dfine_lib.viz.live_run import live_run, loss_by_kind
 from dfine_lib.viz.localization import distribution_by_step, query_weights, soft_label, softened_distributions
@@ -25,6 +28,8 @@ from dfine_lib.viz.uncertainty import correlations, coverage, spread_by_blur
 
 __all__ = [
     "Picture",
+    "ablation",
+    "annotated_pictures",
     "ap_by_threshold",
     "attention_mask",
     "averages_over_run",
@@ -32,8 +37,10 @@ __all__ = [
     "bilinear_reading",
     "box_refinement",
     "boxes_before_and_after",
+    "boxes_by_class",
     "cell_influence",
     "chosen_tokens",
+    "confusion",
     "correlations",
     "cost_by_part",
     "coverage",
@@ -41,6 +48,7 @@ __all__ = [
     "distribution_by_step",
     "distribution_gallery",
     "edge_distributions",
+    "errors_by_kind",
     "first_and_last_layer",
     "folded_kernels",
     "heads_by_layer",
@@ -56,16 +64,21 @@ __all__ = [
     "matched_queries",
     "matching_costs",
     "means_by_condition",
+    "mistakes",
     "noised_boxes",
+    "object_sizes",
     "operation_counts",
     "overlap_by_shift",
     "packed_arrays",
     "per_class_ap",
     "position_figure",
+    "precision_by_recall",
     "precision_recall",
+    "published_beside_ours",
     "query_weights",
     "rate_schedules",
     "receptive_fields",
+    "runs_compared",
     "runs_side_by_side",
     "sampling_points",
     "scores_against_iou",
@@ -78,4 +91,5 @@ __all__ = [
     "training_curves",
     "two_boxes",
     "weighting_function_figure",
+    "where_objects_lie",
 ]

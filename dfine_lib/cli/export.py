@@ -1,0 +1,43 @@
+"""`dfine export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add what writes files that other programs run."""
+    export = commands.add_parser(
+        "export",
+        help="write a file that other programs run, and prove that it finds the same",
+        description="The exported file is held against the weights: the same objects on photographs, in batches of 1, "
+        "2 and 7, one answer for one image, and with --data the same AP. The report lies beside it as FILE.gate.json. "
+        "Exit code 1: the file was written, but it is not the same.",
+        epilog="example: dfine export --weights runs/mine/model.safetensors --to onnx --out detector.onnx "
+        "--data my_set",
+    )
+    export.add_argument("--weights", required=True, metavar="FILE", help="or the name of a published file")
+    export.add_argument("--to", required=True, choices=("onnx", "openvino"), help="which form")
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="NAME.onnx, or NAME.xml for openvino")
+    export.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the weights')")
+    export.add_argument("--data", type=Path, metavar="DIR", help="folder with a val split: compare AP too")
+    export.set_defaults(call=_export, after_interrupt=" A file that was not held against its weights is not done.")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from dfine_lib.cli.predict import image_size_of
+    from dfine_lib.deploy.export_file import export_file
+    from dfine_lib.deploy.gate import report_path
+
+    report = export_file(
+        arguments.weights, arguments.out, to=arguments.to, image_size=image_size_of(arguments.image_size),
+        data=arguments.data,
+    )  # fmt: skip
+    print(report)
+    about = report_path(arguments.out)
+    if report.passed:
+        print(f"done: {arguments.out}\n  report: {about}")
+        return 0
+    print(f"not done: {arguments.out} does not find what its weights find; it was left there.\n  report: {about}")
+    return 1

@@ -1,0 +1,53 @@
+"""`dfine predict`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add what finds objects in pictures and videos."""
+    predict = commands.add_parser(
+        "predict",
+        help="find objects in pictures, videos or a camera's view",
+        description="SOURCE is an image, a folder of images, a pattern in quotes such as 'photos/*.jpg', a video, a "
+        "stream's address, or a camera's number. FILE is a .safetensors or .pth file, a published name such as "
+        "dfine_s_coco, or an exported .onnx or .xml. Without --out and --json each picture is told in a line.",
+        epilog="example: dfine predict photos --weights runs/mine/model.safetensors --out found --json found.json",
+    )
+    predict.add_argument("source", metavar="SOURCE")
+    predict.add_argument("--weights", required=True, metavar="FILE", help="what finds them")
+    predict.add_argument("--out", type=Path, metavar="DIR", help="write every picture, or the video, with its boxes")
+    predict.add_argument("--json", type=Path, metavar="FILE", help="write what was found, boxes in pixels")
+    predict.add_argument("--score", type=float, default=0.4, metavar="P", help="least score (default: 0.4)")
+    predict.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 1; images: 4)")
+    predict.add_argument("--image-size", metavar="S", help="side of the network's input, or HEIGHT,WIDTH")
+    predict.add_argument("--backend", default="auto", metavar="B", help="auto, torch, onnxruntime, openvino")
+    predict.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, gpu (OpenVINO)")
+    predict.set_defaults(call=_predict, after_interrupt=" What was found until then is written.")
+
+
+def image_size_of(words: str | None) -> int | tuple[int, int] | None:
+    """`--image-size` as a side or (height, width); None stays None."""
+    from dfine_lib.recipes import changed, get_recipe
+
+    return None if words is None else changed(get_recipe("l_coco"), {"data.image_size": words}).data.image_size
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from dfine_lib.deploy.predict import Predictor
+    from dfine_lib.deploy.predict_files import predict_files
+    from dfine_lib.deploy.sources import find_source
+
+    found = find_source(arguments.source)  # a mistyped path is told before weights are loaded
+    predictor = Predictor(
+        arguments.weights, backend=arguments.backend, device=arguments.device,
+        image_size=image_size_of(arguments.image_size),
+    )  # fmt: skip
+    quiet = arguments.out is not None or arguments.json is not None
+    summary = predict_files(
+        predictor, found, out=arguments.out, json_file=arguments.json, score=arguments.score,
+        batch_size=arguments.batch_size, each=None if quiet else lambda result: print(result, flush=True),
+    )  # fmt: skip
+    print(summary)

@@ -1,0 +1,307 @@
+"""No export is done before it passes: an exported file is held against the weights that it is from.
+
+Is the file sound, does it find the same objects on photographs, in batches of any size, does one image several times
+give one answer several times; and with a data folder, is the average precision the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfine_lib.data import check_images, find_split, read_coco
+from dfine_lib.data.coco import CocoIndex
+from dfine_lib.deploy.backends import BACKENDS, Backend, open_backend
+from dfine_lib.deploy.predict import Predictor, network_input
+from dfine_lib.deploy.results import Prediction, same_objects
+from dfine_lib.deploy.sources import find_source
+from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
+from dfine_lib.files import write_atomically
+from dfine_lib.model.dfine import DFINE
+
+BATCHES = (1, 2, 7)
+BOX_TOLERANCE = 1e-3  # of the picture's longer side
+SCORE_TOLERANCE = 1e-3
+REPEAT_TOLERANCE = 1e-4  # between equal images of one batch: scores, and boxes in shares of the side
+AP_TOLERANCE = 1e-3
+LEAST_OBJECTS = 20  # that are compared, however unsure the detector is
+
+
+class GateError(ValueError):
+    """The gate cannot be held: nothing to compare on."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    passed: bool
+    detail: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate found."""
+
+    file: str
+    weights: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every question was answered well."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        checks = [_finite(asdict(check)) for check in self.checks]
+        return {"passed": self.passed, "file": self.file, "weights": self.weights, "checks": checks}
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        return "\n".join(f"{'ok  ' if c.passed else 'FAIL'} {c.name:{width}}  {c.detail}" for c in self.checks)
+
+
+def report_path(file: str | Path) -> Path:
+    """Where the gate's report on a file lies: beside it, `detector.onnx.gate.json`."""
+    return Path(f"{file}.gate.json")
+
+
+def gate(
+    weights: str | Path | DFINE,
+    file: str | Path,
+    *,
+    data: str | Path | None = None,
+    pictures: Any = None,
+    backends: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    report: Path | None = None,
+) -> GateReport:
+    """Hold an exported file against its weights, on a CPU. Nothing is deleted, whatever comes out.
+
+    Args:
+        weights: what the file was made from.
+        file: `.onnx` or `.xml`.
+        data: folder with a val split: its first images are the pictures, and AP is measured on all of it.
+        pictures: what to compare on, as `find_source` takes it (images); None: of `data`, else two photographs that
+            scikit-learn brings, and parts of them.
+        backends: what runs the file; None: all that are installed and can.
+        image_size: input size of the weights where they do not say; the file's, if None.
+        report: JSON to write; None: beside the file, `report_path`.
+
+    Returns:
+        The report. A file that cannot even be opened is a check that failed, not an error.
+
+    Raises:
+        GateError: a backend that cannot run such files, or no picture to compare on.
+        WeightsError, DataError, SourceError: weights, folder or pictures that cannot be used.
+    """
+    file = Path(file)
+    runs = _runs(file, backends)
+    index = None
+    if data is not None:
+        annotation_file, image_folder = find_split(data, "val")
+        index = read_coco(annotation_file, image_folder, training=False)
+        check_images(index, every=False)
+    images = _pictures(pictures, index)
+    checks = [_sound(file)] if file.suffix == ".onnx" else []
+    reference: Predictor | None = None
+    for name in runs:
+        try:
+            exported = open_backend(file, backend=name, device="cpu")
+        except ValueError as error:
+            checks.append(Check(f"{name}: opens", False, str(error)))
+            continue
+        if reference is None:
+            reference = _reference(weights, image_size or exported.image_hw)
+        checks += _answers(reference, exported, images)
+        if index is not None:
+            checks.append(_average_precision(reference.backend, exported, index, annotation_file))
+    result = GateReport(str(file), _called(weights), tuple(checks))
+    target = report or report_path(file)
+    write_atomically(target, json.dumps(result.to_dict(), indent=1, ensure_ascii=False).encode())
+    return result
+
+
+def _runs(file: Path, backends: Sequence[str] | None) -> list[str]:
+    import importlib.util
+
+    kinds = ("openvino",) if file.suffix == ".xml" else ("onnxruntime", "openvino")
+    if backends is None:
+        found = [kind for kind in kinds if importlib.util.find_spec(kind)]
+        if not found:
+            raise GateError(f'{file}: nothing is installed that runs it: pip install -e ".[deploy]"')
+        return found
+    for name in backends:
+        if name not in kinds:
+            raise GateError(f"{file}: the backend {name} does not run such files; {' and '.join(kinds)} can.")
+    return list(backends)
+
+
+def _reference(weights: str | Path | DFINE, image_size: int | tuple[int, int]) -> Predictor:
+    """The model as it was trained, not the deployed form: folding is part of what is held against it."""
+    return Predictor(weights, backend=BACKENDS[0], device="cpu", image_size=image_size, edges=True)
+
+
+def _called(weights: str | Path | DFINE) -> str:
+    return "a model in memory" if isinstance(weights, DFINE) else str(weights)
+
+
+def _pictures(pictures: Any, index: CocoIndex | None) -> list[Tensor]:
+    if pictures is None and index is not None:
+        pictures = [index.file_name(i) for i in range(min(16, len(index)))]
+    if pictures is None:
+        return _photographs()
+    source = find_source(pictures)
+    if not hasattr(source, "read"):
+        raise GateError("the gate compares on pictures, not on videos")
+    return [source.read(i).image for i in range(min(16, len(source)))]
+
+
+def _photographs() -> list[Tensor]:
+    """Two photographs that a package brings which we need anyway, and six parts of them."""
+    from sklearn import datasets
+
+    from dfine_lib.deploy.sources import read_picture
+
+    files = sorted((Path(datasets.__file__).parent / "images").glob("*.jpg"))
+    whole = [read_picture(file) for file in files]
+    parts = [image[:, y : y + 240, x : x + 320] for image in whole for y, x in ((0, 0), (187, 320), (90, 150))]
+    if not whole:
+        raise GateError("no picture to compare on; give some, or a data folder")
+    return whole + parts
+
+
+# ---- the questions --------------------------------------------------------------------------------------------------
+
+
+def _sound(file: Path) -> Check:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except Exception as error:  # of several unrelated classes
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Check("checker", False, lines[0])
+    return Check("checker", True, "a sound ONNX file, types and shapes inferred")
+
+
+def _answers(reference: Predictor, exported: Backend, images: list[Tensor]) -> list[Check]:
+    """Same objects, any batch, and one answer for one image."""
+    run = Predictor.of(exported)
+    expected = reference(images, score=0.0)
+    score = min(0.3, _nth_score(expected, LEAST_OBJECTS))
+    compared = sum(len(one.above(score)) for one in expected)
+    checks = []
+    if exported.batch is not None:
+        words = f"the file takes {exported.batch} at a time and no other number"
+        checks.append(Check(f"{exported.name}: any batch", False, words))
+    for batch in BATCHES:
+        found = run(_cycle(images, max(batch, len(images))), score=0.0, batch_size=batch)
+        wanted = _cycle(expected, len(found))
+        differences = [
+            line
+            for one, other in zip(wanted, found, strict=True)
+            for line in same_objects(one, other, score, BOX_TOLERANCE, SCORE_TOLERANCE)
+        ]
+        numbers = dict(objects=compared, images=len(images), score=score, differences=differences[:5])
+        numbers |= _largest_differences(wanted, found, score)
+        detail = (
+            f"{compared} objects above {score:.3g} in {len(images)} pictures; boxes off by at most "
+            f"{numbers['box_px']:.2g} px, scores by {numbers['score_difference']:.2g}"
+        )
+        if differences:
+            detail = f"{len(differences)} objects differ from torch's; {differences[0]}"
+        checks.append(Check(f"{exported.name}: batch {batch}", not differences, detail, numbers))
+    return [*checks, _repeated(exported, images[0])]
+
+
+def _repeated(exported: Backend, image: Tensor, times: int = 5) -> Check:
+    pixels = network_input(image, exported.image_hw).expand(times, -1, -1, -1)
+    sizes = torch.tensor([[image.shape[2], image.shape[1]]] * times)
+    found, _ = exported.detect(pixels, sizes)
+    side, first = float(max(image.shape[1:])), found[0]
+    scores = torch.stack([one.scores for one in found])
+    differences = [(scores - scores[0]).abs().max()]
+    for one in found:
+        for k in torch.nonzero(first.scores > 0.05).flatten().tolist():  # below it near-ties change places
+            same = one.labels == first.labels[k]
+            near = (one.boxes_xyxy - first.boxes_xyxy[k]).abs().amax(1) / side + (one.scores - first.scores[k]).abs()
+            differences.append(near[same].min() if same.any() else torch.tensor(math.inf))
+    off = float(torch.stack(differences).max())  # NaN where any is
+    detail = f"{times} times the same image: answers differ by at most {off:.2g}"
+    return Check(f"{exported.name}: repeated", off <= REPEAT_TOLERANCE, detail, dict(times=times, difference=off))
+
+
+def _average_precision(reference: Backend, exported: Backend, index: CocoIndex, annotation_file: Path) -> Check:
+    ours, theirs = (_metrics(backend, index, annotation_file) for backend in (reference, exported))
+    gap = abs(theirs.ap - ours.ap)
+    passed = gap <= AP_TOLERANCE or (math.isnan(ours.ap) and math.isnan(theirs.ap))
+    detail = f"AP {theirs.ap:.4f}, torch {ours.ap:.4f}, on {len(index)} images"
+    return Check(
+        f"{exported.name}: AP", passed, detail, dict(exported=theirs.to_dict(), torch=ours.to_dict(), images=len(index))
+    )
+
+
+def _metrics(backend: Backend, index: CocoIndex, annotation_file: Path) -> CocoMetrics:
+    """The twelve numbers of whatever runs the detector; classes by name where it knows them."""
+    ids = dict(zip(index.category_names, index.category_ids, strict=True))
+    names = backend.class_names
+    if not set(names) & set(ids):
+        names = index.category_names  # a file without names: its labels are the folder's, in order
+    evaluator = CocoEvaluator(annotation_file, [ids.get(name, -1) for name in names])
+    files = [index.file_name(i) for i in range(len(index))]
+    results = Predictor.of(backend).stream(files, score=0.0, batch_size=8)
+    for image_id, one in zip(index.image_ids, results, strict=True):
+        known = one.labels < len(names)
+        evaluator.add([image_id], [_only(one, known)])
+    return evaluator.metrics()
+
+
+def _only(one: Prediction, which: Tensor) -> Any:
+    from dfine_lib.evaluate.postprocess import Detections
+
+    return Detections(one.labels[which], one.boxes_xyxy[which], one.scores[which])
+
+
+def _cycle(items: list[Any], count: int) -> list[Any]:
+    return [items[i % len(items)] for i in range(count)]
+
+
+def _nth_score(expected: list[Prediction], n: int) -> float:
+    scores = torch.cat([one.scores for one in expected]).sort(descending=True).values
+    return float(scores[min(n, len(scores)) - 1])
+
+
+def _largest_differences(expected: list[Prediction], found: list[Prediction], score: float) -> dict[str, float]:
+    """Over all objects above `score`: how far the nearest answer of the same label is."""
+    boxes, scores = [torch.zeros(())], [torch.zeros(())]
+    for one, other in zip(expected, found, strict=True):
+        for k in torch.nonzero(one.scores >= score).flatten().tolist():
+            same = other.labels == one.labels[k]
+            if not same.any():
+                return dict(box_px=math.inf, score_difference=math.inf)
+            distances = (other.boxes_xyxy[same] - one.boxes_xyxy[k]).abs().amax(1)
+            gaps = (other.scores[same] - one.scores[k]).abs()
+            nearest = int((distances + gaps).argmin())
+            boxes.append(distances[nearest])
+            scores.append(gaps[nearest])
+    return dict(box_px=float(torch.stack(boxes).max()), score_difference=float(torch.stack(scores).max()))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
