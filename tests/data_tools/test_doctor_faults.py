@@ -13,8 +13,8 @@ from data_tools.doctor import CHECKS, examine, repair
 from data_tools.shapes import make_shapes
 from dfine_lib.data.coco import check_images, read_coco
 
-BCCD = Path("/work/shared/data/bccd")
-COCO_FREE = Path("/work/shared/data/coco_free")
+BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
+COCO_FREE = Path(__file__).parents[3] / "shared" / "data" / "coco_free"
 REPAIRED = {check.name for check in CHECKS if check.repair}
 ERRORS = {check.name for check in CHECKS if check.level == "error"}
 # Found by what a sound folder holds, or by several faults together.

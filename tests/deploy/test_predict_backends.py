@@ -70,7 +70,7 @@ def test_every_backend_finds_the_same_objects(predictors, photographs, name, bat
     assert predictors[name].class_names == NAMES
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs /work/shared/data/coco_free")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/coco_free")
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
 def test_every_backend_finds_the_same_objects_in_real_pictures(predictors, name):
     if name not in predictors:
