@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 
@@ -13,19 +12,6 @@ from dfine_lib.train.sweep import read_sweep
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "experiments" / "ablate.ipynb"
 SWEEP = "- {name: full}\n- {name: no_fgl, set: {loss.fgl: 0}}\n"
-
-
-def test_it_is_stored_without_outputs_and_its_parameters_are_flat_literals():
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
-    body = ast.parse("".join(parameters["source"])).body
-    values = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in body}
-    wanted = {"sweep", "recipe", "data", "epochs", "image_size", "batch_size", "seeds", "weights", "settings"}
-    assert set(values) == wanted | {"processes", "device", "out"}
-    assert all(value is None or isinstance(value, int | str) for value in values.values())
-    assert (ROOT / values["sweep"]).exists()
 
 
 def test_means_and_differences_of_finished_runs_are_drawn_and_a_failure_is_told(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 
@@ -36,17 +35,6 @@ def run(out: Path, **parameters) -> dict:
         progress_bar=False,
     )
     return json.loads((out / "evaluate.ipynb").read_text(encoding="utf-8"))
-
-
-def test_it_is_stored_without_outputs_and_its_parameters_are_flat_literals():
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
-    body = ast.parse("".join(parameters["source"])).body
-    values = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in body}
-    assert set(values) == {"weights", "data", "recipe", "out", "score", "device"}
-    assert all(isinstance(value, float | str) for value in values.values())
 
 
 def test_its_numbers_are_those_of_dfine_eval_and_everything_is_drawn_and_reported(shapes, tmp_path, monkeypatch):

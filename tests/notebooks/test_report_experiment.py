@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 from pathlib import Path
@@ -11,16 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "experiments" / "report.ipynb"
-
-
-def test_it_is_stored_without_outputs_and_its_parameters_are_flat_literals():
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
-    body = ast.parse("".join(parameters["source"])).body
-    values = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in body}
-    assert set(values) == {"runs", "out"} and all(isinstance(value, str) for value in values.values())
 
 
 def test_recorded_runs_become_a_page_and_a_markdown_file_with_their_numbers(tmp_path, monkeypatch):

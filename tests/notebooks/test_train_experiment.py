@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 from pathlib import Path
@@ -47,18 +46,6 @@ def images(notebook: dict) -> list[str]:
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-
-
-def test_it_is_stored_without_outputs_and_its_parameters_are_flat_literals():
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
-    body = ast.parse("".join(parameters["source"])).body
-    names = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in body}
-    wanted = "recipe data epochs image_size batch_size seed device nproc out resume weights settings"
-    assert set(names) == set(wanted.split())
-    assert all(value is None or isinstance(value, bool | int | str) for value in names.values())
 
 
 def test_a_run_trains_scores_draws_and_reports_and_a_second_only_draws(digits, tmp_path):
