@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export.")
+    parser = argparse.ArgumentParser(
+        prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export."
+    )
     parser.add_argument("--version", action="version", version=f"dfine {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for group in GROUPS:
