@@ -52,12 +52,15 @@ run:
 		{ echo "make run: failed as said above; the notebook as far as it came: $(OUT)/train.ipynb" >&2; exit 1; }; \
 	"$$python" -m dfine_lib.cli result "$(OUT)"
 
+# What the whole suite needs.
+everything = notebooks,deploy,video,serve,shards,tensorrt-rtx,dev
+
 # ---- test ------------------------------------------------------------------------------------------------------------
 
 # One thread a process and two processes beat the reverse on tests this small.
 test:
 	@set -euo pipefail; \
-	python=$$("$(PYTHON3)" environment.py notebooks,deploy,video,dev); \
+	python=$$("$(PYTHON3)" environment.py $(everything)); \
 	export OMP_NUM_THREADS=1; \
 	"$$python" -m pytest tests -p no:nbval -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS); \
 	"$$python" -m pytest --nbval-lax $(lessons) -n 2 --dist loadfile
@@ -75,7 +78,7 @@ site:
 
 lint:
 	@set -euo pipefail; \
-	python=$$("$(PYTHON3)" environment.py notebooks,deploy,video,dev); \
+	python=$$("$(PYTHON3)" environment.py $(everything)); \
 	"$$python" -m ruff check .; \
 	"$$python" -m ruff format --check .
 
