@@ -1,6 +1,7 @@
 # make run      makes the embedded data set, fine-tunes the teaching checkpoint on it, prints AP and the report's path
 # make run DATA=folder [RECIPE=n_custom] [ARGS="epochs=3 image_size=320"]     the same on a COCO-style folder
 # make test     the whole suite, lessons included        make site     the lessons as web pages, in site/
+# make bench    how fast beside other implementations (AUTHORS=folder of the authors' code); fills the README's table
 # make lint     style                                    make clean    caches and build leftovers
 #
 # The first call makes .venv/ from pyproject.toml, later ones find it (environment.py says how, and what to do about
@@ -8,7 +9,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test site lint clean
+.PHONY: help run test bench site lint clean
 
 PYTHON3 ?= python3
 # Waiting threads spin for a moment, then sleep: long spinning slows a machine that has other work, none a free one.
@@ -66,6 +67,20 @@ test:
 	"$$python" -m pytest --nbval-lax $(lessons) -n 2 --dist loadfile
 
 lessons = notebooks/00_start_here.ipynb notebooks/lessons notebooks/solutions
+
+# ---- bench: needs a machine with nothing else to do --------------------------------------------------------------------
+
+AUTHORS ?=
+questions = $(filter-out ratio table peers data_sets __init__,$(patsubst benchmarks/%.py,%,$(sort $(wildcard benchmarks/*.py))))
+
+bench:
+	@set -euo pipefail; \
+	python=$$("$(PYTHON3)" environment.py $(everything)); \
+	for question in $(questions); do \
+		echo "--- $$question"; \
+		AUTHORS="$(abspath $(AUTHORS))" "$$python" -m benchmarks.$$question $(ARGS); \
+	done; \
+	"$$python" -m benchmarks.table write
 
 # ---- site ------------------------------------------------------------------------------------------------------------
 

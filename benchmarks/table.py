@@ -1,0 +1,81 @@
+"""Fill the README's table of speed from what is recorded in `benchmarks/results/`. Numbers are never typed.
+
+python -m benchmarks.table write    rewrite the table
+python -m benchmarks.table check    exit 1 where README and files disagree
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ratio import RESULTS, ROOT
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- end of speed -->"
+HEAD = (
+    "| what | case | beside | ours | theirs | ratio (middle half of the turns) | aim |\n|---|---|---|---|---|---|---|"
+)
+
+
+def table(results: Path = RESULTS) -> str:
+    """The markdown table of all recorded rows, by file name, with machines and commands below."""
+    rows = [row for file in sorted(results.glob("*.json")) for row in json.loads(file.read_text("utf-8"))["rows"]]
+    if not rows:
+        return "Nothing has been measured yet."
+    commands = sorted({f"`{row['command']}` (`{row['commit'][:7]}`)" for row in rows})
+    return "\n".join(
+        [HEAD, *(_line(row) for row in rows), "", "Measured on " + "; ".join(sorted({_machine(row) for row in rows}))]
+        + ["with " + ", ".join(commands) + "."]
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    ours, theirs, ratio, aim = _number(row["ours"], row["unit"]), "", "", ""
+    if row["ratio"] is not None:
+        theirs = _number(row["theirs"], row["unit"])
+        low, high = row["middle_half"]
+        ratio = f"**{row['ratio']:.2f}** ({low:.2f} to {high:.2f})"
+    if row["at_most"] is not None:
+        measured = row["ours"] if row["ratio"] is None else row["ratio"]
+        aim = f"{row['at_most']:g}" + ("" if measured <= row["at_most"] else ", missed")
+    return f"| {row['what']} | {row['case']} | {row['against']} | {ours} | {theirs} | {ratio} | {aim} |"
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "s" and value < 1:
+        return f"{value * 1000:.3g} ms"
+    return (f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}").rstrip()
+
+
+def _machine(row: dict[str, Any]) -> str:
+    here = row["machine"]
+    return (
+        f"{here['processor']}, {here['cores']} cores, {here['threads']} thread(s), {here['memory_gb']} GB, "
+        f"torch {here['torch'].split('+')[0]}, {row['device']}"
+    )
+
+
+def filled(readme: str) -> str:
+    """The README with the table put between its two marks."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("write", "check"))
+    action = parser.parse_args().action
+    readme = README.read_text(encoding="utf-8")
+    if action == "write":
+        README.write_text(filled(readme), encoding="utf-8")
+    elif readme != filled(readme):
+        print("README.md and benchmarks/results/ disagree: python -m benchmarks.table write")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
