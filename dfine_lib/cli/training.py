@@ -7,11 +7,15 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
+
+if TYPE_CHECKING:
+    from dfine_lib.train.distributed import Ranks
 
 INTERRUPTED = 130
 LOST = 3  # exit code of a process that ends because another one of its run did
@@ -47,9 +51,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default=True,
         help="go on from what lies in the output folder (default), or refuse a folder that holds a run",
     )
-    train.add_argument(
-        "--nproc", type=int, default=1, metavar="N", help="processes that share each batch, a GPU each (default: 1)"
-    )
+    _add_nproc(train, "processes that share each batch, a GPU each (default: 1)")
     train.add_argument(
         "--max-restarts", type=int, default=0, metavar="N",
         help="with --nproc: start all processes anew from the last state this often if one is lost (default: 0)",
@@ -59,19 +61,32 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         call=_train, after_interrupt=" The last whole epoch is saved: the same command goes on from there."
     )
 
-    evaluate = commands.add_parser("eval", help="score a weights file on the val split of a folder")
-    evaluate.add_argument("--weights", required=True, type=Path, metavar="FILE", help=".safetensors, or published .pth")
+    evaluate = commands.add_parser(
+        "eval",
+        help="score a weights file on the val split of a folder",
+        description="COCO's twelve numbers and AP by class, in one process or several (--nproc, or torchrun -m "
+        "dfine_lib.cli eval …): each takes its share of the images, and the numbers are those of all.",
+        epilog="Example: dfine eval --weights dfine_l_coco --data COCO2017 --nproc 4",
+    )
+    evaluate.add_argument(
+        "--weights", required=True, type=Path, metavar="FILE", help=".safetensors, .pth, or a published name"
+    )
     evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a val split")
     evaluate.add_argument("--recipe", metavar="NAME", help="needed where the file does not say what it is of (.pth)")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the numbers to this file too, as JSON")
     _add_input_size(evaluate)
-    evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass")
+    evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass, of all processes")
+    _add_nproc(evaluate, "processes that share the images, a GPU each (default: 1)")
     _add_settings(evaluate, any_field=False)
     evaluate.set_defaults(call=_evaluate, after_interrupt="")
 
     result = commands.add_parser("result", help="what came out of a run: AP, and where its files lie")
     result.add_argument("run", type=Path, metavar="DIR", help="the run's folder")
     result.set_defaults(call=_result, after_interrupt="")
+
+
+def _add_nproc(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help=about)
 
 
 def _add_input_size(parser: argparse.ArgumentParser) -> None:
@@ -94,44 +109,95 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    goes_on = "; the same command goes on from the last saved state"
+    if arguments.nproc != 1 or arguments.max_restarts:
+        _recipe_of(arguments)  # a wrong setting is told here, before anything starts
+        if not _started_by_torchrun():
+            return _start_processes(arguments, arguments.max_restarts, goes_on)
+
+    def work(ranks: Ranks) -> None:
+        from dfine_lib.evaluate.saved import make_score
+        from dfine_lib.train.trainer import train
+
+        recipe = _recipe_of(arguments)
+        out = arguments.out or Path("runs") / recipe.name
+        train(
+            recipe,
+            arguments.data,
+            out,
+            make_score=make_score,
+            seed=arguments.seed,
+            device=arguments.device,
+            resume=arguments.resume,
+            weights=arguments.weights,
+        )
+        if ranks.first:
+            _print_result(out)
+
+    return _as_one(arguments, work, goes_on)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.nproc != 1 and not _started_by_torchrun():
+        return _start_processes(arguments)
+    recipe = get_recipe(arguments.recipe) if arguments.recipe else None
+    settings = {
+        "data.image_size": arguments.image_size,
+        "data.eval_batch_size": arguments.batch_size,
+        "data.num_workers": arguments.workers,
+    }
+
+    def work(ranks: Ranks) -> None:
+        from dfine_lib.evaluate.saved import evaluate_weights
+
+        metrics = evaluate_weights(
+            arguments.weights, arguments.data, recipe=recipe, settings=_given(settings), device=arguments.device
+        ).to_dict()
+        if ranks.first:
+            _tell(metrics, arguments.out)
+
+    return _as_one(arguments, work)
+
+
+def _tell(metrics: dict[str, Any], out: Path | None) -> None:
+    """COCO's numbers and AP by class, printed, and written where a file is named."""
+    per_class = metrics.pop("per_class")
+    for name, value in metrics.items():
+        print(f"{name:10} {_number(value)}")
+    for name, value in per_class.items():
+        print(f"  {_number(value):>5}  {name}")
+    if out:
+        content = json.dumps(metrics | {"per_class": per_class}, indent=1) + "\n"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(content, encoding="utf-8")
+
+
+def _started_by_torchrun() -> bool:
+    return "LOCAL_WORLD_SIZE" in os.environ
+
+
+def _as_one(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_out: str = "") -> int:
+    """Do the work in this process, as one of those that torchrun started where it did; rank 0 speaks."""
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if "LOCAL_WORLD_SIZE" not in os.environ and (arguments.nproc != 1 or arguments.max_restarts):
-        return _train_in_processes(arguments)
 
-    from dfine_lib.evaluate.saved import make_score
     from dfine_lib.train.distributed import ProcessLost, ToldElsewhere, joined
-    from dfine_lib.train.trainer import train
 
     try:
         with joined(arguments.device) as ranks:
             if not ranks.first:
-                logging.getLogger().setLevel(logging.ERROR)  # rank 0 speaks
-            recipe = _recipe_of(arguments)
-            out = arguments.out or Path("runs") / recipe.name
-            train(
-                recipe,
-                arguments.data,
-                out,
-                make_score=make_score,
-                seed=arguments.seed,
-                device=arguments.device,
-                resume=arguments.resume,
-                weights=arguments.weights,
-            )
-            if ranks.first:
-                _print_result(out)
+                logging.getLogger().setLevel(logging.ERROR)
+            work(ranks)
     except ToldElsewhere:
         return LOST
     except ProcessLost as error:
-        print(f"dfine train: {error}", file=sys.stderr)
+        print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
         return LOST
     return 0
 
 
-def _train_in_processes(arguments: argparse.Namespace) -> int:
+def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_out: str = "") -> int:
     """The same command in several processes: what it says is theirs."""
-    _recipe_of(arguments)  # a wrong setting is told here, before anything starts
     if arguments.device.startswith("cuda") or arguments.device == "auto":
         import torch
 
@@ -140,44 +206,19 @@ def _train_in_processes(arguments: argparse.Namespace) -> int:
         if arguments.device != "auto" or torch.cuda.is_available():
             enough_gpus(arguments.nproc)
 
-    from dfine_lib.train.elastic import ToldAlready, run_in_processes
-    from dfine_lib.train.launch import TrainingFailed
+    from dfine_lib.train.elastic import ProcessesFailed, ToldAlready, run_in_processes
 
     command = [sys.executable, "-m", "dfine_lib.cli", *arguments.words]
     try:
-        run_in_processes(command, arguments.nproc, max_restarts=arguments.max_restarts)
+        run_in_processes(command, arguments.nproc, max_restarts=max_restarts)
     except ToldAlready as told:
         return told.exit_code
     except KeyboardInterrupt:  # the processes were told too, and one of them says so
         return INTERRUPTED
-    except TrainingFailed as error:
-        print(f"dfine train: {error}; the same command goes on from the last saved state", file=sys.stderr)
+    except ProcessesFailed as error:
+        print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
         return LOST
     return 0
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    recipe = get_recipe(arguments.recipe) if arguments.recipe else None
-    settings = {
-        "data.image_size": arguments.image_size,
-        "data.eval_batch_size": arguments.batch_size,
-        "data.num_workers": arguments.workers,
-    }
-
-    from dfine_lib.evaluate.saved import evaluate_weights
-
-    metrics = evaluate_weights(
-        arguments.weights, arguments.data, recipe=recipe, settings=_given(settings), device=arguments.device
-    ).to_dict()
-    per_class = metrics.pop("per_class")
-    for name, value in metrics.items():
-        print(f"{name:10} {_number(value)}")
-    for name, value in per_class.items():
-        print(f"  {_number(value):>5}  {name}")
-    if arguments.out:
-        content = json.dumps(metrics | {"per_class": per_class}, indent=1) + "\n"
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(content, encoding="utf-8")
 
 
 def _result(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.device import pick_device
 from dfine_lib.train.distributed import current_ranks
@@ -56,9 +56,13 @@ class Saved:
     device: torch.device
 
     def detect(self) -> tuple[CocoMetrics, CocoEvaluator]:
-        """Run the model over all images: the numbers, and the evaluator that still holds every detection."""
+        """Run the model over all images: the numbers, and the evaluator that still holds every detection.
+
+        Of several processes each runs it over its share, and all have the detections and numbers of all images.
+        """
         evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids)
-        return evaluate_model(self.model, self.loader, evaluator, self.device), evaluator
+        distributed = current_ranks().size > 1
+        return evaluate_model(self.model, self.loader, evaluator, self.device, distributed=distributed), evaluator
 
 
 def evaluate_weights(
@@ -84,7 +88,7 @@ def open_saved(
     """Load a weights file for the val split of a COCO-style folder.
 
     Classes are matched by name where the file holds names, so a folder with fewer classes, or in another order, is
-    scored on what it has.
+    scored on what it has. Of several processes that are joined, each gets its share of the images.
 
     Args:
         weights: `.safetensors` of ours, or a published `.pth`.
@@ -99,6 +103,8 @@ def open_saved(
         DataError: the folder's val split is missing or faulty.
         ValueError: unknown recipe or setting.
     """
+    ranks = current_ranks()
+    ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
     stored = read_weights(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
@@ -123,5 +129,5 @@ def open_saved(
             f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it has {has}. "
             "Rename the categories of the folder, or fine-tune these weights on it."
         )
-    where = pick_device(device)
-    return Saved(model.to(where), EvalLoader(index, recipe), where)
+    where = pick_device(device, ranks)
+    return Saved(model.to(where), EvalLoader(index, recipe, rank=ranks.rank, world_size=ranks.size), where)

@@ -1,4 +1,4 @@
-"""Several processes that train as one, started by torchrun: who this process is, what all share, how they end together.
+"""Several processes that work as one, started by torchrun: who this one is, what all share, how they end together.
 
 One process is the ordinary case: then nothing here does anything.
 """
@@ -30,7 +30,7 @@ QUIET = 10.0  # seconds in which a process that has nothing to tell waits to be 
 
 
 class ProcessLost(RuntimeError):
-    """Another process of this run ended without a word: killed, or out of memory. The run's last state is on disk."""
+    """Another process of this run ended without a word: killed, or out of memory. A training's state is on disk."""
 
 
 class ToldElsewhere(RuntimeError):
@@ -142,8 +142,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
             raise ToldElsewhere("another process of this run tells why it ends") from error
         if _is_lost_peer(error):
             raise ProcessLost(
-                "another process of this run has ended without a word (killed, or out of memory?); the same command "
-                "goes on from the last saved state"
+                "another process of this run has ended without a word (killed, or out of memory?)"
             ) from error
         raise
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Start a command in several processes that train as one, with torchrun's own engine, and see it to its end."""
+"""Start a command in several processes that work as one, with torchrun's own engine, and see it to its end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import signal
 import time
 from collections.abc import Sequence
 
-from dfine_lib.train.launch import TrainingFailed
-
 log = logging.getLogger(__name__)
 USERS_ERROR = 2  # exit code of the command for what its caller can put right: told already, and not mended by a restart
 SHUTDOWN = 15  # seconds that processes have to end by themselves; less than `launch.PATIENCE`, or they outlive us
+
+
+class ProcessesFailed(RuntimeError):
+    """Processes that were started together did not all come to their end; the message names them."""
 
 
 class ToldAlready(RuntimeError):
@@ -39,7 +41,7 @@ def run_in_processes(command: Sequence[str], processes: int, *, max_restarts: in
     Raises:
         ValueError: fewer than one process, or a negative number of restarts.
         ToldAlready: a process ended with exit code 2.
-        TrainingFailed: a process failed, and there is no restart left.
+        ProcessesFailed: a process failed, and there is no restart left.
         KeyboardInterrupt: this process was interrupted, or asked to end.
     """
     if processes < 1 or max_restarts < 0:
@@ -52,7 +54,7 @@ def run_in_processes(command: Sequence[str], processes: int, *, max_restarts: in
             raise ToldAlready(USERS_ERROR)
         words = ", ".join(f"process {rank} {_how_it_ended(code)}" for rank, code in sorted(codes.items()))
         if restart == max_restarts:
-            raise TrainingFailed(f"training in {processes} processes failed: {words}")
+            raise ProcessesFailed(f"of {processes} processes, {words}")
         log.warning("%s; going on from the last saved state (restart %d of %d)", words, restart + 1, max_restarts)
         time.sleep(1.0)
 

@@ -72,7 +72,8 @@ def train(
     """
     with joined(device) as ranks:
         resume = resume or was_restarted()
-        weights = ranks.on_first(lambda: locate_weights(weights)) if weights else None  # one may have to download it
+        if weights:
+            ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
         plan = plan_run(get_recipe(recipe), Path(data), seed, weights)
         run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks)
         try:

@@ -80,6 +80,7 @@ PLUMBING: dict[str, str] = {
     "running_statistics": "what batch norms keep, to be averaged over processes",
     "ProcessLost": "another process ended without a word",
     "ToldElsewhere": "another process tells the error",
+    "ProcessesFailed": "processes that did not all come to their end",
     "ToldAlready": "a process has told the error",
     "run_in_processes": "torchrun's engine, for `dfine train --nproc`",
     "enough_gpus": "a GPU for each process, or an error",

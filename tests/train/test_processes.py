@@ -20,8 +20,8 @@ from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.checkpoint import load_state
 from dfine_lib.train.device import enough_gpus, pick_device
 from dfine_lib.train.distributed import Ranks
-from dfine_lib.train.elastic import run_in_processes
-from dfine_lib.train.launch import TrainingFailed, launch_training, training_command
+from dfine_lib.train.elastic import ProcessesFailed, run_in_processes
+from dfine_lib.train.launch import launch_training, training_command
 from dfine_lib.train.run_folder import RunFolder, read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -247,7 +247,7 @@ def test_a_program_that_fails_is_started_anew_as_often_as_asked(tmp_path):
         f"with open({str(tmp_path / 'seen')!r}, 'a') as seen: seen.write(' '.join(sys.argv[1:]) + ';')\n"
         "sys.exit(5 if os.environ['RANK'] == '0' else 0)\n"
     )
-    with pytest.raises(TrainingFailed, match="process 0 ended with exit code 5"):
+    with pytest.raises(ProcessesFailed, match="process 0 ended with exit code 5"):
         run_in_processes([sys.executable, str(program), "--x"], 1, max_restarts=1)
     assert (tmp_path / "seen").read_text() == "--x;--x --resume;"
 
