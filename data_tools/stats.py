@@ -17,7 +17,9 @@ from data_tools.doctor.categories import name_of
 from data_tools.doctor.fit import targets
 from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import Split, locate, read_split
+from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError, read_image
+from dfine_lib.data.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
 
 CELLS = 40  # of the map of centres, along each side
 SMALL_PX, MEDIUM_PX = 32, 96  # COCO's limits, sides in pixels of the original picture
@@ -103,6 +105,26 @@ def statistics(data: Path | str, *, image_size: int = 640) -> Statistics:
     return Statistics(
         data, image_size, tuple(names), tuple(_count(one, names, image_size) for one in found), tuple(found)
     )
+
+
+def repeats(data: Path | str, threshold: float) -> dict[str, Any]:
+    """What repeat-factor sampling would do on the train split: how long an epoch gets, how often each class is drawn.
+
+    Args:
+        data: what `find_split` understands.
+        threshold: share of the images below which a class counts as rare (`data.repeat_threshold` of a recipe).
+
+    Returns:
+        `images` (of the split), `draws` (samples of an epoch), `class_factors` (by name, 1: not repeated).
+
+    Raises:
+        DataError: the train split cannot be used as it is.
+        ValueError: a threshold outside of 0 < t <= 1.
+    """
+    index = read_coco(*find_split(data, "train"))
+    factors = class_repeat_factors(index, threshold).round(3).tolist()
+    draws = draws_per_epoch(repeat_factors(index, threshold))
+    return {"images": len(index), "draws": draws, "class_factors": dict(zip(index.category_names, factors))}
 
 
 def _name(split: Split, category: int) -> str:

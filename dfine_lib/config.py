@@ -83,6 +83,7 @@ class DataConfig:
     batch_size: int = 32  # images per optimizer step over all ranks and accumulation steps
     eval_batch_size: int = 64
     num_workers: int = 4
+    repeat_threshold: float | None = None  # images of classes in a smaller share of the images than this: drawn oftener
 
     def __post_init__(self) -> None:
         if any(side < 32 or side % 32 for side in self.image_hw):
@@ -91,6 +92,8 @@ class DataConfig:
             raise ValueError(f"batch sizes must be at least 1, got {self.batch_size} and {self.eval_batch_size}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.repeat_threshold is not None and not 0 < self.repeat_threshold <= 1:
+            raise ValueError(f"repeat_threshold is a share of the images, 0 < t <= 1, got {self.repeat_threshold}")
         for name in ("photometric", "zoom_out", "iou_crop", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, 0 to 1, got {getattr(self, name)}")

@@ -21,6 +21,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     stats.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with figures")
     stats.add_argument("--pictures", type=int, default=9, metavar="N", help="on the page, at random (default: 9)")
     stats.add_argument("--seed", type=int, default=0, metavar="N", help="which pictures (default: 0)")
+    stats.add_argument(
+        "--repeat-threshold", type=float, metavar="T",
+        help="also tell what `dfine train --repeat-threshold T` would draw: the length of an epoch, factors by class",
+    )  # fmt: skip
     stats.set_defaults(call=_stats, after_interrupt="")
 
     doctor = commands.add_parser(
@@ -72,7 +76,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    from data_tools.stats import statistics, write_statistics_page
+    from data_tools.stats import repeats, statistics, write_statistics_page
 
     found = statistics(arguments.data, image_size=arguments.image_size)
     for split in found.splits:
@@ -87,10 +91,18 @@ def _stats(arguments: argparse.Namespace) -> None:
         counts = ", ".join(f"{split.name} {split.per_class[i]:,}" for split in found.splits)
         name = repr(found.names[i])[1:-1]
         print(f"  {name:{min(width, 40)}}  {counts}")
+    told = found.to_dict()
+    if arguments.repeat_threshold is not None:
+        told["repeats"] = drawn = repeats(arguments.data, arguments.repeat_threshold)
+        print(f"repeated below {arguments.repeat_threshold:g} of the images: {drawn['images']:,} images are drawn "
+              f"{drawn['draws']:,} times in an epoch")  # fmt: skip
+        for name, factor in drawn["class_factors"].items():
+            if factor > 1:
+                print(f"  {factor:.2f} x {name!r}")
     if arguments.json:
         from dfine_lib.evaluate.report import write_metrics
 
-        print(f"numbers  {write_metrics(arguments.json, found.to_dict())}")
+        print(f"numbers  {write_metrics(arguments.json, told)}")
     if arguments.html:
         page = write_statistics_page(found, arguments.html, pictures=max(0, arguments.pictures), seed=arguments.seed)
         print(f"page     {page}")

@@ -43,6 +43,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="with --batch-size: learning rates, warm-up and averaging follow the batch, as the published guide does",
     )
+    train.add_argument(
+        "--repeat-threshold", type=float, metavar="T",
+        help="images of classes that stand in a smaller share of the images than T are drawn oftener, as in LVIS; "
+        "`dfine stats --repeat-threshold T` tells how often (default: off)",
+    )  # fmt: skip
     train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     train.add_argument(
@@ -255,6 +260,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
         "data.batch_size": arguments.batch_size,
         "data.image_size": arguments.image_size,
         "data.num_workers": arguments.workers,
+        "data.repeat_threshold": arguments.repeat_threshold,
         "train.precision": arguments.precision,
     }
     settings = _given(settings)

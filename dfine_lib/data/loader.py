@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import DataError, read_image
+from dfine_lib.data.repeat_factor import draw_epoch, draws_per_epoch, repeat_factors
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
 
 _ORDER, _AUGMENT, _SIZE = 0, 1, 2  # what a derived seed is for
@@ -55,6 +56,7 @@ class SampleKey(NamedTuple):
     epoch: int
     index: int
     strong: bool  # stage 1
+    copy: int = 0  # the how-manieth time in this epoch, where images are repeated
 
 
 class RawBatch(NamedTuple):
@@ -94,7 +96,8 @@ class CocoImages(Dataset):
         if isinstance(key, SampleKey):
             sample = self._read(key.index)
             state = torch.get_rng_state()  # transforms draw from the global generator; the caller's stays as it was
-            torch.default_generator.manual_seed(derived_seed(_AUGMENT, self.seed, key.epoch, key.index))
+            copy = (key.copy,) if key.copy else ()
+            torch.default_generator.manual_seed(derived_seed(_AUGMENT, self.seed, key.epoch, key.index, *copy))
             try:
                 return self.train_transforms[key.strong](sample), key.index
             finally:
@@ -207,6 +210,8 @@ class TrainLoader:
     accumulation passes; what is left over at the end is dropped. If the epoch has fewer images than one step takes,
     its only step takes them all, as evenly as can be (an image is repeated where a rank would have none).
 
+    With `data.repeat_threshold`, images of rare classes stand in an epoch several times, each time augmented anew.
+
     Args:
         index: a training index.
         recipe: batch size, accumulation, sizes and augmentation.
@@ -239,7 +244,8 @@ class TrainLoader:
             raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.seed = index, recipe, seed
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.steps_per_epoch = max(1, len(index) // recipe.data.batch_size)
+        self.factors = repeat_factors(index, recipe.data.repeat_threshold)
+        self.steps_per_epoch = max(1, draws_per_epoch(self.factors) // recipe.data.batch_size)
         self._chunks = _Chunks([])
         self._loader = _data_loader(CocoImages(index, recipe.data, seed=seed), self._chunks, recipe.data.num_workers)
         self._passes = 0
@@ -250,11 +256,14 @@ class TrainLoader:
 
     def order(self, epoch: int) -> list[np.ndarray]:
         """Places in the index of every batch of this rank in that epoch."""
+        return [batch[:, 0] for batch in self._draws(epoch)]
+
+    def _draws(self, epoch: int) -> list[np.ndarray]:
+        """The same, each place with the number of the copy: int64 `[B, 2]`."""
         batch_size = self.recipe.data.batch_size
-        order = np.random.default_rng(derived_seed(_ORDER, self.seed, epoch)).permutation(len(self.index))
+        order = draw_epoch(self.factors, np.random.default_rng(derived_seed(_ORDER, self.seed, epoch)))
         if len(order) < batch_size:
-            order = np.resize(order, max(len(order), self.shares))
-            steps = [order]
+            steps = [np.resize(order, (max(len(order), self.shares), 2))]
         else:
             steps = np.split(order[: self.steps_per_epoch * batch_size], self.steps_per_epoch)
         return [share for step in steps for share in np.array_split(step, self.shares)[self.rank :: self.world_size]]
@@ -276,8 +285,8 @@ class TrainLoader:
         if not 0 <= start_batch <= len(self):
             raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         strong = epoch < self.recipe.train.stop_epoch
-        batches = self.order(epoch)[start_batch:]
-        chunks = [[SampleKey(epoch, int(i), strong) for i in places] for places in batches]
+        batches = self._draws(epoch)[start_batch:]
+        chunks = [[SampleKey(epoch, i, strong, copy) for i, copy in batch.tolist()] for batch in batches]
         self._passes += 1
         return self._run(epoch, start_batch, chunks, self._passes)
 

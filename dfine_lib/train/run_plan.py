@@ -13,6 +13,7 @@ from typing import Any
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import DataError
+from dfine_lib.data.repeat_factor import draws_per_epoch, repeat_factors
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
@@ -59,6 +60,9 @@ class RunPlan:
             return
         before = json.loads(folder.about.read_text(encoding="utf-8"))
         now = json.loads(json.dumps(self.identity()))
+        defaults = json.loads(json.dumps(recipe_to_dict(Recipe(name=""))))
+        for part in ("model", "loss", "data", "train"):  # fields that have come since were at their defaults
+            before["recipe"][part] = defaults[part] | before["recipe"][part]
         for about in (before, now):
             for field in _FREE:
                 about["recipe"]["data"].pop(field, None)
@@ -94,7 +98,8 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     A batch that is the recipe's own, made for a hundred thousand images, is lowered to what gives a small set
     `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen stays as chosen.
     """
-    images, classes, batch_size = len(index), index.num_classes, recipe.data.batch_size
+    images = draws_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))  # of an epoch
+    classes, batch_size = index.num_classes, recipe.data.batch_size
     if classes + 1 == recipe.model.num_classes and recipe.name.endswith("_obj365"):
         classes += 1  # published: 366 rows for 365 classes
     known = RECIPES.get(recipe.name)
