@@ -1,0 +1,6 @@
+"""What runs a detector: torch, ONNX Runtime, OpenVINO, a file each. The same pixels in, the same detections out."""
+
+from dfine_lib.deploy.backends.backend import Backend, BackendError, EdgeDistributions
+from dfine_lib.deploy.backends.opening import BACKENDS, open_backend
+
+__all__ = ["BACKENDS", "Backend", "BackendError", "EdgeDistributions", "open_backend"]

@@ -1,0 +1,51 @@
+"""ONNX Runtime: `.onnx` files on a CPU or a CUDA device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfine_lib.deploy.backends.backend import BackendError
+from dfine_lib.deploy.backends.exported import RAW_OUTPUTS, Opened, first_line, signature
+
+
+def open_onnxruntime(path: Path, device: str) -> Opened:
+    """An ONNX file in a session.
+
+    Raises:
+        BackendError: not installed, another device than it knows, or a file that it cannot run.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError('running ONNX files needs onnxruntime: pip install -e ".[deploy]"') from error
+    available = onnxruntime.get_available_providers()
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda"):
+        raise BackendError(f"device {device!r}: ONNX Runtime runs on cpu or cuda here.")
+    if kind == "cuda" and "CUDAExecutionProvider" not in available:
+        raise BackendError(f"device {device!r}: this onnxruntime has no CUDA; install onnxruntime-gpu, or try cpu.")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if kind != "cpu" and "CUDAExecutionProvider" in available:
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave cores to decoding
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # the runtime's own classes, of no common base
+        raise BackendError(f"{path}: not a file that ONNX Runtime can run ({first_line(error)}).") from error
+    inputs = {i.name: i for i in session.get_inputs()}
+    takes, gives = signature(path, list(inputs), [o.name for o in session.get_outputs()])
+    types = {name: np.float16 if "float16" in i.type else np.float32 if "float" in i.type else
+             np.int32 if "int32" in i.type else np.int64 for name, i in inputs.items()}  # fmt: skip
+
+    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        values = zip(takes, (images, sizes))
+        return session.run(list(gives), {name: value.astype(types[name], copy=False) for name, value in values})
+
+    shape = [d if isinstance(d, int) else None for d in inputs["images"].shape]
+    where = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
+    return Opened(run, gives == RAW_OUTPUTS, shape, session.get_modelmeta().custom_metadata_map, where)

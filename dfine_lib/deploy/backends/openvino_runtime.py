@@ -1,0 +1,53 @@
+"""OpenVINO: its own `.xml` files, and `.onnx`, on a CPU or an Intel GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dfine_lib.deploy.backends.backend import BackendError
+from dfine_lib.deploy.backends.exported import ABOUT, RAW_OUTPUTS, Opened, first_line, signature
+
+RT_INFO = "dfine"  # section of an OpenVINO file that holds what an ONNX file has as metadata
+
+
+def open_openvino(path: Path, device: str) -> Opened:
+    """An OpenVINO or ONNX file, compiled.
+
+    Raises:
+        BackendError: not installed, another device than it knows, or a file that it cannot run.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError('running OpenVINO needs openvino: pip install -e ".[deploy]"') from error
+    kind = {"auto": "CPU", "cpu": "CPU", "gpu": "GPU"}.get(device)
+    if kind is None:
+        raise BackendError(f"device {device!r}: OpenVINO runs on cpu or gpu (Intel's) here.")
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+    except Exception as error:
+        raise BackendError(f"{path}: not a file that OpenVINO can read ({first_line(error)}).") from error
+    names = [sorted(port.get_names()) for port in model.inputs], [sorted(port.get_names()) for port in model.outputs]
+    flat = [[name for port in side for name in port] for side in names]
+    takes, gives = signature(path, *flat)
+    section = RT_INFO if path.suffix == ".xml" else "framework"  # where its ONNX reader puts an ONNX file's metadata
+    about = {}
+    for key in ABOUT:
+        if model.has_rt_info([section, key]):
+            about[key] = model.get_rt_info([section, key]).astype(str)
+    shape = [None if d.is_dynamic else d.get_length() for d in model.input("images").get_partial_shape()]
+    types = {name: model.input(name).get_element_type().to_dtype() for name in takes}
+    try:  # f32: processors with 16-bit arithmetic would use it, and find other boxes
+        compiled = core.compile_model(model, kind, {"INFERENCE_PRECISION_HINT": "f32"})
+    except Exception as error:
+        raise BackendError(f"{path}: OpenVINO cannot run it on {device} ({first_line(error)}).") from error
+    request = compiled.create_infer_request()
+
+    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        request.infer({k: v.astype(types[k], copy=False) for k, v in zip(takes, (images, sizes))})
+        return [request.get_tensor(name).data.copy() for name in gives]
+
+    return Opened(run, gives == RAW_OUTPUTS, shape, about, kind.lower())

@@ -1,0 +1,59 @@
+"""Torch: the deployed form of the weights, or, where edges are asked for, the model as it was trained."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfine_lib.config import DataConfig
+from dfine_lib.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
+from dfine_lib.deploy.deployed import deployed_form
+from dfine_lib.evaluate.postprocess import Detections, postprocess
+from dfine_lib.model.dfine import DFINE
+from dfine_lib.model.outputs import DFINEOutput
+from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
+from dfine_lib.train.device import pick_device
+
+
+def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend:
+    """Weights or a model; the arguments are those of `open_backend`."""
+    where = pick_device(device)
+    if isinstance(source, DFINE):
+        model, path, names, ids, own_hw = source, None, tuple(class_names), (), None
+    else:
+        weights = read_weights(locate_weights(source))
+        if weights.model is None:
+            raise WeightsError(f"{source}: the file does not say which model it is of. Convert it: dfine weights --to.")
+        model = DFINE(weights.model)
+        load_weights(model, weights)
+        path, names, ids = weights.path, weights.category_names or tuple(class_names), weights.category_ids
+        own_hw = weights.data.image_hw if weights.data else None
+    image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own_hw or PUBLISHED_HW
+    running = (copy.deepcopy(model).eval().requires_grad_(False) if edges else deployed_form(model)).to(where)
+
+    @torch.inference_mode()
+    def answer(images: np.ndarray, sizes: np.ndarray):
+        pixels, sizes_wh = torch.from_numpy(images).to(where), torch.from_numpy(sizes).to(where)
+        outputs = running(pixels, keep_layers=True) if edges else running(pixels)
+        found = postprocess(outputs, sizes_wh, top_k)
+        about_edges = _edges_of(outputs, found, sizes_wh) if edges else None
+        return [one.to("cpu") for one in found], about_edges
+
+    return Backend("torch", path, image_hw, tuple(names), tuple(ids), None, str(where), answer)
+
+
+def _edges_of(outputs: DFINEOutput, found: list[Detections], sizes_wh: Tensor) -> list[EdgeDistributions]:
+    """The last layer's distributions of the queries that detections came from."""
+    offsets = outputs.bin_offsets.float()  # [N + 1]
+    probabilities = outputs.layers[-1].corner_logits.float().unflatten(-1, (4, len(offsets))).softmax(-1)
+    centre, size = outputs.decoder.initial.boxes_cxcywh.float().split(2, dim=-1)  # [B, Q, 2] each
+    reach = (0.5 * outputs.reg_scale + offsets) * (size / outputs.reg_scale)[..., None]  # [B, Q, 2, N + 1]
+    positions = torch.cat([centre[..., None] - reach, centre[..., None] + reach], dim=2)  # [B, Q, 4, N + 1]
+    positions = positions * sizes_wh.to(positions).repeat(1, 2)[:, None, :, None]
+    return [
+        EdgeDistributions(probabilities[i][one.queries].cpu(), positions[i][one.queries].cpu())
+        for i, one in enumerate(found)
+    ]
