@@ -31,6 +31,8 @@ class ModelConfig:
     reg_max: int = 32  # N
     reg_scale: float = 4.0  # 1 / c
     up: float = 0.5  # a
+    uniform_bins: bool = False  # ablation: W(n) in equal steps instead of the curve, between the same ends
+    quality_head: bool = True  # ablation: false leaves class logits as they are, whatever the distributions say
     published_positions: bool = False  # pair tokens with cells as the published code does on non-square maps
 
     def __post_init__(self) -> None:
@@ -48,6 +50,12 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_denoising < 0:
             raise ValueError(f"num_denoising must not be negative, got {self.num_denoising}")
+
+    @property
+    def only_ours(self) -> list[str]:
+        """Settings, as `uniform_bins=True`, that neither the authors' code nor Hugging Face's port knows."""
+        published = {"uniform_bins": False, "quality_head": True}
+        return [f"{name}={getattr(self, name)}" for name, value in published.items() if getattr(self, name) != value]
 
 
 @dataclass(frozen=True, kw_only=True)

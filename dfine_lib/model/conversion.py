@@ -63,13 +63,19 @@ def convert_weights(
         What was written.
 
     Raises:
-        WeightsError: no such weights, or nobody knows of which model; a wrong number of names.
+        WeightsError: no such weights, or nobody knows of which model; a wrong number of names; a model that only this
+            library builds, for another than ours.
     """
     weights, out = read_weights(source), Path(out)
     if recipe is not None:
         weights = replace(weights, model=replace(get_recipe(recipe).model, num_classes=weights.num_classes))
     if weights.model is None:
         raise WeightsError(f"{source}: nobody knows of which model these weights are. Name its recipe, as l_coco.")
+    if weights.model.only_ours and out.suffix != ".safetensors":
+        raise WeightsError(
+            f"{source}: trained with {', '.join(weights.model.only_ours)}, which neither the authors' code nor Hugging "
+            f"Face's port can build. Only ours can hold it: {out.with_suffix('.safetensors')}."
+        )
     names = tuple(names) or weights.category_names
     if names and len(names) != weights.num_classes:
         raise WeightsError(f"{source}: {weights.num_classes} classes, but {len(names)} names for them.")

@@ -86,7 +86,8 @@ class RefinementDecoder(nn.Module):
         super().__init__()
         self.up, self.reg_scale = up, reg_scale
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
-        self.lqe_layers = nn.ModuleList(QualityHead(config.reg_max) for _ in range(config.num_decoder_layers))
+        heads = config.num_decoder_layers if config.quality_head else 0
+        self.lqe_layers = nn.ModuleList(QualityHead(config.reg_max) for _ in range(heads))
 
 
 class EncoderOutput(nn.Module):
@@ -156,7 +157,7 @@ class DFINEDecoder(nn.Module):
         """Drop what only training, or a look at all layers, needs: early heads and the denoising embedding."""
         self.deployed = True
         for heads in (self.dec_score_head, self.decoder.lqe_layers):
-            for i in range(self.config.num_decoder_layers - 1):
+            for i in range(len(heads) - 1):
                 heads[i] = nn.Identity()
         self.denoising_class_embed = nn.Identity()
 
@@ -175,7 +176,8 @@ class DFINEDecoder(nn.Module):
         """W(n) of the stored `up` and `reg_scale`; they are not trained, so once is enough."""
         up, self._reg_scale = abs(self.up.item()), abs(self.reg_scale.item())
         with torch.inference_mode(False):  # training may follow
-            bins = weighting_function(self.config.reg_max, up, self._reg_scale).to(self.reg_scale.device)
+            bins = weighting_function(self.config.reg_max, up, self._reg_scale, self.config.uniform_bins)
+            bins = bins.to(self.reg_scale.device)
         self.register_buffer("bin_offsets", bins, persistent=False)
 
     def forward(self, maps: list[Tensor], targets: Targets | None = None, keep_layers: bool = False) -> DFINEOutput:
@@ -270,7 +272,9 @@ class DFINEDecoder(nn.Module):
             offsets = expected_offsets(corner_logits, self.bin_offsets)
             boxes = decode_boxes(fixed_boxes, offsets, self._reg_scale)
             if keep_layers or i == last:
-                logits = self.decoder.lqe_layers[i](self.dec_score_head[i](x), corner_logits)
+                logits = self.dec_score_head[i](x)
+                if self.config.quality_head:
+                    logits = self.decoder.lqe_layers[i](logits, corner_logits)
                 answers.append((logits, boxes, corner_logits))
             reference_boxes, previous = boxes.detach(), x.detach()
         return DecoderOutput(*(torch.stack(kind) for kind in zip(*answers, strict=True)), initial=initial)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 
 
-def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.0) -> Tensor:
+def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.0, uniform: bool = False) -> Tensor:
     """Offset that each bin of an edge distribution stands for: W(n).
 
     Dense around 0 for fine corrections, sparse at the ends for rescues.
@@ -21,6 +21,7 @@ def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.
         reg_max: N, index of the last bin; even, at least 4.
         up: the paper's a; W(N - 1) as a fraction of the box side.
         reg_scale: 1 / c; sets the curvature, and the unit of the result.
+        uniform: equal steps between the same ends instead; what the curve is worth is measured against these.
 
     Returns:
         float32 `[N + 1]`, increasing, odd about bin N / 2, in box side / reg_scale
@@ -36,6 +37,8 @@ def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.
     if up <= 0 or reg_scale <= 0:
         raise ValueError(f"up and reg_scale must be positive, got {up} and {reg_scale}")
     bound = up * reg_scale  # W(N - 1)
+    if uniform:
+        return torch.arange(-(reg_max // 2), reg_max // 2 + 1) * (4 * bound / reg_max)
     step = (bound + 1) ** (2 / (reg_max - 2))
     inner = torch.tensor([step**i - 1 for i in range(1, reg_max // 2)])  # [N/2 - 1]
     half = torch.cat([inner, torch.tensor([2 * bound])])  # [N/2]

@@ -167,7 +167,13 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def huggingface_config(model: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
-    """What their `config.json` says of such a model; names of the classes in the order of their rows."""
+    """What their `config.json` says of such a model; names of the classes in the order of their rows.
+
+    Raises:
+        ValueError: a model that their port cannot build.
+    """
+    if model.only_ours:
+        raise ValueError(f"Hugging Face's port cannot build a model with {', '.join(model.only_ours)}")
     stem, stages = ARCHITECTURES[model.backbone]
     labels = {str(i): name for i, name in enumerate(names or [f"LABEL_{i}" for i in range(model.num_classes)])}
     first = 5 - len(model.feat_strides)
@@ -213,8 +219,11 @@ def save_huggingface(
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: a model that their port cannot build; nothing is written.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), huggingface_config(model.config, names)
     folder.mkdir(parents=True, exist_ok=True)
     height, width = data.image_hw
     processor = {
@@ -223,7 +232,7 @@ def save_huggingface(
     }  # fmt: skip
     state = {k: v.detach().cpu().contiguous().clone() for k, v in to_huggingface(model.state_dict()).items()}
     for name, content in (
-        ("config.json", huggingface_config(model.config, names)),
+        ("config.json", config),
         ("preprocessor_config.json", processor),
     ):
         write_atomically(folder / name, (json.dumps(content, indent=2) + "\n").encode())

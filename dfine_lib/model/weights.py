@@ -196,11 +196,18 @@ def load_weights(
         `{"rows": {target name: source name or None}}`; empty where every row was taken as it is.
 
     Raises:
-        WeightsError: a model of another size, the first entries that differ are named; or a class in `rows` that the
-            model or the file does not have.
+        WeightsError: a model of another size, the first entries that differ are named; one with other bins; or a class
+            in `rows` that the model or the file does not have.
     """
     if weights.backbone_only:
         return _load_backbone(model, weights)
+    bins = model.config.uniform_bins
+    if weights.model is not None and weights.model.uniform_bins != bins:  # no entry's shape would tell
+        raise WeightsError(
+            f"{weights.path}: weights of another model, trained with uniform_bins={weights.model.uniform_bins}, for "
+            f"one with uniform_bins={bins}. Set model.uniform_bins={str(not bins).lower()}, or name no recipe where the "
+            "file tells its model, or start from fresh weights."
+        )
     own = model.state_dict()
     state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
     for key in [k for k in own | state if k.endswith(".num_batches_tracked")]:

@@ -12,6 +12,7 @@ from dfine_lib import DFINE
 from dfine_lib.cli import main
 from dfine_lib.config import SIZES, DataConfig
 from dfine_lib.model.conversion import convert_weights, describe_weights
+from dfine_lib.model.huggingface import save_huggingface
 from dfine_lib.model.weights import WeightsError, read_weights, save_weights
 
 NAMES = ("cat", "dog", "owl")
@@ -81,3 +82,19 @@ def test_the_command_explains_what_it_cannot_do(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DFINE_MIRROR", "http://127.0.0.1:9")
     assert main(["weights", "dfine_x_coco"]) == 2
     assert "DFINE_HOME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"uniform_bins": True}, {"quality_head": False}])
+def test_what_only_this_library_builds_is_kept_in_its_own_form_alone(tmp_path, change):
+    model = filled(DFINE(replace(SIZES["pico"], num_classes=3, **change)), 1)
+    about = {"data": DataConfig(image_size=160), "category_names": NAMES, "category_ids": (1, 2, 3)}
+    ours = save_weights(tmp_path / "a.safetensors", model, **about)
+    (setting,) = (f"{name}={value}" for name, value in change.items())
+    for form in ("b.pth", "folder"):
+        with pytest.raises(WeightsError, match=f"{setting}.*Only ours can hold it: .*safetensors"):
+            convert_weights(ours, tmp_path / form)
+        assert not (tmp_path / form).exists()
+    with pytest.raises(ValueError, match=f"cannot build a model with {setting}"):
+        save_huggingface(tmp_path / "folder", model, data=DataConfig())
+    assert not (tmp_path / "folder").exists()
+    assert DFINE.from_pretrained(convert_weights(ours, tmp_path / "c.safetensors")).config == model.config

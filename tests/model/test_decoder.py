@@ -309,6 +309,37 @@ def test_class_losses_reach_the_distributions_through_the_quality_head():
     assert all(has_gradient(head) for head in module.dec_bbox_head)
 
 
+# ---- ablations: one change at a time ---------------------------------------------------------------------------------
+
+
+def test_uniform_bins_change_the_boxes_and_nothing_else_that_is_stored():
+    usual, uniform = decoder(), decoder(uniform_bins=True)
+    assert_close(uniform.bin_offsets, weighting_function(32, uniform=True), rtol=0, atol=0)
+    assert usual.state_dict().keys() == uniform.state_dict().keys()
+    a, b = usual(maps()), uniform(maps())
+    assert torch.equal(a.decoder.initial.boxes_cxcywh, b.decoder.initial.boxes_cxcywh)
+    assert torch.equal(a.decoder.corner_logits[0], b.decoder.corner_logits[0])  # the first that no bin came before
+    assert not torch.allclose(a.decoder.boxes_cxcywh[0], b.decoder.boxes_cxcywh[0], atol=1e-3)
+    uniform.load_state_dict(usual.state_dict())  # sets the bins anew
+    assert_close(uniform.bin_offsets, weighting_function(32, uniform=True), rtol=0, atol=0)
+
+
+def test_without_the_quality_head_class_logits_are_those_of_the_class_head_and_boxes_stay():
+    usual, plain = decoder(), decoder(quality_head=False)
+    gone = usual.state_dict().keys() - plain.state_dict().keys()
+    assert gone and all(key.startswith("decoder.lqe_layers.") for key in gone)
+    assert not plain.state_dict().keys() - usual.state_dict().keys()
+    plain.load_state_dict(usual.state_dict(), strict=False)
+    for head in usual.decoder.lqe_layers:  # a quality head that adds nothing
+        head.reg_conf.layers[-1].weight.data.zero_()
+        head.reg_conf.layers[-1].bias.data.zero_()
+    a, b = usual(maps()), plain(maps())
+    assert_close(b.decoder.logits, a.decoder.logits)
+    assert_close(b.decoder.boxes_cxcywh, a.decoder.boxes_cxcywh)
+    b.pred_logits.sum().backward()
+    assert not any(has_gradient(head) for head in plain.dec_bbox_head)  # class losses teach no distribution
+
+
 # ---- denoising beside matching ---------------------------------------------------------------------------------------
 
 

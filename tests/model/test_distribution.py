@@ -59,6 +59,27 @@ def test_bins_lie_closer_the_nearer_they_are_to_the_edge():
     assert (steps.diff() > 0).all()
 
 
+@pytest.mark.parametrize("reg_max", [4, 16, 32])
+@pytest.mark.parametrize(("up", "reg_scale"), [(0.5, 4.0), (0.5, 8.0), (0.3, 4.0)])
+def test_uniform_bins_are_equal_steps_between_the_same_ends(reg_max, up, reg_scale):
+    curve, line = (weighting_function(reg_max, up, reg_scale, uniform=uniform) for uniform in (False, True))
+    assert line.dtype == torch.float32 and line.shape == curve.shape
+    assert_close(line[[0, -1]], curve[[0, -1]])
+    assert_close(line.diff(), torch.full((reg_max,), 4 * up * reg_scale / reg_max))  # -2a to 2a in N steps
+    assert_close(line, -line.flip(0), rtol=0, atol=0)
+    assert reg_max == 4 or not torch.allclose(line, curve, atol=0.1)
+
+
+def test_edges_are_encoded_and_decoded_over_uniform_bins_too():
+    w, initial, target = weighting_function(32, uniform=True), random_boxes(20), random_boxes(20, seed=1)
+    near = initial + 0.3 * (target - initial)
+    left, weight_right = encode_edges(initial, near, w, 4.0)
+    offsets = expected_offsets(two_bin_logits(left, weight_right, 33), w)
+    inside = (left > 0).all(-1) & (left < 31).all(-1)  # beyond the last bins there is nothing to find
+    assert inside.sum() > 5
+    assert_close(decode_boxes(initial, offsets, 4.0)[inside], near[inside], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("reg_max", [5, 31, 2, 0, -4])
 def test_a_reg_max_that_is_odd_or_below_4_is_refused(reg_max):
     with pytest.raises(ValueError, match=f"reg_max must be even and at least 4, got {reg_max}"):

@@ -48,6 +48,26 @@ def files_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+# ---- ablations -------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_quality_heads_over_uniform_bins_comes_back_as_it_was(tmp_path):
+    model = tiny(uniform_bins=True, quality_head=False).eval()
+    path = save_weights(tmp_path / "w.safetensors", model, data=DATA, category_names=NAMES, category_ids=(4, 9, 90))
+    other, images = DFINE.from_pretrained(path), torch.rand(1, 3, 64, 64)
+    assert (other.config.uniform_bins, other.config.quality_head) == (True, False)
+    assert torch.equal(other.decoder.bin_offsets, model.decoder.bin_offsets)
+    with torch.no_grad():
+        assert torch.equal(other(images).pred_boxes, model(images).pred_boxes)
+
+
+def test_weights_of_other_bins_or_with_other_heads_are_refused_with_the_way_out(saved):
+    with pytest.raises(WeightsError, match=r"uniform_bins=False, for one .*Set model\.uniform_bins=false"):
+        load_weights(tiny(uniform_bins=True), read_weights(saved))
+    with pytest.raises(WeightsError, match=r"Not in this model: decoder\.decoder\.lqe_layers"):
+        load_weights(tiny(quality_head=False), read_weights(saved))
+
+
 # ---- round trip ------------------------------------------------------------------------------------------------------
 
 
