@@ -205,8 +205,8 @@ def load_weights(
     if weights.model is not None and weights.model.uniform_bins != bins:  # no entry's shape would tell
         raise WeightsError(
             f"{weights.path}: weights of another model, trained with uniform_bins={weights.model.uniform_bins}, for "
-            f"one with uniform_bins={bins}. Set model.uniform_bins={str(not bins).lower()}, or name no recipe where the "
-            "file tells its model, or start from fresh weights."
+            f"one with uniform_bins={bins}. Set model.uniform_bins={str(not bins).lower()}, or name no recipe where "
+            "the file tells its model, or start from fresh weights."
         )
     own = model.state_dict()
     state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
