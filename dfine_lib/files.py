@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders in which one process works at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -27,3 +28,20 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
             "Free some space or choose another folder"
         ) from error  # fmt: skip
+
+
+@contextlib.contextmanager
+def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time into this block; the lock goes with the process, however it ends.
+
+    Raises:
+        BlockingIOError: another one is inside, and we are not to wait.
+    """
+    with open(lock, "a") as file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except ImportError:  # Windows: the last one to finish wins, and all have the same bytes
+            pass
+        yield

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dfine_lib.cli import published_data
+
 FROM = ("voc", "yolo", "crowdhuman", "objects365", "labelme", "cvat", "openimages", "createml", "csv", "coco")
 
 
@@ -22,6 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_subset(kinds)
     _add_filter(kinds)
     _add_merge(kinds)
+    published_data.add_kinds(kinds)
 
 
 def _add_convert(kinds: argparse._SubParsersAction) -> None:

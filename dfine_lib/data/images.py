@@ -35,8 +35,8 @@ _PLAIN_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", 
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # 16 bits of grey
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none or it is nonsense."""
+def exif_orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or it is nonsense."""
     if image.format == "TIFF":  # PIL turns these itself
         return 1
     if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
@@ -56,7 +56,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: a mode without a known range of values (32-bit floating point).
     """
-    orientation = _orientation(image)
+    orientation = exif_orientation(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in _DEEP_MODES:
@@ -103,7 +103,7 @@ def _explain(error: Exception) -> str:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height in pixels after turning it upright, from the header alone."""
     width, height = image.size
-    return (height, width) if _orientation(image) >= 5 else (width, height)
+    return (height, width) if exif_orientation(image) >= 5 else (width, height)
 
 
 def _looks_whole(path: Path, image_format: str | None) -> bool:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import http.client
-import logging
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from dfine_lib.config import SIZES, ModelConfig
+from dfine_lib.download import DownloadError, download
 from dfine_lib.model.hgnetv2 import ARCHITECTURES
 
-log = logging.getLogger(__name__)
+__all__ = ["PUBLISHED", "DownloadError", "described", "fetch", "home"]
+
 ADDRESS = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
 _WHOLE = {"coco": "nsmlx", "obj365": "smlx", "obj2coco": "smlx"}
 PUBLISHED: dict[str, str] = {
@@ -32,10 +27,6 @@ PUBLISHED: dict[str, str] = {
 
 
 COCO_FILES = {Path(file).stem for name, file in PUBLISHED.items() if name.endswith(("_coco", "_obj2coco"))}
-
-
-class DownloadError(ValueError):
-    """A published file that could not be had; the message says what to fetch and where to put it."""
 
 
 def home() -> Path:
@@ -62,86 +53,12 @@ def fetch(name: str, *, address: str | None = None, sha256: str | None = None, p
     if name not in PUBLISHED:
         raise ValueError(f"unknown published weights {name!r}; known are {', '.join(PUBLISHED)}")
     file = home() / PUBLISHED[name]
-    if not file.exists():
-        source = f"{(address or os.environ.get('DFINE_MIRROR') or ADDRESS).rstrip('/')}/{PUBLISHED[name]}"
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(file.with_name(f".{file.name}.lock")):
-                if not file.exists():  # else another process was quicker
-                    part = file.with_name(f".{file.name}.part")
-                    _download(source, part, progress)
-                    _check(part, sha256)
-                    part.replace(file)
-        except OSError as error:
-            reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
-            raise DownloadError(
-                f"{PUBLISHED[name]} could not be had from {source} ({reason}). Without a network: fetch that address "
-                f"elsewhere and put the file into {file.parent}, or name another folder by DFINE_HOME."
-            ) from error
-    return file
-
-
-def _download(source: str, part: Path, progress: bool, attempts: int = 5) -> None:
-    """Bytes of `source` into `part`, from where it ends, until it is as long as the server says."""
-    for attempt in range(attempts):
-        have = part.stat().st_size if part.exists() else 0
-        request = urllib.request.Request(source, headers={"Range": f"bytes={have}-"} if have else {})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                if have and answer.status != 206:  # the server starts again from the first byte
-                    have = 0
-                length = answer.headers.get("Content-Length")
-                total = None if length is None else have + int(length)
-                log.info("downloading %s to %s", source, part.parent)
-                with (
-                    open(part, "ab" if have else "wb") as file,
-                    tqdm(
-                        initial=have, total=total, unit="B", unit_scale=True, desc=part.name[1:-5], disable=not progress
-                    ) as bar,
-                ):
-                    while block := answer.read(1 << 20):
-                        file.write(block)
-                        bar.update(len(block))
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and have:  # nothing is left to send, or the part is of another file
-                if error.headers.get("Content-Range", "").endswith(f"/{have}"):
-                    return
-                part.unlink()
-                continue
-            raise
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError):
-            if attempt + 1 == attempts or not part.exists() or part.stat().st_size == have:
-                raise
-            continue
-        size = part.stat().st_size
-        if total is None or size == total:
-            return
-    raise OSError(f"the connection was cut {attempts} times")
-
-
-def _check(part: Path, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    digest = hashlib.sha256()
-    with open(part, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256.lower():
-        part.unlink()
-        raise OSError(f"its checksum is {digest.hexdigest()}, not {sha256}; the file was not kept")
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one process at a time into this block; the lock goes with the process, however it ends."""
-    with open(lock, "a") as file:
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except ImportError:  # Windows: the last one to finish wins, and all have the same bytes
-            pass
-        yield
+    source = f"{(address or os.environ.get('DFINE_MIRROR') or ADDRESS).rstrip('/')}/{PUBLISHED[name]}"
+    return download(
+        source, file, checksum=sha256 and f"sha256:{sha256}", progress=progress,
+        hint=f"Without a network: fetch that address elsewhere and put the file into {file.parent}, or name another "
+        "folder by DFINE_HOME.",
+    )  # fmt: skip
 
 
 def described(state: Mapping[str, Tensor]) -> ModelConfig | None:

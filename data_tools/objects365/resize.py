@@ -1,0 +1,286 @@
+"""D-FINE's shrinking of Objects365: pictures whose longer side exceeds 640 pixels, with their boxes.
+
+A picture that is in its place is not made again, and each appears there whole: the folder itself is the record of how
+far a run has come. The annotation file is written last.
+
+Source: the authors' preparation (`tools/resize_obj365.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from data_tools.convert.pictures import UnreadablePicture, header_size
+from data_tools.convert.records import clean_name, inside, number, numbers
+from data_tools.objects365.lists import LargeFile, Records
+from data_tools.objects365.places import annotations_of, finish_folder, link_picture, only_one, resumed_settings
+from data_tools.objects365.shrink import shrink, target_size
+from data_tools.objects365.whole_files import FileInOrder, remove_quietly
+from dfine_lib.data.images import DataError
+
+MOST_LISTED = 10_000  # names of each kind in the report
+_TOGETHER = 8  # pictures of one task
+
+
+@dataclass
+class Resized:
+    """Counts, over all splits, and the pictures that were not as told."""
+
+    out: Path
+    images: dict[str, int] = field(default_factory=dict)  # written, by split
+    boxes: dict[str, int] = field(default_factory=dict)
+    shrunk: int = 0
+    made: int = 0  # of these, by this run
+    counts: dict[str, int] = field(default_factory=dict)  # of the lists below
+    listed: dict[str, list[str]] = field(default_factory=dict)  # what → pictures
+
+    def note(self, what: str, name: str) -> None:
+        """Count it, and list it while the list is short."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        names = self.listed.setdefault(what, [])
+        if len(names) < MOST_LISTED:
+            names.append(name)
+
+    def __str__(self) -> str:
+        splits = "; ".join(
+            f"{split} {count:,} images, {self.boxes[split]:,} boxes" for split, count in self.images.items()
+        )
+        there = f" ({self.shrunk - self.made:,} by an earlier run)" if self.made < self.shrunk else ""
+        parts = [f"objects365 resize: {splits}; {self.shrunk:,} pictures shrunk{there}; in {self.out}"]
+        parts += [f"{what}: {count:,} ({', '.join(self.listed[what][:3])}{', …' if count > 3 else ''})"
+                  for what, count in self.counts.items()]  # fmt: skip
+        return "; ".join(parts)
+
+
+MISSING, UNREADABLE = "left out, picture missing", "left out, picture unreadable"
+SWAPPED, OTHER_SIZE = "width and height were swapped in the list", "the list told another size"
+LOST_BOXES = "boxes left out, their image is not listed"
+
+
+def resize(
+    source: Path | str, out: Path | str, *, size: int = 640, splits: tuple[str, ...] = ("train", "val"),
+    workers: int | None = None, follow_links: bool = False, progress: bool = True,
+) -> Resized:  # fmt: skip
+    """Shrink the pictures of Objects365 and their boxes.
+
+    Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, pictures
+    that were shrunk with `_resized` in their name, and links to the others. Boxes are scaled by `size` / longer side,
+    areas by its square. A picture that is missing or unreadable is left out with its boxes, one whose size is not as
+    the list says gets its true size; both are told. Pictures are turned upright, as everywhere in this library.
+    Stopped at any moment, the same call goes on.
+
+    Args:
+        source: folder that `remap` made, or as published; never changed.
+        out: folder to make, or to go on with.
+        size: longest side in pixels.
+        splits: which.
+        workers: threads; default: one a core.
+        follow_links: also read pictures that are links out of `source`.
+        progress: show bars.
+
+    Returns:
+        Counts and what was not as told.
+
+    Raises:
+        DataError: an annotation file is missing or not what it should be (file, list, record, and the way out); not one
+            picture is there; `out` was begun with other files or settings, or another process is at it.
+    """
+    source, out = Path(source), Path(out)
+    if not 16 <= size <= 16384:
+        raise DataError(f"size should be 16 to 16384 pixels, got {size}.")
+    files = {split: annotations_of(source, split, f"new_zhiyuan_objv2_{split}.json") for split in splits}
+    result = Resized(out)
+    with only_one(source, out), resumed_settings(out, files, {"what": "resize", "size": size}):
+        for split, file in files.items():
+            _Split(file, source / split, out / split, size, split, follow_links, progress).run(result, workers)
+        names = {split: f"{file.stem}_resized.json" for split, file in files.items()}
+        report = {"size": size, "images": result.images, "boxes": result.boxes, "shrunk": result.shrunk,
+                  "counts": result.counts, "listed": result.listed}  # fmt: skip
+        finish_folder(out, names, report, "resize_report.json")
+    return result
+
+
+def resized_name(file_name: str) -> str:
+    """`images/v1/patch8/a.jpg` → `images/v1/patch8/a_resized.jpg`."""
+    return f"{file_name.removesuffix('.jpg')}_resized.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """What the list says of one picture."""
+
+    identity: int
+    name: str
+    told_wh: tuple[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of it."""
+
+    width: int = 0  # after shrinking; 0: left out
+    height: int = 0
+    scale: float = 0.0
+    made: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class _Split:
+    def __init__(
+        self, file: Path, pictures: Path, out: Path, size: int, split: str, follow_links: bool, progress: bool
+    ):
+        self.large, self.pictures, self.out = LargeFile(file), pictures, out
+        self.size, self.split = size, split
+        self.follow_links, self.progress = follow_links, progress
+        self.ids, self.widths, self.heights, self.scales = array("q"), array("i"), array("i"), array("d")
+
+    def run(self, result: Resized, workers: int | None) -> None:
+        """Pictures first, then the file that tells of them."""
+        self._shrink_all(result, workers or os.cpu_count() or 1)
+        if not any(self.widths):
+            raise DataError(
+                f"{self.large.file}: not one of its {len(self.ids):,} pictures is usable in {self.pictures}. Bring "
+                "them there, at the paths that 'file_name' gives."
+            )
+        target = self.out / f"{self.large.file.stem}_resized.json"
+        if target.exists():
+            target.unlink()  # of an earlier run; pictures may have come since
+        remove_quietly(target.with_name(f".{target.name}.part"))
+        result.images[self.split] = sum(width > 0 for width in self.widths)
+        result.boxes[self.split] = 0
+        with FileInOrder(target, progress=self.progress) as out:
+            out.write(b'{"images": [')
+            out.write_list(self._images())
+            out.write(b'], "annotations": [')
+            out.write_list(self._boxes(result))
+            out.write(b'], "categories": [')
+            out.copy(self.large.file, *self.large.spans["categories"])
+            out.write(b"]}\n")
+
+    # ---- pictures ----------------------------------------------------------------------------------------------
+
+    def _shrink_all(self, result: Resized, threads: int) -> None:
+        """Fill ids, sizes and scales, in the file's order. Threads suffice: decoding and resizing let others run."""
+        waiting: deque[tuple[list[_Picture], Future[list[_Outcome]]]] = deque()
+        bar = tqdm(
+            desc=f"shrinking {self.split}", unit="image", leave=False, dynamic_ncols=True, delay=2.0,
+            disable=not self.progress,
+        )  # fmt: skip
+        with bar, ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            try:
+                for pictures in self._listed():
+                    waiting.append((pictures, pool.submit(self._several, pictures)))
+                    while len(waiting) > 4 * threads:
+                        self._settle(*waiting.popleft(), result)
+                        bar.update(_TOGETHER)
+                while waiting:
+                    self._settle(*waiting.popleft(), result)
+                    bar.update(_TOGETHER)
+            finally:  # after an error too, nothing is half done
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _settle(self, pictures: list[_Picture], future: Future[list[_Outcome]], result: Resized) -> None:
+        for picture, outcome in zip(pictures, future.result()):
+            self.ids.append(picture.identity)
+            self.widths.append(outcome.width)
+            self.heights.append(outcome.height)
+            self.scales.append(outcome.scale)
+            result.shrunk += 0 < outcome.scale < 1
+            result.made += outcome.made
+            for note in outcome.notes:
+                result.note(note, f"{self.split}/{picture.name}")
+
+    def _listed(self) -> Iterator[list[_Picture]]:
+        pictures = []
+        for records in self.large.records():
+            if records.key != "images":
+                continue
+            for i, identity in enumerate(records.integers("id").tolist()):
+                record = records.parsed(i)
+                name = clean_name(record.get("file_name"), records.place(i))
+                pictures.append(_Picture(identity, name, (record.get("width"), record.get("height"))))
+                if len(pictures) == _TOGETHER:
+                    yield pictures
+                    pictures = []
+        if pictures:
+            yield pictures
+
+    def _several(self, pictures: list[_Picture]) -> list[_Outcome]:
+        return [self._one(picture) for picture in pictures]
+
+    def _one(self, picture: _Picture) -> _Outcome:
+        path = self.pictures / picture.name
+        if not path.is_file():
+            return _Outcome(notes=(MISSING,))
+        inside(path, self.pictures, self.follow_links)
+        try:
+            size_wh, told = header_size(path), picture.told_wh
+            notes = () if told == size_wh else (SWAPPED,) if told == size_wh[::-1] else (OTHER_SIZE,)
+            if max(size_wh) <= self.size:
+                link_picture(path, self.out / picture.name, "link")
+                return _Outcome(*size_wh, 1.0, notes=notes)
+            target = self.out / resized_name(picture.name)
+            made = not target.exists()
+            if made:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(f".{picture.identity}.part")
+                shrink(path, part, self.size)
+                part.replace(target)
+        except (UnreadablePicture, ValueError, RuntimeError, SyntaxError, EOFError):
+            return _Outcome(notes=(UNREADABLE,))
+        except OSError as error:
+            if error.errno is not None:  # the disk; Pillow's own have no number
+                raise
+            return _Outcome(notes=(UNREADABLE,))
+        return _Outcome(*target_size(*size_wh, self.size), self.size / max(size_wh), made, notes)
+
+    # ---- the annotation file -----------------------------------------------------------------------------------
+
+    def _images(self) -> Iterator[bytes]:
+        for records in self.large.again("images"):
+            for i in range(len(records)):
+                at = records.first + i
+                if not self.widths[at]:
+                    continue
+                record = records.parsed(i)
+                record |= {"width": self.widths[at], "height": self.heights[at]}
+                if self.scales[at] < 1:
+                    record["file_name"] = resized_name(clean_name(record.get("file_name"), records.place(i)))
+                yield json.dumps(record).encode()
+
+    def _boxes(self, result: Resized) -> Iterator[bytes]:
+        place = {identity: i for i, identity in enumerate(self.ids)}
+        for records in self.large.again("annotations"):
+            for i, owner in enumerate(records.integers("image_id").tolist()):
+                at = place.get(owner)
+                if at is None:
+                    result.note(LOST_BOXES, records.place(i))
+                elif self.scales[at]:
+                    result.boxes[self.split] += 1
+                    yield self._scaled(records, i, at)
+
+    def _scaled(self, records: Records, i: int, at: int) -> bytes:
+        scale = self.scales[at]
+        if scale == 1:
+            return records.data[records.starts[i] : records.ends[i]]
+        record = records.parsed(i)
+        record["bbox"] = [value * scale for value in numbers(record.get("bbox"), 4, records.place(i), "'bbox'")]
+        if "area" in record:
+            record["area"] = number(record["area"], records.place(i), "'area'") * scale**2
+        record.pop("segmentation", None)  # outlines are not carried; the boxes are what is trained on
+        for key in ("size", "orig_size"):
+            if key in record:
+                record[key] = [self.widths[at], self.heights[at]]
+        return json.dumps(record).encode()

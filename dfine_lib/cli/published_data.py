@@ -1,0 +1,81 @@
+"""`dfine data objects365`: the published sets at full size, as the published runs need them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_kinds(kinds: argparse._SubParsersAction) -> None:
+    """Add what prepares published data sets to `dfine data`."""
+    objects365 = kinds.add_parser(
+        "objects365",
+        help="Objects365 v2 as D-FINE is pretrained on it: remap, then resize",
+        description="The published preparation in two steps. SOURCE is never changed; a step that was stopped or "
+        "killed goes on with the same command.",
+        epilog="example: dfine data objects365 remap Objects365 O365 && dfine data objects365 resize O365 O365_640 && "
+        "dfine train --recipe l_obj365 --data O365_640/objects365.json",
+    )
+    steps = objects365.add_subparsers(dest="step", metavar="STEP", required=True)
+    _add_remap(steps)
+    _add_resize(steps)
+
+
+def _add_remap(steps: argparse._SubParsersAction) -> None:
+    remap = steps.add_parser(
+        "remap",
+        help="keep the first 5,000 validation images, move the rest to training",
+        description="SOURCE/{train,val}/zhiyuan_objv2_{train,val}.json become OUT/{train,val}/new_zhiyuan_objv2_"
+        "{train,val}.json, moved images under images_from_val/. OUT/objects365.json names both for `dfine train`. "
+        "Images of which the picture is missing stay in the lists (as published); `resize` leaves them out.",
+        epilog="example: dfine data objects365 remap Objects365 O365",
+    )
+    _add_places(remap, "folder with train/ and val/ of Objects365 v2")
+    remap.add_argument(
+        "--keep", type=int, default=5000, metavar="N", help="validation images that stay (default: 5000)"
+    )
+    remap.add_argument(
+        "--pictures", default="link", choices=("link", "copy", "none"),
+        help="link (default): hard links, copies where the disk has none; copy; none: annotations only",
+    )  # fmt: skip
+    remap.set_defaults(call=_remap, after_interrupt=" The same command goes on.")
+
+
+def _remap(arguments: argparse.Namespace) -> None:
+    from data_tools.objects365 import remap
+
+    print(remap(
+        arguments.source, arguments.out, keep=arguments.keep, pictures=arguments.pictures,
+        follow_links=arguments.follow_links,
+    ))  # fmt: skip
+
+
+def _add_resize(steps: argparse._SubParsersAction) -> None:
+    resize = steps.add_parser(
+        "resize",
+        help="shrink pictures whose longer side exceeds 640 pixels, with their boxes",
+        description="Writes OUT/SPLIT/…_resized.json, shrunk pictures with _resized in their name, links to the others, and "
+        "OUT/objects365.json for `dfine train`. Pictures that are missing, unreadable or of another size than the "
+        "list says are counted, and listed in OUT/resize_report.json.",
+        epilog="example: dfine data objects365 resize O365 O365_640",
+    )
+    _add_places(resize, "what `remap` made, or Objects365 v2 as published")
+    resize.add_argument("--size", type=int, default=640, metavar="S", help="longest side in pixels (default: 640)")
+    resize.add_argument("--splits", default="train,val", metavar="A,B", help="which (default: train,val)")
+    resize.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    resize.set_defaults(call=_resize, after_interrupt=" The same command goes on.")
+
+
+def _resize(arguments: argparse.Namespace) -> None:
+    from data_tools.objects365 import resize
+
+    print(resize(
+        arguments.source, arguments.out, size=arguments.size, splits=tuple(arguments.splits.split(",")),
+        workers=arguments.workers, follow_links=arguments.follow_links,
+    ))  # fmt: skip
+
+
+def _add_places(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=what)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE, or to go on with")
+    parser.add_argument("--follow-links", action="store_true", help="take pictures that are links out of SOURCE")
