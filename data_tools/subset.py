@@ -18,7 +18,7 @@ from data_tools.convert.records import clean_name, inside, split_name
 from data_tools.stratify import divide
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import integers, read_json, records_of, unique
-from dfine_lib.data.images import DataError
+from dfine_lib.data.images import SHARD_INDEX, DataError
 
 REPORT = "subset_report.json"
 Record = dict[str, Any]
@@ -74,10 +74,17 @@ def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
         except DataError as error:
             missing = missing or error
             continue
+        no_shards(paths[1])
         found[split] = read_part(*paths)
     if missing is not None and not found:
         raise missing
     return found
+
+
+def no_shards(folder: Path) -> None:
+    """`DataError` where the pictures lie in tars: this is for folders of pictures."""
+    if (folder / SHARD_INDEX).is_file():
+        raise DataError(f"{folder}: its pictures lie in shards. Give the data folder that they were made of.")
 
 
 def split_data(

@@ -10,6 +10,7 @@ from typing import Any
 from data_tools.doctor import boxes, categories, duplicates, fit, images, structure
 from data_tools.doctor.finding import ERROR, LEVELS, NOTE, WARNING, Check, Examination, Finding
 from data_tools.doctor.reading import Split, locate, read_split
+from data_tools.subset import no_shards
 from dfine_lib.config import Recipe
 from dfine_lib.data.images import DataError
 from dfine_lib.recipes import changed, get_recipe
@@ -97,7 +98,7 @@ def examine(
         look_at_images: open and decode every picture. Otherwise no file but the annotations is touched.
 
     Raises:
-        DataError: there is nothing at `data`.
+        DataError: there is nothing at `data`, or its pictures lie in shards.
         ValueError: an unknown recipe or an impossible size.
     """
     data, recipe = Path(data), get_recipe(recipe)
@@ -109,6 +110,8 @@ def examine(
         if file is None:
             lost.append(("split_missing", name, message))
             continue
+        if folder is not None and look_at_images:
+            no_shards(folder)
         if folder is None and look_at_images:
             lost.append(("image_folder_missing", name, message))
         try:

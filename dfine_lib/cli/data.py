@@ -25,6 +25,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_filter(kinds)
     _add_merge(kinds)
     published_data.add_kinds(kinds)
+    _add_shard(kinds)
+    _add_pack(kinds)
 
 
 def _add_convert(kinds: argparse._SubParsersAction) -> None:
@@ -130,6 +132,36 @@ def _add_merge(kinds: argparse._SubParsersAction) -> None:
     merge.set_defaults(call=_merge, after_interrupt="")
 
 
+def _add_shard(kinds: argparse._SubParsersAction) -> None:
+    shard = kinds.add_parser(
+        "shard",
+        help="pictures into tars, for object storage and network disks",
+        description="OUT is a data folder whose images/SPLIT/ holds tars in the form of webdataset, picture files "
+        "unchanged, and shards.json; `dfine train --data OUT` reads them from end to end. If the tars lie elsewhere, "
+        "DFINE_SHARDS_FROM says where: https://host/set, gs://bucket/set, or 'pipe:aws s3 cp s3://bucket/set/{} -'.",
+        epilog="example: dfine data shard COCO2017 coco_shards --images-per-shard 1000",
+    )
+    shard.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    shard.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
+    shard.add_argument("--images-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
+    shard.add_argument("--seed", type=int, default=0, metavar="S", help="of the order of training images (default: 0)")
+    shard.add_argument("--follow-links", action="store_true", help="take pictures that are links out of their folder")
+    shard.set_defaults(call=_shard, after_interrupt=" Nothing was left behind; the same command starts again.")
+
+
+def _add_pack(kinds: argparse._SubParsersAction) -> None:
+    pack = kinds.add_parser(
+        "pack",
+        help="annotations of millions of images into one file that opens at once",
+        description="OUT holds train.packed, whose arrays are mapped into memory and shared by all workers, and "
+        "data.json, which is given as --data in place of DATA. Pictures and the val split stay where they are.",
+        epilog="example: dfine data pack objects365 o365_packed && dfine train --data o365_packed/data.json …",
+    )
+    pack.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    pack.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
+    pack.set_defaults(call=_pack, after_interrupt="")
+
+
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="data folder, or one COCO file with --images")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
@@ -186,3 +218,16 @@ def _merge(arguments: argparse.Namespace) -> None:
     from data_tools.subset import merge_data
 
     print(merge_data(arguments.sources, arguments.out, **_told(arguments, "pictures", "follow_links")))
+
+
+def _shard(arguments: argparse.Namespace) -> None:
+    from data_tools.shard import shard_data
+
+    names = ("images_per_shard", "seed", "follow_links")
+    print(shard_data(arguments.source, arguments.out, **{name: getattr(arguments, name) for name in names}))
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from data_tools.shard import pack_data
+
+    print(pack_data(arguments.source, arguments.out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 class DataError(ValueError):
     """A data set that cannot be used as it is; the message names the place and the way out."""
 
+
+SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`dfine_lib.data.shards`)
 
 # EXIF orientation → what turns the stored picture upright. Every other value (0 and 65537 occur) is ignored.
 _UPRIGHT = {
@@ -76,14 +79,18 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def read_image(path: Path | str) -> Tensor:
+def read_image(path: Path | str, content: bytes | None = None) -> Tensor:
     """An image file as uint8 `[3, H, W]`, upright, RGB.
+
+    Args:
+        path: the file, or a name for messages where its bytes are given.
+        content: what the file holds, where it has been read already.
 
     Raises:
         DataError: the file is missing, truncated or no picture.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             return to_tensor(upright_rgb(image))
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         raise DataError(f"{path}: {_explain(error)}") from error
@@ -145,7 +152,7 @@ def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
 def check_images(index: CocoIndex, *, every: bool) -> None:
     """Open every image of the index: it exists, is readable, whole, and as large as the annotation file says.
 
-    The size is that of the upright picture, EXIF orientation applied.
+    The size is that of the upright picture, EXIF orientation applied. Of shards, their number and lengths are checked.
 
     Args:
         index: what to check; a file that stands behind several entries is opened once.
@@ -156,6 +163,11 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
     Raises:
         DataError: lists the first few faulty images by id and file, and how many there are.
     """
+    if (index.image_folder / SHARD_INDEX).is_file():  # then there are no pictures beside it
+        from dfine_lib.data.shards import check_shards
+
+        check_shards(index)
+        return
     first: dict[tuple[str, int, int], int] = {}
     for i, (width, height) in enumerate(index.sizes_wh.tolist()):
         first.setdefault((str(index.file_name(i)), width, height), i)

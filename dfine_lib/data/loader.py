@@ -10,6 +10,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,8 +94,12 @@ class CocoImages(Dataset):
         Raises:
             DataError: the image file is missing, damaged or of another size than the annotation file says.
         """
+        return self.sample(key, *self._content(key.index if isinstance(key, SampleKey) else key))
+
+    def sample(self, key: SampleKey | int, source: Path | str, content: bytes | None = None) -> tuple[Sample, int]:
+        """The same, of the picture that lies at `source`, or of its encoded bytes."""
         if isinstance(key, SampleKey):
-            sample = self._read(key.index)
+            sample = self._read(key.index, source, content)
             state = torch.get_rng_state()  # transforms draw from the global generator; the caller's stays as it was
             copy = (key.copy,) if key.copy else ()
             torch.default_generator.manual_seed(derived_seed(_AUGMENT, self.seed, key.epoch, key.index, *copy))
@@ -102,7 +107,7 @@ class CocoImages(Dataset):
                 return self.train_transforms[key.strong](sample), key.index
             finally:
                 torch.set_rng_state(state)
-        return self.eval_transform(self._read(key)), key
+        return self.eval_transform(self._read(key, source, content)), key
 
     def __getitems__(self, keys: list[SampleKey] | list[int]) -> list[tuple[Sample, int]] | DataError:
         """All of them; a fault is returned, since one raised in a worker would arrive wrapped in its traceback."""
@@ -111,13 +116,17 @@ class CocoImages(Dataset):
         except DataError as error:
             return error
 
-    def _read(self, i: int) -> Sample:
-        image = read_image(self.index.file_name(i))
+    def _content(self, i: int) -> tuple[Path | str, bytes | None]:
+        """Where a picture lies, and its bytes where they are at hand already."""
+        return self.index.file_name(i), None
+
+    def _read(self, i: int, source: Path | str, content: bytes | None) -> Sample:
+        image = read_image(source, content)
         height, width = image.shape[-2:]
         if [width, height] != self.index.sizes_wh[i].tolist():
             says = " x ".join(map(str, self.index.sizes_wh[i]))
             raise DataError(
-                f"{self.index.file_name(i)}: {width} x {height}, but {self.index.annotation_file} says {says} "
+                f"{source}: {width} x {height}, but {self.index.annotation_file} says {says} "
                 f"for image id {self.index.image_ids[i]}. `check_images` lists every such file."
             )
         labels, boxes_xyxy = self.index.targets(i)
@@ -330,7 +339,8 @@ class EvalLoader:
         own = list(range(rank, len(index), world_size))
         size = max(1, recipe.data.eval_batch_size // world_size)
         self._chunks = _Chunks([own[start : start + size] for start in range(0, len(own), size)])
-        self._loader = _data_loader(CocoImages(index, recipe.data), self._chunks, recipe.data.num_workers)
+        self.images = CocoImages(index, recipe.data)
+        self._loader = _data_loader(self.images, self._chunks, recipe.data.num_workers)
 
     def __len__(self) -> int:
         """Batches of this rank; 0 if there are fewer images than ranks."""

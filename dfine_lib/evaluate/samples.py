@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfine_lib.data.loader import CocoImages, EvalLoader, collate, finish
+from dfine_lib.data.loader import EvalLoader, collate, finish
 from dfine_lib.evaluate.postprocess import postprocess
 
 IMAGES = 4  # the first ones of the validation split, the same at every evaluation
@@ -34,8 +34,7 @@ def sample_detections(
     """
     index, data = loader.index, loader.recipe.data
     chosen = range(min(images, len(index)))
-    pictures = CocoImages(index, data)
-    batch = finish(collate([pictures[i] for i in chosen]), index, data.image_hw, device)
+    batch = finish(collate([loader.images[i] for i in chosen]), index, data.image_hw, device)
     was_training = model.training
     model.eval()
     try:

@@ -12,6 +12,7 @@ from torch import nn
 
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
+from dfine_lib.data.shards import eval_loader
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.model.dfine import DFINE
@@ -130,4 +131,4 @@ def open_saved(
             "Rename the categories of the folder, or fine-tune these weights on it."
         )
     where = pick_device(device, ranks)
-    return Saved(model.to(where), EvalLoader(index, recipe, rank=ranks.rank, world_size=ranks.size), where)
+    return Saved(model.to(where), eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size), where)

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
-from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader, derived_seed
+from dfine_lib.data.loader import Batch, derived_seed
+from dfine_lib.data.shards import eval_loader, train_loader
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
@@ -154,8 +155,8 @@ class _Run:
             self.model, build_criterion(recipe), self.optimizer, self.ema, recipe.train, device, self.ranks
         )  # fmt: skip
         share = {"rank": self.ranks.rank, "world_size": self.ranks.size, "device": device}
-        self.loader = TrainLoader(self.plan.train, recipe, seed=self.plan.seed, **share)
-        self.val_loader = EvalLoader(self.plan.val, recipe, **share)
+        self.loader = train_loader(self.plan.train, recipe, seed=self.plan.seed, **share)
+        self.val_loader = eval_loader(self.plan.val, recipe, **share)
         self.total = self.loader.steps_per_epoch * recipe.train.epochs
         self.skipped_in_a_row = 0
         self.progress = {
