@@ -160,10 +160,15 @@ class Predictor:
 
     def _results(self, pictures, total, score, batch_size, keep, progress) -> Iterator[Prediction]:
         def detected() -> Iterator[Prediction]:
-            with contextlib.closing(pictures):
-                for batch in in_groups(pictures, batch_size):
-                    yield from self._detect(batch, score, keep)
+            batches = map_ahead(
+                lambda batch: self._detect(batch, score, keep), in_groups(pictures, batch_size), streams, streams
+            )
+            with contextlib.closing(pictures), contextlib.closing(batches):
+                for batch in batches:
+                    yield from batch
 
+        # Two at a time on the processor: where one waits for a thread of its own, the other goes on.
+        streams = 2 if self.backend.name == "onnxruntime" and self.backend.device == "cpu" and total != 1 else 1
         results = in_background(detected(), ahead=batch_size)
         with contextlib.closing(results), tqdm(
             total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, disable=not progress, delay=1.0
