@@ -22,6 +22,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--out", required=True, type=Path, metavar="FILE", help="NAME.onnx, or NAME.xml for openvino")
     export.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the weights')")
     export.add_argument("--data", type=Path, metavar="DIR", help="folder with a val split: compare AP too")
+    export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="int8 needs --data")
+    export.add_argument("--dynamic-sides", action="store_true", help="take images of any sides, multiples of 32")
+    export.add_argument("--raw", action="store_true", help="without post-processing: logits and boxes of all queries")
     export.set_defaults(call=_export, after_interrupt=" A file that was not held against its weights is not done.")
 
 
@@ -32,7 +35,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     report = export_file(
         arguments.weights, arguments.out, to=arguments.to, image_size=image_size_of(arguments.image_size),
-        data=arguments.data,
+        data=arguments.data, precision=arguments.precision, dynamic_sides=arguments.dynamic_sides, raw=arguments.raw,
     )  # fmt: skip
     print(report)
     about = report_path(arguments.out)

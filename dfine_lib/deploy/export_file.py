@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
+from torch import Tensor
+
 from dfine_lib.config import DataConfig
+from dfine_lib.data import find_split, read_coco
 from dfine_lib.deploy.backends import BackendError
 from dfine_lib.deploy.export import export_onnx, export_openvino
 from dfine_lib.deploy.gate import GateReport, gate
+from dfine_lib.deploy.predict import network_input
+from dfine_lib.deploy.sources import read_picture
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 
+CALIBRATION = 100  # images that the ranges of 8-bit files are measured on
 FORMS = {"onnx": ".onnx", "openvino": ".xml"}
 
 
@@ -21,6 +29,9 @@ def export_file(
     to: str,
     image_size: int | tuple[int, int] | None = None,
     data: str | Path | None = None,
+    precision: str = "fp32",
+    dynamic_sides: bool = False,
+    raw: bool = False,
 ) -> GateReport:
     """Export, then hold the file against the weights. The file stays, whatever the gate says; its report lies beside.
 
@@ -29,10 +40,15 @@ def export_file(
         out: file to write; OpenVINO writes a `.bin` beside its `.xml`.
         to: `onnx` or `openvino`.
         image_size: side, or (height, width); None: as the weights say, else 640.
-        data: folder with a val split, to compare the average precision too.
+        data: folder with a val split, to compare the average precision too; of its training images the ranges of
+            8-bit files are measured.
+        precision: `fp32`, `fp16` or `int8`, which needs `data`.
+        dynamic_sides: take images of any sides that are multiples of 32.
+        raw: without post-processing.
 
     Raises:
-        ValueError: an unknown form, an ending that does not belong to it, or a size that the model cannot take.
+        ValueError: an unknown form or precision, an ending that does not belong to it, a size that the model cannot
+            take, or `int8` without `data`.
         WeightsError: weights that cannot be used.
         BackendError: what exports is not installed.
     """
@@ -41,6 +57,8 @@ def export_file(
         raise ValueError(f"form {to!r} is none of {', '.join(FORMS)}")
     if out.suffix != FORMS[to]:
         raise ValueError(f"{out}: a file of the form {to} ends in {FORMS[to]}")
+    if precision == "int8" and data is None:
+        raise ValueError("int8 needs --data: ranges of 8 bits are measured on its training images")
     stored = read_weights(weights)
     if stored.model is None:
         raise WeightsError(f"{weights}: the file does not say which model it is of. Convert it: dfine weights --to.")
@@ -49,8 +67,20 @@ def export_file(
     model = DFINE(stored.model)
     load_weights(model, stored)
     write = export_onnx if to == "onnx" else export_openvino
+    images = calibration_images(data, image_hw) if precision == "int8" else ()
     try:
-        write(model.eval(), out, image_hw, stored.category_names, category_ids=stored.category_ids)
+        write(
+            model.eval(), out, image_hw, stored.category_names, category_ids=stored.category_ids, precision=precision,
+            dynamic_sides=dynamic_sides, raw=raw, calibration=images,
+        )  # fmt: skip
     except ImportError as error:
         raise BackendError(str(error)) from error
     return gate(weights, out, data=data, image_size=image_hw)
+
+
+def calibration_images(data: str | Path, image_hw: tuple[int, int], most: int = CALIBRATION) -> Iterator[Tensor]:
+    """Training images of a folder, evenly spread, as the network is shown them: uint8 `[3, H, W]`."""
+    annotation_file, folder = find_split(data, "train")
+    index = read_coco(annotation_file, folder, training=False)
+    for i in range(0, len(index), max(1, math.ceil(len(index) / most))):
+        yield network_input(read_picture(index.file_name(i)), image_hw)

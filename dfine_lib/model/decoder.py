@@ -245,6 +245,8 @@ class DFINEDecoder(nn.Module):
         return content.detach(), reference.detach(), encoder
 
     def _anchors_for(self, shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+        if any(isinstance(side, torch.SymInt) for shape in shapes for side in shape):  # exported for images of any side
+            return tuple(x.to(device) for x in make_anchors(shapes))
         key = (tuple(shapes), device)
         if key not in self._anchors:
             if len(self._anchors) > 32:  # multi-scale training needs a dozen

@@ -27,12 +27,9 @@ def position_embedding(height: int, width: int, dim: int, published: bool = Fals
         weights were trained with.
     """
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
-    token = torch.arange(height * width)
-    if published:  # their table runs down the columns while their tokens run along the rows
-        slow, fast = token // height, token % height
-    else:
-        slow, fast = token // width, token % width
-    slow, fast = slow.float()[:, None] * omega, fast.float()[:, None] * omega  # [S, D / 4]
+    sides = (width, height) if published else (height, width)  # theirs: down the columns, while tokens run along rows
+    grid = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in sides), indexing="ij")
+    slow, fast = (places.flatten()[:, None] * omega for places in grid)  # [S, D / 4]
     return torch.cat([slow.sin(), slow.cos(), fast.sin(), fast.cos()], dim=1)[None]
 
 

@@ -18,7 +18,7 @@ from dfine_lib.evaluate.postprocess import Detections, postprocess
 INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")  # as the authors name them
 RAW_OUTPUTS = ("pred_logits", "pred_boxes")  # of a file without post-processing; its one input is `images`
 
-ABOUT = ("image_size", "names", "category_ids", "precision", "dynamic_sides")  # metadata that is read back
+ABOUT = ("image_size", "names", "category_ids", "precision", "least_side")  # metadata that is read back
 
 
 class Opened(NamedTuple):
@@ -58,9 +58,8 @@ def input_size(
     batch, _, height, width = shape
     fixed = (height, width) if height and width else None
     own = fixed or _of_metadata(path, about)
-    if about.get("dynamic_sides") == "true":
-        fixed = None
-    elif fixed is None:
+    least = int(about.get("least_side", 0))  # of a file that takes images of any side from there on
+    if fixed is None and not least:
         fixed = own
     if asked is None:
         if own is None:
@@ -71,6 +70,10 @@ def input_size(
         raise BackendError(
             f"{path}: made for images of {fixed[0]} x {fixed[1]} (height x width), not {asked_hw[0]} x {asked_hw[1]}. "
             "Leave the size out, or export the weights for that one, or with --dynamic-sides."
+        )
+    if min(asked_hw) < least:
+        raise BackendError(
+            f"{path}: takes images with sides from {least} pixels on, not {asked_hw[0]} x {asked_hw[1]}."
         )
     return asked_hw, batch
 

@@ -1,0 +1,63 @@
+"""8-bit convolutions: ranges measured on images, written into an ONNX file as QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+
+def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bool = False) -> Path:
+    """Make the convolutions of an ONNX file 8-bit; all else, attention and boxes among it, stays float32.
+
+    Weights have a scale for each channel; the range of an activation is what `images` gave it.
+
+    Args:
+        file: ONNX, fp32.
+        out: ONNX to write.
+        images: uint8 `[3, H, W]` each, of the file's input size; a few dozen like those that are to come.
+        symmetric: activations in -127..127, as TensorRT wants them; otherwise 0..255, finer where they are positive.
+
+    Raises:
+        ValueError: no image.
+        ImportError: onnxruntime is not installed.
+    """
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise ImportError('8-bit files need onnxruntime: pip install -e ".[deploy]"') from error
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.count, self.images = 0, iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.images, None)
+            if image is None:
+                return None
+            self.count += 1
+            pixels = image[None].float().div(255).numpy()
+            return {"images": pixels, "orig_target_sizes": np.array([[image.shape[2], image.shape[1]]])}
+
+    reader, levels = Reader(), (logging.getLogger().level, logging.getLogger())
+    kinds = quantization.QuantType
+    try:
+        levels[1].setLevel(logging.ERROR)  # the quantizer gives advice through the root logger
+        quantization.quantize_static(
+            file, out, reader, quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            op_types_to_quantize=["Conv"], weight_type=kinds.QInt8,
+            reduce_range=not symmetric,  # weights of 7 bits: sums of two products overflow on processors without VNNI
+            activation_type=kinds.QInt8 if symmetric else kinds.QUInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options={"ActivationSymmetric": symmetric, "CalibMovingAverage": True},
+        )  # fmt: skip
+    except ValueError as error:
+        if reader.count:
+            raise
+        raise ValueError("8 bits need images to measure ranges on") from error
+    finally:
+        levels[1].setLevel(levels[0])
+    return out
