@@ -2,10 +2,10 @@
 
     python benchmarks/objects365_remap.py [--images 2000000] [--boxes 25000000] [--folder /tmp/o365] [--out FILE.json]
 
-Generates files in the published layout (4 % of the images are validation, of which a sixteenth stays, as 5,000 of 80,000
-do), divides them with `dfine data objects365 remap` in a process of its own, and with lists at an eighth and a sixteenth
-of the size, where both finish. The lists' time at full size is not measured: reading and writing is taken to grow with
-the size, membership tests with its square, as the two measured sizes show. Deletes what it generated.
+Generates files in the published layout (4 % of the images are validation, of which a sixteenth stays, as 5,000 of
+80,000 do), divides them with `dfine data objects365 remap` in a process of its own, and with lists at an eighth and a
+sixteenth of the size, where both finish. The lists' time at full size is not measured: reading and writing is taken to
+grow with the size, membership tests with its square, as the two measured sizes show. Deletes what it generated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ VALIDATION, KEPT = 0.04, 1 / 16  # shares: of all images, of validation
 def generate(folder: Path, images: int, boxes: int) -> dict[str, int]:
     """Two files in the published layout; numbers of images by split, and size in bytes."""
     rng, val = np.random.default_rng(0), round(images * VALIDATION)
-    size = 0
+    size, note = 0, folder / "made.json"
+    if note.exists():
+        return json.loads(note.read_text())
     for split, count, first in (("val", val, 400_000), ("train", images - val, 1_000_000)):
         file = folder / split / f"zhiyuan_objv2_{split}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,15 +49,18 @@ def generate(folder: Path, images: int, boxes: int) -> dict[str, int]:
                 part = min(50_000, total - start)
                 sides, owners = rng.uniform(0, 500, (part, 4)), ids[np.sort(rng.integers(0, count, part))]
                 out.write(", " * bool(start) + ", ".join(
-                    f'{{"id": {first + start + k}, "iscrowd": 0, "isfake": 0, "area": {w * h:.9f}, "isreflected": 0, '
-                    f'"bbox": [{x:.10f}, {y:.10f}, {w:.10f}, {h:.10f}], "image_id": {owner}, "category_id": {1 + k % 365}}}'
+                    f'{{"id": {100 * first + start + k}, "iscrowd": 0, "isfake": 0, "area": {w * h:.9f}, '
+                    f'"isreflected": 0, "bbox": [{x:.10f}, {y:.10f}, {w:.10f}, {h:.10f}], "image_id": {owner}, '
+                    f'"category_id": {1 + k % 365}}}'
                     for k, ((x, y, w, h), owner) in enumerate(zip(sides.tolist(), owners.tolist()))
                 ))  # fmt: skip
             out.write('], "categories": ')
             json.dump([{"id": i, "name": f"class {i}"} for i in range(1, 366)], out)
             out.write("}")
         size += file.stat().st_size
-    return {"images": images, "val": val, "boxes": boxes, "bytes": size}
+    made = {"images": images, "val": val, "boxes": boxes, "bytes": size}
+    note.write_text(json.dumps(made))
+    return made
 
 
 def with_lists(folder: Path, out: Path, keep: int) -> dict[str, float]:
@@ -122,10 +127,14 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=25_000_000)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/objects365_remap"), help="for what is generated")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/objects365_remap.json"))
+    parser.add_argument("--only-generate", action="store_true", help="the files of full size, for a later call")
     parser.add_argument("--lists", nargs=3, metavar=("SET", "OUT", "KEEP"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.lists:
         print(json.dumps(with_lists(Path(options.lists[0]), Path(options.lists[1]), int(options.lists[2]))))
+        return
+    if options.only_generate:
+        print(generate(options.folder / "full", options.images, options.boxes))
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {"command": " ".join(["python", *sys.argv]), "commit": commit, "seed": 0, "machine": platform.processor()

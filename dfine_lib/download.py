@@ -8,6 +8,7 @@ import logging
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,8 +23,9 @@ class DownloadError(ValueError):
 
 
 def download(
-    source: str, file: Path, *, checksum: str | None = None, progress: bool = True, hint: str = "", attempts: int = 5
-) -> Path:
+    source: str, file: Path, *, checksum: str | None = None, progress: bool = True, hint: str = "", attempts: int = 5,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Path:  # fmt: skip
     """The file, fetched from `source` where it is missing.
 
     A download that was cut goes on where it stopped, from `.NAME.part` beside the file; the file appears when it is
@@ -36,6 +38,7 @@ def download(
         progress: show a bar.
         hint: end of the message where it fails: the way out.
         attempts: connections that are tried while each brings something.
+        stopped: asked between blocks; True ends the download, for a later call to go on.
 
     Raises:
         DownloadError: no network, no such file there, a cut that did not mend, a wrong size or checksum, a full disk.
@@ -47,7 +50,7 @@ def download(
         with alone(file.with_name(f".{file.name}.lock")):
             if not file.exists():  # else another process was quicker
                 part = file.with_name(f".{file.name}.part")
-                _download(source, part, progress, attempts)
+                _download(source, part, progress, attempts, stopped)
                 if (reason := wrong_checksum(part, checksum)) is not None:
                     part.unlink()
                     raise OSError(f"{reason}; the file was not kept")
@@ -58,7 +61,7 @@ def download(
     return file
 
 
-def _download(source: str, part: Path, progress: bool, attempts: int) -> None:
+def _download(source: str, part: Path, progress: bool, attempts: int, stopped: Callable[[], bool]) -> None:
     """Bytes of `source` into `part`, from where it ends, until it is as long as the server says."""
     for attempt in range(attempts):
         have = part.stat().st_size if part.exists() else 0
@@ -76,9 +79,11 @@ def _download(source: str, part: Path, progress: bool, attempts: int) -> None:
                         initial=have, total=total, unit="B", unit_scale=True, desc=part.name[1:-5], disable=not progress
                     ) as bar,
                 ):
-                    while block := answer.read(1 << 20):
+                    while not stopped() and (block := answer.read(1 << 20)):
                         file.write(block)
                         bar.update(len(block))
+                if stopped():
+                    raise InterruptedError("stopped")
         except urllib.error.HTTPError as error:
             if error.code == 416 and have:  # nothing is left to send, or the part is of another file
                 if error.headers.get("Content-Range", "").endswith(f"/{have}"):

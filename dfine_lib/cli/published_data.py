@@ -1,4 +1,4 @@
-"""`dfine data objects365`: the published sets at full size, as the published runs need them."""
+"""`dfine data download`, `dfine data objects365`: the published sets at full size, as the published runs need them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 def add_kinds(kinds: argparse._SubParsersAction) -> None:
     """Add what prepares published data sets to `dfine data`."""
+    _add_download(kinds)
     objects365 = kinds.add_parser(
         "objects365",
         help="Objects365 v2 as D-FINE is pretrained on it: remap, then resize",
@@ -19,6 +20,46 @@ def add_kinds(kinds: argparse._SubParsersAction) -> None:
     steps = objects365.add_subparsers(dest="step", metavar="STEP", required=True)
     _add_remap(steps)
     _add_resize(steps)
+
+
+def _add_download(kinds: argparse._SubParsersAction) -> None:
+    download = kinds.add_parser(
+        "download",
+        help="fetch COCO, Objects365 or CrowdHuman from where their authors put them",
+        description="Says how large the set is and what its authors ask, then fetches, checks and unpacks it. Stopped "
+        "or cut, the same command goes on. With --from nothing is downloaded.",
+        epilog="example: dfine data download coco COCO2017      (20 GB; --splits val: 1 GB)",
+    )
+    download.add_argument("set", metavar="SET", help="coco, objects365 or crowdhuman")
+    download.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to go on with")
+    download.add_argument("--splits", default="train,val", metavar="A,B", help="which (default: train,val)")
+    download.add_argument(
+        "--from", dest="archives", type=Path, metavar="FOLDER", help="folder of files fetched already"
+    )
+    download.add_argument("--list", action="store_true", help="name the files and their addresses; fetch nothing")
+    download.add_argument("--parallel", type=int, default=4, metavar="N", help="files at a time (default: 4)")
+    download.add_argument("--keep-archives", action="store_true", help="leave what was downloaded in OUT/.download")
+    download.add_argument("--addresses", type=Path, metavar="FILE", help="other addresses, in the form of "
+                          "data_tools/download/addresses.json")  # fmt: skip
+    download.set_defaults(call=_download, after_interrupt=" The same command goes on.")
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from data_tools.download import fetch_data_set, known_sets
+
+    sets = known_sets(arguments.addresses) if arguments.addresses else known_sets()
+    if arguments.set not in sets:
+        raise ValueError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
+    data_set, splits = sets[arguments.set], tuple(arguments.splits.split(","))
+    files = data_set.of_splits(splits)
+    print(data_set.told(files), flush=True)
+    if arguments.list:
+        print("\n".join(f"{file.key}  {file.address}" + f"  ({file.page})" * bool(file.page) for file in files))
+        return
+    print(fetch_data_set(
+        data_set, arguments.out, splits=splits, archives=arguments.archives, keep_archives=arguments.keep_archives,
+        parallel=arguments.parallel,
+    ))  # fmt: skip
 
 
 def _add_remap(steps: argparse._SubParsersAction) -> None:
@@ -54,9 +95,9 @@ def _add_resize(steps: argparse._SubParsersAction) -> None:
     resize = steps.add_parser(
         "resize",
         help="shrink pictures whose longer side exceeds 640 pixels, with their boxes",
-        description="Writes OUT/SPLIT/…_resized.json, shrunk pictures with _resized in their name, links to the others, and "
-        "OUT/objects365.json for `dfine train`. Pictures that are missing, unreadable or of another size than the "
-        "list says are counted, and listed in OUT/resize_report.json.",
+        description="Writes OUT/SPLIT/…_resized.json, shrunk pictures with _resized in their name, links to the "
+        "others, and OUT/objects365.json for `dfine train`. Pictures that are missing, unreadable or of another size "
+        "than the list says are counted, and listed in OUT/resize_report.json.",
         epilog="example: dfine data objects365 resize O365 O365_640",
     )
     _add_places(resize, "what `remap` made, or Objects365 v2 as published")
