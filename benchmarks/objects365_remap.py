@@ -23,6 +23,12 @@ from pathlib import Path
 import numpy as np
 
 VALIDATION, KEPT = 0.04, 1 / 16  # shares: of all images, of validation
+PIECES = [  # what stands between the ids of a box
+    f', "iscrowd": 0, "isfake": 0, "area": {w * h:.9f}, "isreflected": 0, "bbox": [{x:.10f}, {y:.10f}, {w:.10f}, '
+    f'{h:.10f}], "image_id": '
+    for x, y, w, h in np.random.default_rng(1).uniform(0, 500, (50_000, 4)).tolist()
+]
+END = ', "category_id": 7}'
 
 
 def generate(folder: Path, images: int, boxes: int) -> dict[str, int]:
@@ -45,14 +51,12 @@ def generate(folder: Path, images: int, boxes: int) -> dict[str, int]:
                 ))  # fmt: skip
             out.write('], "annotations": [')
             total = round(boxes * count / images)
-            for start in range(0, total, 50_000):
-                part = min(50_000, total - start)
-                sides, owners = rng.uniform(0, 500, (part, 4)), ids[np.sort(rng.integers(0, count, part))]
+            for start in range(0, total, len(PIECES)):
+                part = min(len(PIECES), total - start)
+                owners = ids[np.sort(rng.integers(0, count, part))].tolist()
+                begin = 100 * first + start
                 out.write(", " * bool(start) + ", ".join(
-                    f'{{"id": {100 * first + start + k}, "iscrowd": 0, "isfake": 0, "area": {w * h:.9f}, '
-                    f'"isreflected": 0, "bbox": [{x:.10f}, {y:.10f}, {w:.10f}, {h:.10f}], "image_id": {owner}, '
-                    f'"category_id": {1 + k % 365}}}'
-                    for k, ((x, y, w, h), owner) in enumerate(zip(sides.tolist(), owners.tolist()))
+                    f'{{"id": {begin + k}{piece}{owner}{END}' for k, (piece, owner) in enumerate(zip(PIECES, owners))
                 ))  # fmt: skip
             out.write('], "categories": ')
             json.dump([{"id": i, "name": f"class {i}"} for i in range(1, 366)], out)

@@ -96,10 +96,13 @@ def levels(photographs: Path) -> dict[str, dict[str, float]]:
             theirs = image.resize(target_size(*image.size, size), Image.Resampling.LANCZOS)
         saved = BytesIO()
         theirs.save(saved, "JPEG", quality=QUALITY)
-        whole = {"decoded whole": shrunk_pixels(data, size, spare=100), f"reduced, spare {SPARE}": shrunk_pixels(data, size),
-                 "reduced, no spare": shrunk_pixels(data, size, spare=1),
-                 f"saving with quality {QUALITY}": np.asarray(Image.open(saved))}  # fmt: skip
-        for name, pixels in whole.items():
+        kinds = {
+            "decoded whole": shrunk_pixels(data, size, spare=100),
+            f"reduced, spare {SPARE}": shrunk_pixels(data, size),
+            "reduced, no spare": shrunk_pixels(data, size, spare=1),
+            f"saving with quality {QUALITY}": np.asarray(Image.open(saved)),
+        }
+        for name, pixels in kinds.items():
             difference = np.abs(pixels.astype(int) - np.asarray(theirs))
             found.setdefault(name, []).append((float(difference.mean()), int(difference.max())))
     return {name: {"mean": sum(mean for mean, _ in rows) / len(rows), "largest": max(most for _, most in rows),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dfine_lib.files import alone
+from dfine_lib.files import process_lock
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def download(
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with alone(file.with_name(f".{file.name}.lock")):
+        with process_lock(file.with_name(f".{file.name}.lock")):
             if not file.exists():  # else another process was quicker
                 part = file.with_name(f".{file.name}.part")
                 _download(source, part, progress, attempts, stopped)

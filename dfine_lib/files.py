@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+def process_lock(lock: Path, *, wait: bool = True) -> Iterator[None]:
     """Let one process at a time into this block; the lock goes with the process, however it ends.
 
     Raises:

@@ -14,7 +14,7 @@ from data_tools.download.archives import SUFFIXES, unpack
 from data_tools.download.data_set import DataSet, RemoteFile
 from dfine_lib.data.images import DataError
 from dfine_lib.download import download, wrong_checksum
-from dfine_lib.files import alone, write_atomically
+from dfine_lib.files import process_lock, write_atomically
 
 NOTE = "download.json"  # what has been fetched and unpacked; the presence of a file in it is the record of its work
 _ATTEMPTS = 100  # connections for one file, while each brings something
@@ -74,7 +74,7 @@ def fetch_data_set(
     store = out / ".download"
     store.mkdir(parents=True, exist_ok=True)
     try:
-        with alone(store / ".lock", wait=False):
+        with process_lock(store / ".lock", wait=False):
             result = _Work(data_set, out, store, given, keep_archives, progress).run(files, parallel)
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None

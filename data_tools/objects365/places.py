@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.convert.json_stream import parse
 from data_tools.convert.pictures import bring
 from data_tools.objects365.whole_files import remove_quietly
 from dfine_lib.data.images import DataError
-from dfine_lib.files import alone, write_atomically
+from dfine_lib.files import process_lock, write_atomically
 
 DATA_FILE = "objects365.json"  # what `dfine train --data` takes
-_SETTINGS = ".unfinished.json"
-_CACHE = ".remap.npz"
+REPORT = "objects365_report.json"
+CACHE = ".remap.npz"
+_UNFINISHED, _LOCK = ".unfinished.json", ".lock"
 
 
 def annotations_of(source: Path, split: str, *names: str) -> Path:
@@ -43,48 +45,68 @@ def only_one(source: Path, out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is there and no folder: choose another place.")
     out.mkdir(parents=True, exist_ok=True)
-    lock = out / ".lock"
+    lock = out / _LOCK
     try:
-        with alone(lock, wait=False):
+        with process_lock(lock, wait=False):
             yield
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
     remove_quietly(lock)
 
 
-@contextlib.contextmanager
-def resumed_settings(out: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> Iterator[None]:
-    """Go on with a folder that was begun with the same files and settings; the note of them goes at the end.
+def work_of(files: Mapping[str, Path], **settings: Any) -> dict[str, Any]:
+    """What a run is to do, to be recognised by the next one: settings, and name, size and time of its files."""
+    found = {split: (file.resolve(), file.stat()) for split, file in files.items()}
+    return settings | {
+        "files": {split: [str(path), stat.st_size, stat.st_mtime_ns] for split, (path, stat) in found.items()}
+    }
+
+
+def finished(out: Path, work: dict[str, Any]) -> dict[str, Any] | None:
+    """The result in the report of `out` where this work was done there before, else None.
 
     Raises:
-        DataError: it holds something else, or is finished already.
+        DataError: other work was done there.
     """
-    now = settings | {
-        "files": {split: [str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns]
-                  for split, file in files.items()}
-    }  # fmt: skip
-    note = out / _SETTINGS
+    report = out / REPORT
+    if not report.exists():
+        return None
+    found = parse(report.read_text(encoding="utf-8"), str(report))
+    if found.get("work") != work:
+        raise DataError(f"{out} holds the result of other files or settings: choose another folder.")
+    result: dict[str, Any] = found["result"]
+    return result
+
+
+@contextlib.contextmanager
+def resumable(out: Path, work: dict[str, Any]) -> Iterator[None]:
+    """Work in a folder that is new, or was begun with the same work; the note of it goes at the end.
+
+    Raises:
+        DataError: `out` holds something else.
+    """
+    note = out / _UNFINISHED
     if note.exists():
         try:
             begun = json.loads(note.read_text())
         except ValueError:
             begun = None
-        if begun != json.loads(json.dumps(now)):
+        if begun != work:
             raise DataError(f"{out} was begun with other files or settings: choose another folder, or empty this one.")
-    elif any(path.name != ".lock" for path in out.iterdir()):
+    elif any(path.name != _LOCK for path in out.iterdir()):
         raise DataError(f"{out} is not empty: choose another folder, or empty it.")
     else:
-        write_atomically(note, json.dumps(now).encode())
+        write_atomically(note, json.dumps(work).encode())
     yield
-    remove_quietly(out / _CACHE)
+    remove_quietly(out / CACHE)
     remove_quietly(note)
 
 
-def finish_folder(out: Path, annotations: Mapping[str, str], report: dict[str, Any], report_name: str) -> None:
-    """Write the report, and the file that names both splits for `dfine train`."""
+def finish(out: Path, annotations: Mapping[str, str], work: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write the file that names both splits for `dfine train`, and the report."""
     named = {split: {"annotations": f"{split}/{name}", "images": split} for split, name in annotations.items()}
-    write_atomically(out / report_name, (json.dumps(report, indent=1) + "\n").encode())
     write_atomically(out / DATA_FILE, (json.dumps(named, indent=1) + "\n").encode())
+    write_atomically(out / REPORT, (json.dumps({"work": work, "result": result}, indent=1) + "\n").encode())
 
 
 def link_picture(path: Path, target: Path, how: str) -> bool:

@@ -14,13 +14,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from data_tools.convert.records import PICTURES, clean_name, files_below, inside
 from data_tools.objects365.lists import LargeFile, Records
-from data_tools.objects365.places import annotations_of, finish_folder, link_picture, only_one, resumed_settings
+from data_tools.objects365.places import (
+    CACHE,
+    annotations_of,
+    finish,
+    finished,
+    link_picture,
+    only_one,
+    resumable,
+    work_of,
+)  # fmt: skip
 from data_tools.objects365.whole_files import FileInOrder
 from dfine_lib.data.images import DataError
 
@@ -41,7 +51,7 @@ class Remapped:
     renumbered_boxes: int
     lost_boxes: int  # of validation, whose image is not listed
     linked: int  # pictures
-    missing: tuple[str, ...]  # pictures of moved and kept validation images that are not there
+    missing: list[str]  # pictures of moved and kept validation images that are not there
 
     def __str__(self) -> str:
         parts = [
@@ -91,26 +101,36 @@ def remap(
     """
     source, out = Path(source), Path(out)
     files = {split: annotations_of(source, split) for split in ("train", "val")}
-    settings = {"what": "remap", "keep": keep, "pictures": pictures}
-    with only_one(source, out), resumed_settings(out, files, settings):
-        val = _Validation(files["val"], keep, progress)
-        train = _Training(files["train"], out, val, progress)
-        for split, write in (("val", _write_val), ("train", _write_train)):
-            target = out / split / f"new_zhiyuan_objv2_{split}.json"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                with FileInOrder(target, progress=progress) as file:
-                    write(file, val, train)
-        linked, missing = _bring_pictures(source, out, val, pictures, follow_links, progress)
-        moved_images, moved_boxes = int((~val.stays).sum()), int((val.side_of_boxes == 1).sum())
-        result = Remapped(
-            out, {"val": int(val.stays.sum()), "train": train.counts["images"] + moved_images},
-            {"val": int((val.side_of_boxes == 0).sum()), "train": train.counts["annotations"] + moved_boxes},
-            moved_images, moved_boxes, len(train.new_image_ids), len(train.new_box_ids),
-            int((val.side_of_boxes < 0).sum()), linked, tuple(missing),
-        )  # fmt: skip
-        report = {**vars(result), "out": None, "missing": missing, "keep": keep}
-        finish_folder(out, {split: f"new_zhiyuan_objv2_{split}.json" for split in files}, report, "remap_report.json")
+    work = work_of(files, what="remap", keep=keep, pictures=pictures)
+    with only_one(source, out):
+        if (done := finished(out, work)) is not None:
+            return Remapped(out, **done)
+        with resumable(out, work):
+            return _remap(source, out, files, work, follow_links, progress)
+
+
+def _remap(
+    source: Path, out: Path, files: dict[str, Path], work: dict[str, Any], follow_links: bool, progress: bool
+) -> Remapped:
+    val = _Validation(files["val"], work["keep"], progress)
+    train = _Training(files["train"], out, val, progress)
+    for split, write in (("val", _write_val), ("train", _write_train)):
+        target = out / split / f"new_zhiyuan_objv2_{split}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with FileInOrder(target, progress=progress) as file:
+                write(file, val, train)
+    linked, missing = _bring_pictures(source, out, val, work["pictures"], follow_links, progress)
+    moved_images, moved_boxes = int((~val.stays).sum()), int((val.side_of_boxes == 1).sum())
+    result = Remapped(
+        out, {"val": int(val.stays.sum()), "train": train.counts["images"] + moved_images},
+        {"val": int((val.side_of_boxes == 0).sum()), "train": train.counts["annotations"] + moved_boxes},
+        moved_images, moved_boxes, len(train.new_image_ids), len(train.new_box_ids),
+        int((val.side_of_boxes < 0).sum()), linked, missing,
+    )  # fmt: skip
+    names = {split: f"new_zhiyuan_objv2_{split}.json" for split in files}
+    finish(out, names, work, {key: value for key, value in vars(result).items() if key != "out"})
+
     return result
 
 
@@ -149,7 +169,7 @@ class _Training:
 
     def __init__(self, file: Path, out: Path, val: _Validation, progress: bool):
         self.file = file
-        cache = out / ".remap.npz"
+        cache = out / CACHE
         if cache.exists():
             with np.load(cache) as found:
                 self._set(**{name: found[name] for name in found.files})

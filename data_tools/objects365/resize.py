@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from data_tools.convert.pictures import UnreadablePicture, header_size
 from data_tools.convert.records import clean_name, inside, number, numbers
 from data_tools.objects365.lists import LargeFile, Records
-from data_tools.objects365.places import annotations_of, finish_folder, link_picture, only_one, resumed_settings
+from data_tools.objects365.places import annotations_of, finish, finished, link_picture, only_one, resumable, work_of
 from data_tools.objects365.shrink import shrink, target_size
 from data_tools.objects365.whole_files import FileInOrder, remove_quietly
 from dfine_lib.data.images import DataError
@@ -101,14 +101,16 @@ def resize(
     if not 16 <= size <= 16384:
         raise DataError(f"size should be 16 to 16384 pixels, got {size}.")
     files = {split: annotations_of(source, split, f"new_zhiyuan_objv2_{split}.json") for split in splits}
-    result = Resized(out)
-    with only_one(source, out), resumed_settings(out, files, {"what": "resize", "size": size}):
-        for split, file in files.items():
-            _Split(file, source / split, out / split, size, split, follow_links, progress).run(result, workers)
-        names = {split: f"{file.stem}_resized.json" for split, file in files.items()}
-        report = {"size": size, "images": result.images, "boxes": result.boxes, "shrunk": result.shrunk,
-                  "counts": result.counts, "listed": result.listed}  # fmt: skip
-        finish_folder(out, names, report, "resize_report.json")
+    work = work_of(files, what="resize", size=size)
+    with only_one(source, out):
+        if (done := finished(out, work)) is not None:
+            return Resized(out, **done | {"made": 0})
+        with resumable(out, work):
+            result = Resized(out)
+            for split, file in files.items():
+                _Split(file, source / split, out / split, size, split, follow_links, progress).run(result, workers)
+            names = {split: f"{file.stem}_resized.json" for split, file in files.items()}
+            finish(out, names, work, {key: value for key, value in vars(result).items() if key != "out"})
     return result
 
 

@@ -97,7 +97,7 @@ def _add_resize(steps: argparse._SubParsersAction) -> None:
         help="shrink pictures whose longer side exceeds 640 pixels, with their boxes",
         description="Writes OUT/SPLIT/…_resized.json, shrunk pictures with _resized in their name, links to the "
         "others, and OUT/objects365.json for `dfine train`. Pictures that are missing, unreadable or of another size "
-        "than the list says are counted, and listed in OUT/resize_report.json.",
+        "than the list says are counted, and listed in OUT/objects365_report.json.",
         epilog="example: dfine data objects365 resize O365 O365_640",
     )
     _add_places(resize, "what `remap` made, or Objects365 v2 as published")

@@ -195,13 +195,10 @@ def test_a_remap_that_was_killed_at_any_byte_goes_on(tmp_path):
     for have in (0, 10, 500, len(whole) - 1):
         out = tmp_path / f"out{have}"
         remap(tmp_path / "set", out, keep=3, progress=False)
-        # as a kill leaves it: settings, part of the training file, no name yet
-        files = {s: [str((tmp_path / f"set/{s}/zhiyuan_objv2_{s}.json").resolve()), 0, 0] for s in ("train", "val")}
-        for split, entry in files.items():
-            found = (tmp_path / f"set/{split}/zhiyuan_objv2_{split}.json").stat()
-            entry[1:] = [found.st_size, found.st_mtime_ns]
-        note = {"what": "remap", "keep": 3, "pictures": "link", "files": files}
-        (out / ".unfinished.json").write_text(json.dumps(note))
+        # as a kill leaves it: the note of the work, part of the training file, no report
+        work = json.loads((out / "objects365_report.json").read_text())["work"]
+        (out / ".unfinished.json").write_text(json.dumps(work))
+        (out / "objects365_report.json").unlink()
         (out / "train/new_zhiyuan_objv2_train.json").unlink()
         part = out / "train/.new_zhiyuan_objv2_train.json.part"
         part.write_bytes(whole[:have])
@@ -274,7 +271,7 @@ def test_missing_unreadable_and_swapped_pictures_are_told_and_survived(tmp_path)
         "the list told another size": [images[3]["file_name"]],
         "boxes left out, their image is not listed": told["boxes left out, their image is not listed"],
     }
-    assert json.loads((tmp_path / "out/resize_report.json").read_text())["counts"] == result.counts
+    assert json.loads((tmp_path / "out/objects365_report.json").read_text())["result"]["counts"] == result.counts
     train = written(tmp_path / "out", "zhiyuan_objv2_{}_resized.json")["train"]
     assert [(image["width"], image["height"]) for image in train["images"]] == [(640, 480)] * 3
     assert {box["image_id"] for box in train["annotations"]} == {image["id"] for image in train["images"]}
@@ -360,6 +357,19 @@ def test_the_folder_to_make_is_new_elsewhere_and_begun_with_the_same(tmp_path, w
         work(folder, tmp_path / "begun", progress=False)
     with pytest.raises(DataError, match="download objects365"):
         work(tmp_path / "used", tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("work", [remap, resize])
+def test_finished_work_is_told_again_and_not_done_again(tmp_path, work):
+    folder, made = large_pictures(tmp_path, [(800, 600)])
+    first = work(folder, tmp_path / "out", progress=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    second = work(folder, tmp_path / "out", progress=False)
+    assert (second.images, second.boxes) == (first.images, first.boxes)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    save_train(folder, made | {"train": made["train"] | {"licenses": []}})
+    with pytest.raises(DataError, match="other files or settings"):
+        work(folder, tmp_path / "out", progress=False)
 
 
 def test_links_out_of_the_folder_are_not_followed_unasked(tmp_path):

@@ -28,7 +28,7 @@ PLUMBING: dict[str, str] = {
     "write_packed": "a training index in one file, for millions of images",
     "read_packed": "opens it again without reading it",
     "write_atomically": "a file that appears whole or not at all",
-    "alone": "one process at a time in a folder",
+    "process_lock": "one process at a time in a folder",
     # What functions hand on, and the errors that they raise.
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "Weights": "a state dict and what its file says of it",
