@@ -133,6 +133,10 @@ class TrainConfig:
     ema_restart_decay: float | None = 0.9999  # at the start of stage 2; None: no restart
     accumulate: int = 1  # forward passes per optimizer step
     precision: str = "fp32"  # fp32, bf16 or fp16 autocast; losses are always float32
+    matmul_precision: str = "high"  # of float32 products on a GPU: highest (exact), high (TF32) or medium (bf16)
+    cudnn_benchmark: bool = True  # try cuDNN's algorithms on every new input size, keep the fastest
+    compile: bool = False  # torch.compile; a machine that cannot compile says so and trains without
+    checkpoint_activations: bool = False  # keep less for the backward pass, compute it again there: memory for time
     max_skipped_steps: int = 10  # non-finite steps in a row before the run stops
     evaluate_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
     adapt_to_length: bool = True  # short runs: warm-up and EMA window derived from the number of steps
@@ -147,6 +151,13 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
+        if self.matmul_precision not in ("highest", "high", "medium"):
+            raise ValueError(f"matmul_precision must be highest, high or medium, got {self.matmul_precision!r}")
+        if self.compile and self.checkpoint_activations:
+            raise ValueError(
+                "compile and checkpoint_activations exclude each other: compiled code decides itself what it keeps for "
+                "the backward pass; switch one of them off"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 

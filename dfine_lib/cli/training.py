@@ -49,6 +49,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "`dfine stats --repeat-threshold T` tells how often (default: off)",
     )  # fmt: skip
     train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
+    _add_compile(train)
+    train.add_argument(
+        "--checkpoint-activations", action="store_true",
+        help="less memory, about a third more time: what the backward pass needs is computed again",
+    )  # fmt: skip
     train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     train.add_argument(
         "--resume",
@@ -82,6 +87,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_input_size(evaluate)
     evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass, of all processes")
     _add_nproc(evaluate, "processes that share the images, a GPU each (default: 1)")
+    _add_compile(evaluate)
     _add_settings(evaluate, any_field=False)
     evaluate.set_defaults(call=_evaluate, after_interrupt="")
 
@@ -92,6 +98,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_nproc(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument("--nproc", type=int, default=1, metavar="N", help=about)
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="torch.compile; takes minutes at first, and goes on without where it fails",
+    )  # fmt: skip
 
 
 def _add_input_size(parser: argparse.ArgumentParser) -> None:
@@ -156,8 +169,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from dfine_lib.evaluate.saved import evaluate_weights
 
         metrics = evaluate_weights(
-            arguments.weights, arguments.data, recipe=recipe, settings=_given(settings), device=arguments.device
-        ).to_dict()
+            arguments.weights, arguments.data, recipe=recipe, settings=_given(settings), device=arguments.device,
+            compiled=arguments.compile,
+        ).to_dict()  # fmt: skip
         if ranks.first:
             _tell(metrics, arguments.out)
 
@@ -262,6 +276,8 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
         "data.num_workers": arguments.workers,
         "data.repeat_threshold": arguments.repeat_threshold,
         "train.precision": arguments.precision,
+        "train.compile": arguments.compile or None,
+        "train.checkpoint_activations": arguments.checkpoint_activations or None,
     }
     settings = _given(settings)
     for setting in arguments.set:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from dfine_lib.data.coco_json import read_json
 from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
+from dfine_lib.model.compilation import or_eager
 
 logger = logging.getLogger(__name__)
 _BOXES_AT_ONCE = 100_000  # detections that the library holds as dictionaries at a time, about 1.5 kB each
@@ -293,7 +294,8 @@ def evaluate_model(
     try:
         with torch.inference_mode():
             for batch in tqdm(loader, "evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=quiet):
-                outputs = _without_spare_rows(model(batch.images.to(device, non_blocking=True)), evaluator)
+                outputs = or_eager(model, model, batch.images.to(device, non_blocking=True))
+                outputs = _without_spare_rows(outputs, evaluator)
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))
     finally:
         model.train(was_training)

@@ -15,6 +15,7 @@ from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
 from dfine_lib.data.shards import eval_loader
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
+from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
@@ -73,9 +74,17 @@ def evaluate_weights(
     recipe: str | Recipe | None = None,
     settings: dict[str, object] | None = None,
     device: str = "auto",
+    compiled: bool = False,
 ) -> CocoMetrics:
-    """Score a weights file on the val split of a COCO-style folder; arguments and errors are those of `open_saved`."""
-    return open_saved(weights, data, recipe=recipe, settings=settings, device=device).detect()[0]
+    """Score a weights file on the val split of a COCO-style folder; arguments and errors are those of `open_saved`.
+
+    Args:
+        compiled: with `torch.compile`, where that works here.
+    """
+    saved = open_saved(weights, data, recipe=recipe, settings=settings, device=device)
+    if compiled:
+        compile_model(saved.model)
+    return saved.detect()[0]
 
 
 def open_saved(

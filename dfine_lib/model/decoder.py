@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dfine_lib.boxes import inverse_sigmoid
 from dfine_lib.config import ModelConfig
 from dfine_lib.model.deformable_attention import DeformableAttention, split_levels
-from dfine_lib.model.denoising import Targets, make_denoising_queries
+from dfine_lib.model.denoising import Targets, make_denoising_queries, pad_queries
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
@@ -152,6 +152,7 @@ class DFINEDecoder(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: module._set_bins())
         self._anchors: dict[tuple, tuple[Tensor, Tensor]] = {}
         self.deployed = False
+        self.denoising_multiple = 0  # denoising queries are padded to a multiple of this; 0: not at all
 
     def keep_last_only(self) -> None:
         """Drop what only training, or a look at all layers, needs: early heads and the denoising embedding."""
@@ -212,9 +213,12 @@ class DFINEDecoder(nn.Module):
             content = torch.cat([self.denoising_class_embed(nothing).to(content), content], dim=1)
 
         levels = split_levels(memory, shapes, self.config.num_heads)
-        everything = self._refine(content, reference, levels, noise and noise.may_attend, keep_layers)
-        split = noise.plan.num_queries if noise else 0
-        denoising, decoder = _split_queries(everything, split) if split else (None, everything)
+        may_attend, split, own = noise and noise.may_attend, noise.plan.num_queries if noise else 0, content.shape[1]
+        if self.denoising_multiple and split:
+            length = own - split + math.ceil(split / self.denoising_multiple) * self.denoising_multiple
+            content, reference, may_attend = pad_queries(content, reference, may_attend, length)
+        everything = self._refine(content, reference, levels, may_attend, keep_layers)
+        denoising, decoder = _split_queries(everything, split, own) if split else (None, everything)
         return DFINEOutput(
             pred_logits=decoder.logits[-1],
             pred_boxes=decoder.boxes_cxcywh[-1],
@@ -282,8 +286,8 @@ class DFINEDecoder(nn.Module):
         return DecoderOutput(*(torch.stack(kind) for kind in zip(*answers, strict=True)), initial=initial)
 
 
-def _split_queries(output: DecoderOutput, first: int) -> tuple[DecoderOutput, DecoderOutput]:
-    """The first queries' answers (denoising) and the others' (matching)."""
+def _split_queries(output: DecoderOutput, first: int, end: int) -> tuple[DecoderOutput, DecoderOutput]:
+    """The first queries' answers (denoising) and those of the others up to `end` (matching)."""
 
     def part(queries: slice) -> DecoderOutput:
         initial = LayerOutput(output.initial.logits[:, queries], output.initial.boxes_cxcywh[:, queries])
@@ -294,7 +298,7 @@ def _split_queries(output: DecoderOutput, first: int) -> tuple[DecoderOutput, De
             initial,
         )
 
-    return part(slice(None, first)), part(slice(first, None))
+    return part(slice(None, first)), part(slice(first, end))
 
 
 def _drop_derived(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, inverse_sigmoid
@@ -96,6 +97,22 @@ def denoising_mask(largest: int, groups: int, num_queries: int, device: torch.de
     group = torch.arange(2 * largest * groups + num_queries, device=device) // (2 * largest)
     group[2 * largest * groups :] = -1
     return (group[:, None] == group[None]) | (group[None] == -1)
+
+
+def pad_queries(content: Tensor, reference: Tensor, may_attend: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries that nobody sees, put at the end, so that their number is `length` in every step.
+
+    Compiled code is made for one number of queries, and that of denoising queries follows the boxes of a batch.
+
+    Args:
+        content: `[B, M + Q, D]`.
+        reference: `[B, M + Q, 4]`.
+        may_attend: bool `[M + Q, M + Q]`, true where a row may see a column.
+        length: M + Q afterwards, at least as before.
+    """
+    more = length - content.shape[1]
+    may_attend = F.pad(F.pad(may_attend, (0, more)), (0, 0, 0, more), value=True)  # what sees nothing would be NaN
+    return F.pad(content, (0, 0, 0, more)), F.pad(reference, (0, 0, 0, more)), may_attend
 
 
 def _plan(counts: list[int], largest: int, groups: int, device: torch.device) -> DenoisingPlan:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import torch
 
+from dfine_lib.config import TrainConfig
 from dfine_lib.train.distributed import ALONE, Ranks
+
+log = logging.getLogger(__name__)
 
 
 def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
@@ -45,3 +51,51 @@ def enough_gpus(processes: int) -> None:
             + (f"give --nproc {there}" if there else "give --device cpu")
             + (", or --device cpu" if there else "")
         )
+
+
+def usable_precision(precision: str, device: torch.device) -> str:
+    """The precision asked for, or where the device has no bf16 arithmetic what is used instead, which is logged.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+        device: where the model runs.
+
+    Returns:
+        On a GPU without bf16 fp16, whose range a scaler minds; on a processor without it fp32, which is faster there.
+    """
+    if precision != "bf16" or has_bf16(device):
+        return precision
+    instead = "fp16" if device.type == "cuda" else "fp32"
+    log.warning("%s has no bf16 arithmetic: %s is used instead", describe_device(device), instead)
+    return instead
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16, and does not only imitate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return True  # autocast itself tells
+
+
+def describe_device(device: torch.device) -> str:
+    """A GPU's name, or the device's own."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def set_backends(train: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Set what torch keeps for the whole process: the precision of float32 products and cuDNN's search. GPUs only.
+
+    Returns:
+        What is in force, for the run's folder.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(train.matmul_precision)
+        torch.backends.cudnn.allow_tf32 = train.matmul_precision != "highest"
+        torch.backends.cudnn.benchmark = train.cudnn_benchmark
+    return {
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from typing import Any
@@ -35,8 +36,18 @@ class Meter:
         return reading
 
 
+def over_a_run(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """From the rows of `metrics.jsonl`: the median of images a second in training, and the most memory, MiB."""
+    speeds = [row["images_per_second"] for row in rows if row["kind"] == "train"]
+    memory = [row["memory_mb"] for row in rows if row.get("memory_mb") is not None]
+    return {
+        "images_per_second": statistics.median(speeds) if speeds else None,
+        "memory_mb": max(memory, default=None),
+    }
+
+
 def memory_mb(device: torch.device) -> float:
-    """Peak memory so far, MiB: of the GPU, or of this process on a CPU."""
+    """Peak memory so far, MiB: what tensors took on the GPU, or this process (without its workers) on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

@@ -22,6 +22,7 @@ from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.files import write_atomically
 from dfine_lib.train.checkpoint import save_state
+from dfine_lib.train.device import describe_device
 
 
 class RunFolder:
@@ -194,7 +195,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {"dfine_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": describe_device(device),
         "threads": torch.get_num_threads(),
     }
 

@@ -21,7 +21,10 @@ from dfine_lib.train.run_folder import RunFolder, recipe_to_dict
 
 log = logging.getLogger(__name__)
 LEAST_STEPS = 8  # steps an epoch that a batch of the recipe's own size should leave
-_FREE = ("num_workers", "eval_batch_size")  # may be others when a run goes on: they change no result
+_FREE = {  # may be others when a run goes on: they change no result, or its last digits only
+    "data": ("num_workers", "eval_batch_size"),
+    "train": ("compile", "checkpoint_activations", "matmul_precision", "cudnn_benchmark"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ class RunPlan:
         defaults = json.loads(json.dumps(recipe_to_dict(Recipe(name=""))))
         for part in ("model", "loss", "data", "train"):  # fields that have come since were at their defaults
             before["recipe"][part] = defaults[part] | before["recipe"][part]
-        for about in (before, now):
-            for field in _FREE:
-                about["recipe"]["data"].pop(field, None)
+        for part, free in _FREE.items():
+            for about in (before, now):
+                about["recipe"][part] = {k: v for k, v in about["recipe"][part].items() if k not in free}
         differing = [_difference(key, before.get(key), now[key]) for key in now if before.get(key) != now[key]]
         if differing:
             raise CheckpointError(

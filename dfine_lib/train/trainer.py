@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import Batch, derived_seed
 from dfine_lib.data.shards import eval_loader, train_loader
+from dfine_lib.model.compilation import compile_model, is_compiled, make_eager, or_eager
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
+from dfine_lib.train.activation_checkpointing import checkpoint_activations
 from dfine_lib.train.checkpoint import CheckpointError, load_state
-from dfine_lib.train.device import pick_device
+from dfine_lib.train.device import pick_device, set_backends, usable_precision
 from dfine_lib.train.distributed import Ranks, joined, was_restarted
 from dfine_lib.train.ema import ModelEMA
-from dfine_lib.train.meter import Meter, in_words
+from dfine_lib.train.meter import Meter, in_words, memory_mb, over_a_run
 from dfine_lib.train.optim import build_optimizer, rate_factor
 from dfine_lib.train.run_folder import RunFolder, describe_machine
 from dfine_lib.train.run_plan import RunPlan, plan_run
@@ -107,7 +110,7 @@ class _Run:
             every = state is None and len(index) <= DECODE_UP_TO
             self.ranks.on_first(lambda index=index, every=every: check_images(index, every=every))
         rows = self._build(fresh=state is None)
-        here = describe_machine(self.device) | {"processes": self.ranks.size}
+        here = describe_machine(self.device) | {"processes": self.ranks.size, "numerics": self.numerics}
         if state is None:
             places = {"data": str(self.plan.train.annotation_file), "weights_file": str(self.plan.weights or "")}
             folder.begin()
@@ -148,11 +151,18 @@ class _Run:
         if self.ranks.size > 1 and device.type == "cuda":  # nowhere else are there batch norms over processes
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(device, memory_format=torch.channels_last)
+        if recipe.train.checkpoint_activations:
+            checkpoint_activations(self.model)
+        if recipe.train.compile:
+            compile_model(self.model)
+        self.numerics = set_backends(recipe.train, device)
+        self.numerics["precision"] = usable_precision(recipe.train.precision, device)
+        train = replace(recipe.train, precision=self.numerics["precision"])
         self.optimizer = build_optimizer(self.model, recipe)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = ModelEMA(self.model, recipe)
         self.step = TrainStep(
-            self.model, build_criterion(recipe), self.optimizer, self.ema, recipe.train, device, self.ranks
+            self.model, build_criterion(recipe), self.optimizer, self.ema, train, device, self.ranks
         )  # fmt: skip
         share = {"rank": self.ranks.rank, "world_size": self.ranks.size, "device": device}
         self.loader = train_loader(self.plan.train, recipe, seed=self.plan.seed, **share)
@@ -183,9 +193,7 @@ class _Run:
             factor = rate_factor(self.recipe, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
-            # Denoising draws: a function of seed and step, another on each rank.
-            torch.manual_seed(derived_seed(self.plan.seed, 1 + number) + self.ranks.rank)
-            result = self.step(micro)
+            result = or_eager(self.model, self._step, number, micro)
             self._note_skipped(result, number, epoch, micro)
             if (number + 1) % ROW_EVERY == 0 or i + 1 == per_epoch:
                 reading = meter.read()
@@ -199,6 +207,11 @@ class _Run:
                 self.progress |= {"epoch": epoch, "step_in_epoch": i + 1}
                 self._save()
                 saved = time.perf_counter()
+
+    def _step(self, number: int, micro: list[Batch]) -> StepResult:
+        # Denoising draws: a function of seed and step, another on each rank.
+        torch.manual_seed(derived_seed(self.plan.seed, 1 + number) + self.ranks.rank)
+        return self.step(micro)
 
     def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list[Batch]) -> None:
         if not result.broken:
@@ -232,6 +245,8 @@ class _Run:
         step = (epoch + 1) * self.loader.steps_per_epoch - 1
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
+        if not is_compiled(self.model):  # what has failed in training need not fail again
+            make_eager(self.ema.module)
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
         ap = self.ranks.on_first(lambda: metrics["ema"].ap)
         ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find
@@ -240,6 +255,7 @@ class _Run:
         self.folder.write_json(self.folder.samples, about | {"images": shown})
         seconds = time.perf_counter() - start
         row = {"kind": "eval", "step": step, "epoch": epoch, "seconds": seconds}
+        row |= {"images_per_second": len(models) * len(self.plan.val) / seconds, "memory_mb": memory_mb(self.device)}
         self.folder.append(row | {name: value.to_dict() for name, value in metrics.items()})
         for name, value in metrics.items():
             self.folder.curve(f"eval/ap_{name}", value.ap, step)
@@ -337,6 +353,7 @@ class _Run:
             "ap": self.progress["best_ap"], "best_epoch": self.progress["best_epoch"], "last": numbers,
             "sessions": [row for row in self.folder.read_rows() if row["kind"] == "session"],
             "steps": self.total, "skipped_steps": self.progress["skipped"], "seconds": self.progress["seconds"],
+            **over_a_run(self.folder.read_rows()), "compiled": is_compiled(self.model),
             **json.loads(self.folder.about.read_text(encoding="utf-8")),
         }  # fmt: skip
         self.folder.write_json(self.folder.result, result)

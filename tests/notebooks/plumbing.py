@@ -103,6 +103,18 @@ PLUMBING: dict[str, str] = {
     "ToldAlready": "a process has told the error",
     "run_in_processes": "torchrun's engine, for `dfine train --nproc`",
     "enough_gpus": "a GPU for each process, or an error",
+    # Speed and memory, which change no result.
+    "compile_model": "torch.compile in place; what --compile does",
+    "is_compiled": "whether a model runs compiled",
+    "make_eager": "takes compiling back",
+    "or_eager": "a call that goes on without compiling where that fails",
+    "pad_queries": "queries that nobody sees, so that compiled code meets few shapes",
+    "checkpoint_activations": "less kept for the backward pass; what --checkpoint-activations does",
+    "usable_precision": "the precision asked for, or what the device has instead",
+    "has_bf16": "whether a device computes in bf16",
+    "describe_device": "a device by name",
+    "set_backends": "what torch keeps for the whole process, set in one place",
+    "over_a_run": "speed and memory of a run from its rows",
     "term_names": "names of all loss terms, the same in every process",
     # From pictures of any kind to objects: what `dfine predict` and `dfine export` are made of.
     "Backend": "a detector ready to run, whatever runs it",

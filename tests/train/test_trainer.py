@@ -20,6 +20,7 @@ from small_runs import SMALL, Score, ScoreOf, score_by_weights, write_folder
 from dfine_lib import files
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError
+from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
 from dfine_lib.recipes import changed, get_recipe
@@ -417,3 +418,61 @@ def test_accumulated_passes_take_one_step(small_recipe, data_folder, tmp_path):
     result = train(changed(small_recipe, {"train.accumulate": 2, "train.epochs": 1}), data_folder, tmp_path / "run")
     state = load_state(tmp_path / "run" / "last.pt")
     assert result["steps"] == 2 and state["ema_updates"] == 2
+
+
+# ---- speed and memory ------------------------------------------------------------------------------------------------
+
+
+def test_speed_memory_and_what_was_in_force_are_written(finished):
+    _, _, out, result = finished
+    rows = read_rows(out / "metrics.jsonl")
+    measured = [row for row in rows if row["kind"] in ("train", "eval")]
+    assert len(measured) == 6 and all(row["images_per_second"] > 0 and row["memory_mb"] > 50 for row in measured)
+    assert result["images_per_second"] in [row["images_per_second"] for row in rows if row["kind"] == "train"]
+    assert result["memory_mb"] == max(row["memory_mb"] for row in measured)
+    numerics = json.loads((out / "run.json").read_text())["numerics"]
+    assert numerics.keys() == {"precision", "matmul_precision", "cudnn_tf32", "cudnn_benchmark"}
+    assert numerics["precision"] == "fp32" and result["compiled"] is False
+
+
+def test_a_run_that_cannot_compile_says_so_once_and_ends_as_one_that_did_not_try(
+    finished, tmp_path, monkeypatch, caplog
+):
+    recipe, data, out, result = finished
+
+    def broken(graph, inputs):
+        raise OSError("no C++ compiler")
+
+    monkeypatch.setattr(trainer, "compile_model", lambda model: compile_model(model, backend=broken))
+    found = train(changed(recipe, {"train.compile": True}), data, tmp_path / "run")
+    assert [r.message for r in caplog.records if "torch.compile failed (no C++ compiler)" in r.message]
+    assert len([r for r in caplog.records if "torch.compile" in r.message and r.name.startswith("dfine_lib")]) == 1
+    assert found["compiled"] is False and found["last"] == result["last"]
+
+
+def test_a_run_that_ran_out_of_memory_may_go_on_with_checkpointed_activations(finished, tmp_path, monkeypatch):
+    recipe, data, out, _ = finished
+    whole, taken = trainer.TrainStep.__call__, []
+
+    def stop_there(self, batches):
+        if len(taken) == 3:
+            raise Killed
+        taken.append(1)
+        return whole(self, batches)
+
+    monkeypatch.setattr(trainer.TrainStep, "__call__", stop_there)
+    with pytest.raises(Killed):
+        train(recipe, data, tmp_path / "run")
+    monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
+    train(changed(recipe, {"train.checkpoint_activations": True}), data, tmp_path / "run")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_where_there_is_none_trains_in_what_is_used_instead(finished, tmp_path, monkeypatch):
+    recipe, data, _, result = finished
+    monkeypatch.setattr("dfine_lib.train.device.has_bf16", lambda _: False)
+    found = train(changed(recipe, {"train.precision": "bf16"}), data, tmp_path / "run")
+    assert found["numerics"]["precision"] == "fp32" and found["last"] == result["last"]
+    assert found["recipe"]["train"]["precision"] == "bf16"

@@ -1,0 +1,56 @@
+"""What a device can do: bf16 where there is none is told and replaced; backends are set in one place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dfine_lib.config import TrainConfig
+from dfine_lib.train import device as devices
+from dfine_lib.train.device import has_bf16, set_backends, usable_precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "asked", "used"),
+    [
+        (CPU, True, "bf16", "bf16"), (CPU, False, "bf16", "fp32"), (GPU, False, "bf16", "fp16"),
+        (GPU, True, "bf16", "bf16"), (CPU, False, "fp16", "fp16"), (CPU, False, "fp32", "fp32"),
+    ],
+)  # fmt: skip
+def test_bf16_where_there_is_none_is_told_and_replaced(monkeypatch, caplog, device, there, asked, used):
+    monkeypatch.setattr(devices, "has_bf16", lambda _: there)
+    monkeypatch.setattr(devices, "describe_device", lambda _: "this one")
+    assert usable_precision(asked, device) == used
+    said = [record.message for record in caplog.records]
+    assert said == ([] if asked == used else [f"this one has no bf16 arithmetic: {used} is used instead"])
+
+
+def test_bf16_that_a_gpu_only_imitates_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not has_bf16(GPU)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert has_bf16(GPU)
+
+
+def test_backends_are_set_for_a_gpu_and_left_alone_on_a_processor(monkeypatch):
+    backends = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), backends.allow_tf32, backends.benchmark
+    train = TrainConfig(matmul_precision="medium", cudnn_benchmark=not backends.benchmark)
+    try:
+        there = set_backends(train, CPU)
+        assert tuple(there.values()) == before
+        there = set_backends(train, GPU)  # settings need no GPU
+        assert there == {"matmul_precision": "medium", "cudnn_tf32": True, "cudnn_benchmark": not before[2]}
+        assert not set_backends(replace(train, matmul_precision="highest"), GPU)["cudnn_tf32"]
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        backends.allow_tf32, backends.benchmark = before[1:]
+
+
+def test_an_unknown_matmul_precision_is_refused():
+    with pytest.raises(ValueError, match="matmul_precision must be highest, high or medium, got 'tf32'"):
+        TrainConfig(matmul_precision="tf32")
