@@ -109,7 +109,7 @@ def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            near = difflib.get_close_matches(recipe, RECIPES, n=3, cutoff=0.4)
+            near = difflib.get_close_matches(recipe.lower(), RECIPES, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(RECIPES)}."
             raise ValueError(f"unknown recipe {recipe!r}; {hint}")
         recipe = RECIPES[recipe]

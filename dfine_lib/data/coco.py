@@ -18,6 +18,7 @@ import numpy as np
 
 from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
 from dfine_lib.data.images import DataError, check_images
+from dfine_lib.data.layouts import how_to_use, listing
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 
@@ -46,15 +47,17 @@ def find_split(data: Path | str, split: Literal["train", "val"]) -> tuple[Path, 
         if annotation_file.is_file() and image_folder.is_dir():
             return annotation_file, image_folder
     expected = " or ".join(f"{file.relative_to(data)} with {folder.relative_to(data)}/" for file, folder in layouts)
-    raise DataError(
-        f"{data}: no {split} split; expected {expected}, {_listing(data)}. "
-        "Rename or link the files to one of the two layouts, or name them in a JSON file and give that as the data: "
-        f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/pictures"}}}}.'
-    )
+    raise DataError(f"{data}: no {split} split; expected {expected}, {listing(data)}. {how_to_use(data, split)}")
 
 
 def _named_split(file: Path, split: str) -> tuple[Path, Path]:
-    named = read_json(file).get(split)
+    content = read_json(file)
+    if "annotations" in content and "images" in content:
+        raise DataError(
+            f"{file}: an annotation file itself. Give the folder that holds it, or a JSON file that names both "
+            'splits: {"train": {"annotations": "a.json", "images": "pictures"}, "val": {...}}.'
+        )
+    named = content.get(split)
     if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("annotations", "images")):
         raise DataError(f"{file}: {split!r} should be an object with 'annotations' and 'images', both paths as text.")
     annotation_file, image_folder = (file.parent / named[key] for key in ("annotations", "images"))
@@ -65,15 +68,6 @@ def _named_split(file: Path, split: str) -> tuple[Path, Path]:
         if not found:
             raise DataError(f"{file}: {split!r}, {key!r}: there is no {path}.")
     return annotation_file, image_folder
-
-
-def _listing(folder: Path, most: int = 12) -> str:
-    if not folder.is_dir():
-        return "but there is no such folder"
-    names = sorted(str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.glob("*"))
-    names += sorted(str(path.relative_to(folder)) for path in folder.glob("annotations/*"))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"found {', '.join(names[:most])}{more}" if names else "but the folder is empty"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,61 @@
+"""What a data folder holds that is laid out in another way, and how to use it all the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
+_ANNOTATIONS = (
+    "annotations/instances_{0}2017.json", "annotations/instances_{0}.json", "annotations/{0}.json",
+    "{0}/_annotations.coco.json", "{0}/annotations.json", "{0}.json",
+)  # fmt: skip
+_IMAGES = ("images/{0}2017", "images/{0}", "{0}2017", "{0}", "images")
+
+
+def listing(folder: Path, most: int = 12) -> str:
+    """What lies in a folder, in words."""
+    if not folder.is_dir():
+        return "but there is no such folder"
+    names = sorted(str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.glob("*"))
+    names += sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.json"))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"found {', '.join(names[:most])}{more}" if names else "but the folder is empty"
+
+
+def how_to_use(folder: Path, split: str) -> str:
+    """How a folder of another layout is used: its files named, its format converted, or the folder inside it given."""
+    found = {name: place for name in _NAMES if (place := _elsewhere(folder, name))}
+    if split in found:
+        named = {name: {"annotations": a, "images": i} for name, (a, i) in found.items()}
+        return (
+            f"The files seem to be there, elsewhere: save this as {folder / 'data.json'} and give that as the data: "
+            + (json.dumps(named) + ".")
+        )
+    kind = _other_format(folder)
+    if kind:
+        return f"It looks like {kind}: `dfine data convert {folder} my_set --from {kind}`, then give my_set."
+    inside = next((path.parent.parent for path in sorted(folder.glob("*/annotations/instances_*.json"))), None)
+    if inside is not None:
+        return f"Did you mean {inside}?"
+    return (
+        "Rename or link the files to one of the two layouts, or name them in a JSON file and give that as the data: "
+        f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/pictures"}}}}.'
+    )
+
+
+def _elsewhere(folder: Path, split: str) -> tuple[str, str] | None:
+    for name in _NAMES[split]:
+        annotations = next((p for p in (t.format(name) for t in _ANNOTATIONS) if (folder / p).is_file()), None)
+        images = next((p for p in (t.format(name) for t in _IMAGES) if (folder / p).is_dir()), None)
+        if annotations and images:
+            return annotations, images
+    return None
+
+
+def _other_format(folder: Path) -> str | None:
+    if (folder / "labels").is_dir() or any(folder.glob("*/labels")):
+        return "yolo"
+    if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir():
+        return "voc"
+    return "crowdhuman" if any(folder.glob("*.odgt")) else None
