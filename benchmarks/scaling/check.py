@@ -29,7 +29,7 @@ BATCH, STEPS = 8, 4  # of all processes; of an epoch: the first warms up, the se
 
 def check(data: Path) -> dict[str, Any]:
     """Costs that only this machine has, and the seconds of a step of each run."""
-    measured = time_processor() | {"exchange": _exchange_rate(), "memory_before": _memory_before()}
+    measured = {"1": time_processor(), "2": _of_two(), "memory_before": _memory_before()}
     with tempfile.TemporaryDirectory() as folder:
         small = _small(data, Path(folder))
         measured |= {f"sample_seconds_{side}": _sample_seconds(small, side) for side in {side for _, side in RUNS}}
@@ -98,11 +98,11 @@ def _memory_before() -> float:
     return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
 
 
-def _exchange_rate(megabytes: int = 16, repeat: int = 5) -> float:
-    """Bytes a second of gloo's all-reduce between two processes of this machine."""
+def _of_two(megabytes: int = 16, repeat: int = 5) -> dict[str, float]:
+    """As `time_processor`, in two processes at once; and bytes a second of gloo's all-reduce between them."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_exchange, (folder, megabytes, repeat), nprocs=2)
-        return float((Path(folder) / "rate").read_text())
+        return json.loads((Path(folder) / "rates.json").read_text())
 
 
 def _exchange(rank: int, folder: str, megabytes: int, repeat: int) -> None:
@@ -113,6 +113,10 @@ def _exchange(rank: int, folder: str, megabytes: int, repeat: int) -> None:
     start = time.perf_counter()
     for _ in range(repeat):
         dist.all_reduce(values)
+    exchange = repeat * values.numel() * 4 / (time.perf_counter() - start)
+    dist.barrier()
+    rates = time_processor() | {"exchange": exchange}
     if rank == 0:
-        (Path(folder) / "rate").write_text(str(repeat * values.numel() * 4 / (time.perf_counter() - start)))
+        (Path(folder) / "rates.json").write_text(json.dumps(rates))
+    dist.barrier()
     dist.destroy_process_group()

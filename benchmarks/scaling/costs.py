@@ -172,15 +172,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def time_step(size: str = "n") -> dict[str, float]:
+def time_step() -> dict[str, float]:
     """Seconds of the processor that a kernel takes to be started, and that an image's matching takes.
 
-    The first from a step at 64 px, where starting is nearly all that there is to do: what a GPU would wait for.
+    The first from forward and backward passes of many layers on eight numbers each: starting is all that there is to do,
+    as for the processor beside a GPU.
     """
     with one_thread():
-        tiny = Step(size, 64, 1)
-        counter, _ = tiny.counted()
-        seconds = _seconds(lambda: tiny.forward().backward(), repeat=10)
+        layers = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU()) for _ in range(100)))
+        x = torch.rand(1, 8)
+        with Counter() as counter:
+            layers(x).sum().backward()
+        seconds = _seconds(lambda: layers(x).sum().backward(), repeat=20)
         return {
             "kernel_seconds": seconds / counter.kernels,
             "matching_seconds": _matching_seconds(Step("l", 320, 4)) / 4,

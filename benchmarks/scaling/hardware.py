@@ -18,7 +18,7 @@ class Machine:
     bandwidth: float  # bytes a second of the GPU's memory
     memory: float  # bytes
     link: float  # bytes a second and direction between the GPUs of a machine
-    network: float  # bytes a second and direction of each GPU's share of the network between machines
+    network: float  # bytes a second and direction of the network between machines, for each GPU
     cores: int  # of the processor, for each GPU
     disk: float  # bytes a second that all GPUs of a machine can read from its disk
     source: str

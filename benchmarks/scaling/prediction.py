@@ -83,7 +83,7 @@ def predict_batch(
     moving = here * area * moving_bytes / bandwidth + UPDATE_BYTES * cost["trained_parameters"] / bandwidth
     gpu = compute + moving
 
-    link = machine.link if gpus <= machine.gpus else min(machine.link, machine.network)
+    link = machine.link if gpus <= machine.gpus else min(machine.link, machine.network * machine.gpus)
     exchanged = 2 * (gpus - 1) / gpus * 4 * cost["trained_parameters"]
     gradients = exchanged / (link * hardware.EXCHANGE)
     latency = hardware.COLLECTIVE["machine" if gpus <= machine.gpus else "network"]
@@ -160,16 +160,16 @@ def on_this_processor(
         side: of the input, pixels; one size, no worker processes.
         batch: images of all processes.
         processes: one thread each, as many as there are cores or fewer.
-        measured: of this processor: `flops` and `bandwidth` (`costs.time_processor`), `exchange` (bytes a second of an
-            all-reduce), and `sample_seconds` of reading and augmenting one image of the data.
+        measured: of this processor with as many processes at work: `flops` and `bandwidth` (`costs.time_processor`),
+            `exchange` (bytes a second of an all-reduce), and `sample_seconds` of reading and augmenting one image.
     """
     cost, timed = costs["sizes"][size], costs["timed"]
     here, area = batch / processes, side * side / 640**2
-    arithmetic = max(cost["flops"] / measured["flops"], cost["arithmetic_bytes"] / measured["bandwidth"])
+    flops, bandwidth = measured["flops"] * hardware.ARITHMETIC, measured["bandwidth"] * hardware.MOVING
+    arithmetic = max(cost["flops"] / flops, cost["arithmetic_bytes"] / bandwidth)
     parts = {
         "arithmetic": here * area * arithmetic,
-        "memory": here * area * cost["moving_bytes"] / measured["bandwidth"]
-        + UPDATE_BYTES * cost["trained_parameters"] / measured["bandwidth"],
+        "memory": (here * area * cost["moving_bytes"] + UPDATE_BYTES * cost["trained_parameters"]) / bandwidth,
         "starting kernels": cost["kernels"] * timed["kernel_seconds"],
         "matching": here * timed["matching_seconds"],
         "reading": here * measured["sample_seconds"],
