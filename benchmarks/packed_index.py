@@ -4,7 +4,7 @@
 
 The arrays are random, in the layout and size of Objects365's train split. "From disk": its pages are dropped from
 memory before each turn. Workers are processes that open the index by what they are sent and look up random images; told
-is what each holds for itself afterwards (private pages of /proc/PID/smaps_rollup) beyond what it held before. Linux only.
+is what each holds for itself afterwards (private pages of /proc/PID/smaps_rollup) beyond what it held before.
 """
 
 from __future__ import annotations

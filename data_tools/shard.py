@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from data_tools.convert.new_folder import new_folder
-from data_tools.convert.pictures import bring
+from data_tools.convert.pictures import UnreadablePicture, bring, header_size
 from data_tools.convert.records import clean_name, inside
 from data_tools.subset import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
@@ -108,6 +108,15 @@ def _read(part: Part, image: dict[str, Any], follow_links: bool) -> tuple[str, b
         raise DataError(f"{place}: there is no {path}. `dfine doctor` lists all that is missing.")
     if path.stat().st_size > LARGEST_PICTURE:
         raise DataError(f"{path}: {path.stat().st_size:,} bytes are no picture to train on. Shrink it or remove it.")
+    try:
+        found = header_size(path)
+    except UnreadablePicture as error:
+        raise DataError(f"{path}: no readable picture ({error}). `dfine doctor` lists all such files.") from error
+    if found != (image.get("width"), image.get("height")):
+        raise DataError(
+            f"{place}: {path} is {found[0]} x {found[1]}, the record says {image.get('width')} x "
+            f"{image.get('height')}. `dfine doctor --fix` writes a copy with the true sizes."
+        )
     ending = path.suffix[1:].lower()
     return (ending if ending.isalnum() and ending.isascii() and ending != "json" else "image"), path.read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.pictures import bring
-from data_tools.convert.records import clean_name, inside, split_name
+from data_tools.convert.records import clean_name, inside, number, size_or_none, split_name
 from data_tools.stratify import divide
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import integers, read_json, records_of, unique
@@ -56,11 +58,24 @@ def read_part(file: Path, folder: Path) -> Part:
         for record in annotations:
             if record[key] not in ids:
                 raise DataError(f"{file}: annotation id {record['id']}: {key} {record[key]} is not listed. Remove it.")
+    for image in images:
+        _check_size(file, image)
+    for record in annotations:
+        if isinstance(record.get("bbox"), list):
+            for value in record["bbox"]:
+                number(value, f"{file}: annotation id {record['id']}", "a number of bbox")
     names = [category.get("name") for category in categories]
     if len(set(map(str, names))) < len(names) or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{file}: every category should have a name of its own.")
     rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
     return Part(file, folder, rest, images, annotations, categories)
+
+
+def _check_size(file: Path, image: Record) -> None:
+    place = f"{file}: image id {image['id']}"
+    width, height = (size_or_none(image.get(key), place, key) for key in ("width", "height"))
+    if width and height and width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise DataError(f"{place}: {width} x {height} pixels are more than can be decoded safely. Leave it out.")
 
 
 def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
@@ -235,7 +250,7 @@ def merge_data(
     categories = [{**above[name], "id": identity} for name, identity in ids.items()]
     made: dict[str, Part] = {}
     origins: dict[str, list[Path]] = {}
-    for number, parts in enumerate(found, 1):
+    for place, parts in enumerate(found, 1):
         for split, part in parts.items():
             whole = made.setdefault(split, Part(part.file, part.folder, {}, [], [], categories))
             own = {category["id"]: ids[category["name"]] for category in part.categories}
@@ -243,7 +258,7 @@ def merge_data(
             for image in part.images:
                 name = clean_name(image.get("file_name"), f"{part.file}, image id {image['id']}")
                 renumbered[image["id"]] = len(whole.images) + 1
-                whole.images.append({**image, "id": len(whole.images) + 1, "file_name": f"{number}/{name}"})
+                whole.images.append({**image, "id": len(whole.images) + 1, "file_name": f"{place}/{name}"})
                 origins.setdefault(split, []).append(part.folder / name)
             for record in part.annotations:
                 changed = {"image_id": renumbered[record["image_id"]], "category_id": own[record["category_id"]]}

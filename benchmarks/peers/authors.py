@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfine_lib.config import ModelConfig, Recipe
+from dfine_lib.config import Recipe
 from dfine_lib.model.dfine import DFINE
 
 PACKAGE = "authors_src"  # what their `src` is called here

@@ -81,7 +81,9 @@ class Pictures:
             path = folder.joinpath(*parts[i:])
             if (ending := self._ending(path)) is not None:
                 stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PICTURES else name
-                return path.with_name(f"{Path(stem).name}{ending}"), stem + ending
+                found = path.with_name(f"{Path(stem).name}{ending}")
+                if found.is_file():  # no pipe, which would be waited for
+                    return found, stem + ending
         return None
 
     def _ending(self, path: Path) -> str | None:

@@ -17,7 +17,7 @@ from dfine_lib import __version__
 from dfine_lib.cli import compare, data, doctor, export, predict, recipes, training, weights
 
 GROUPS = (training, compare, predict, export, doctor, weights, data, recipes)
-USERS_ERROR, INTERRUPTED = 2, 130
+USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
 # What a person can put right about a file or a folder; any other OSError keeps its traceback.
 _ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
 _ABOUT_FILES |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 where `dfine doctor` has found errors, or an export is not what its weights are; 2 for what the caller can
-        put right, told on stderr without a traceback; 130 after Ctrl-C. Everything else leaves as the exception that
-        it is.
+        put right, told on stderr without a traceback; 130 after Ctrl-C, 141 where nobody reads on. Everything else
+        leaves as the exception that it is.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -39,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         status = arguments.call(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads what we print has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
+        raise
     except KeyboardInterrupt:
         print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
         return INTERRUPTED

@@ -76,6 +76,17 @@ def weights(tmp_path_factory) -> Path:
     return save_weights(path, model, data=DataConfig(image_size=64), category_names=names, category_ids=(1, 2, 3))
 
 
+def test_a_reader_who_has_seen_enough_gets_no_traceback():
+    command = f"{sys.executable} -u -m dfine_lib.cli recipes | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode in (0, 141)
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
 # ---- help, recipes --------------------------------------------------------------------------------------------------
 
 

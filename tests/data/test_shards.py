@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data_tools.shard import pack_data, shard_data
 from dfine_lib.config import Recipe
@@ -18,6 +19,7 @@ from dfine_lib.data import DataError, EvalLoader, TrainLoader, check_images, fin
 from dfine_lib.data.loader import SampleKey
 from dfine_lib.data.shards import SOURCE, STREAMS, ShardImages, eval_loader, is_sharded, read_shards, train_loader
 from tests.data.test_loader import equal, ids
+from tests.data_tools.planted_faults import enormous_header
 from tests.train.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
@@ -224,6 +226,24 @@ def test_an_index_that_names_anything_but_files_is_refused(broken, small, name, 
 
     assert "names are those of tar files" in broken(change, small)
     assert not (tmp_path / "HERE").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("bomb", "refused: Image size"), ("text", "no readable picture"), ("other", "is 8 x 8, the record")],
+)
+def test_a_picture_that_could_not_be_trained_on_is_not_packed(tmp_path, name, message):
+    data = write_folder(tmp_path / "data", images=3)
+    picture = data / "images/train/1.png"
+    if name == "bomb":
+        enormous_header(Image.new("L", (8, 8)), picture)
+    elif name == "text":
+        picture.write_text("<html>")
+    else:
+        Image.new("L", (8, 8)).save(picture)
+    with pytest.raises(DataError, match=message):
+        shard_data(data, tmp_path / "out", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def add(path: Path, member: tarfile.TarInfo, content: bytes = b"") -> None:

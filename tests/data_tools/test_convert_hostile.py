@@ -273,6 +273,17 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, read,
     refused(tmp_path, read, {}, "not a file")
 
 
+def test_a_pipe_in_place_of_a_picture_is_a_missing_picture(tmp_path):
+    images = [{"id": i, "file_name": f"{i}.png", "width": 20, "height": 10} for i in (1, 2)]
+    (tmp_path / "set/annotations").mkdir(parents=True)
+    (tmp_path / "set/images/train").mkdir(parents=True)
+    (tmp_path / "set/annotations/instances_train.json").write_text(coco(images=images))
+    Image.new("RGB", (20, 10)).save(tmp_path / "set/images/train/1.png")
+    os.mkfifo(tmp_path / "set/images/train/2.png")
+    result = convert(tmp_path / "set", tmp_path / "out", read="coco", options=Options(progress=False))
+    assert result.images == {"train": 1}
+
+
 def test_yaml_that_refers_to_itself_again_and_again_is_refused_at_once(tmp_path):
     rows = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)), "names: *a29"]
     refused(tmp_path, "yolo", {"data.yaml": "\n".join(rows), "a.txt": "0 .5 .5 .1 .1"}, "should be text, got list")

@@ -205,6 +205,13 @@ def test_what_cannot_be_done_is_told_and_leaves_nothing(tmp_path, call, message)
         (lambda c: c["annotations"][0].update(image_id=99), "annotation id 7: image_id 99"),
         (lambda c: c["annotations"][0].update(id=8), "duplicate annotation id 8"),
         (lambda c: c["categories"][0].update(name="b"), "a name of its own"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 2, float("inf"), 4]),
+            "id 7: a number of bbox is inf",
+        ),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**4000]), "annotation id 7: .* a huge integer"),
+        (lambda c: c["images"][0].update(width=50_000, height=50_000), "image id 0: 50000 x 50000 pixels"),
+        (lambda c: c["images"][0].update(width=float("inf")), "image id 0: width is inf"),
     ],
 )
 def test_an_unsound_source_is_refused(tmp_path, change, message):
