@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.pictures import bring
-from data_tools.convert.records import clean_name, inside, number, size_or_none, split_name
+from data_tools.convert.records import LARGEST, clean_name, inside, number, size_or_none, split_name
 from data_tools.stratify import divide
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import integers, read_json, records_of, unique
@@ -61,8 +61,9 @@ def read_part(file: Path, folder: Path) -> Part:
     for image in images:
         _check_size(file, image)
     for record in annotations:
-        if isinstance(record.get("bbox"), list):
-            for value in record["bbox"]:
+        box = record.get("bbox")
+        if isinstance(box, list) and not all(type(v) in (int, float) and -LARGEST <= v <= LARGEST for v in box):
+            for value in box:
                 number(value, f"{file}: annotation id {record['id']}", "a number of bbox")
     names = [category.get("name") for category in categories]
     if len(set(map(str, names))) < len(names) or not all(isinstance(name, str) and name for name in names):

@@ -27,6 +27,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     published_data.add_kinds(kinds)
     _add_shard(kinds)
     _add_pack(kinds)
+    _add_view(kinds)
 
 
 def _add_convert(kinds: argparse._SubParsersAction) -> None:
@@ -162,6 +163,21 @@ def _add_pack(kinds: argparse._SubParsersAction) -> None:
     pack.set_defaults(call=_pack, after_interrupt="")
 
 
+def _add_view(kinds: argparse._SubParsersAction) -> None:
+    view = kinds.add_parser(
+        "view",
+        help="pictures, boxes and predictions in the FiftyOne app",
+        description="Opens one split in the browser, on this machine only, until Ctrl-C or the page is closed. Needs "
+        "the extra fiftyone and its database; `dfine stats DATA --html page.html` needs neither.",
+        epilog="example: dfine data view my_set --predictions found.json",
+    )
+    view.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    view.add_argument("--split", default="val", choices=("train", "val"), help="default: val")
+    view.add_argument("--predictions", type=Path, metavar="FILE", help="of `dfine predict --json`, or COCO's results")
+    view.add_argument("--port", type=int, default=5151, metavar="N", help="default: 5151")
+    view.set_defaults(call=_view, after_interrupt="")
+
+
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="data folder, or one COCO file with --images")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
@@ -231,3 +247,10 @@ def _pack(arguments: argparse.Namespace) -> None:
     from data_tools.shard import pack_data
 
     print(pack_data(arguments.source, arguments.out))
+
+
+def _view(arguments: argparse.Namespace) -> None:
+    from data_tools.view import view
+
+    names = ("split", "predictions", "port")
+    print(view(arguments.source, **{name: getattr(arguments, name) for name in names}))
