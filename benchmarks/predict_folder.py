@@ -3,9 +3,9 @@
     python -m benchmarks.predict_folder [--model n320.onnx] [--images photos]
 
 The model alone: ONNX Runtime with its own settings, on pictures that lie ready in memory as float32. End to end: what
-`dfine predict FOLDER --json FILE` does, from the first picture opened to the last answer on disk. Loading the model is in
-neither. Without `--model` it is size n at 320 px with random weights, exported here; without `--images` 200 photographs
-of 640 x 480 are cut out of the two that scikit-learn brings, and saved as JPEG.
+`dfine predict FOLDER --json FILE` does, from the first picture opened to the last answer on disk. Loading the model is
+in neither. Without `--model` it is size n at 320 px with random weights, exported here; without `--images` 200
+photographs of 640 x 480 are cut out of the two that scikit-learn brings, and saved as JPEG.
 """
 
 from __future__ import annotations
@@ -51,12 +51,16 @@ def main() -> None:
             if options.only in case:
                 rows.append(
                     compare(
-                        lambda: end_to_end(predictor, folder, score, Path(scratch) / "found.json"),  # noqa: B023
+                        lambda: end_to_end(predictor, folder, score, Path(scratch) / "found.json"),
                         model_alone(model, folder, predictor.backend.image_hw, batch),
-                        turns=options.turns, what="dfine predict, a folder", case=case, unit="s",
-                        against="its model alone, ONNX Runtime", at_most=round(1 / LEAST_SHARE, 3),
+                        turns=options.turns,
+                        what="dfine predict, a folder",
+                        case=case,
+                        unit="s",
+                        against="its model alone, ONNX Runtime",
+                        at_most=round(1 / LEAST_SHARE, 3),
                         details={"images": count, "objects": OBJECTS, "checked": "an answer for every image"},
-                    )  # fmt: skip
+                    )
                 )
     if rows and not options.dry:
         record("predict_folder", rows, seed=SEED)

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from dfine_lib import __version__
-from dfine_lib.cli import compare, data, doctor, export, predict, recipes, training, weights
+from dfine_lib.cli import bench, compare, data, doctor, export, predict, recipes, training, weights
 
-GROUPS = (training, compare, predict, export, doctor, weights, data, recipes)
+GROUPS = (training, compare, predict, export, bench, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
 # What a person can put right about a file or a folder; any other OSError keeps its traceback.
 _ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export."
+        prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export, measure."
     )
     parser.add_argument("--version", action="version", version=f"dfine {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

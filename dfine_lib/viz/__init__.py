@@ -9,6 +9,7 @@ from dfine_lib.viz.distributions import edge_distributions, weighting_function_f
 from dfine_lib.viz.encoder import cell_influence, position_figure
 from dfine_lib.viz.evaluation import confusion, errors_by_kind, mistakes, precision_by_recall
 from dfine_lib.viz.gallery import distribution_gallery, first_and_last_layer, means_by_condition
+from dfine_lib.viz.latency import accuracy_by_latency
 from dfine_lib.viz.live_run import live_run, loss_by_kind
 from dfine_lib.viz.localization import distribution_by_step, query_weights, soft_label, softened_distributions
 from dfine_lib.viz.matching import matched_queries, matching_costs
@@ -29,6 +30,7 @@ from dfine_lib.viz.uncertainty import correlations, coverage, spread_by_blur
 __all__ = [
     "Picture",
     "ablation",
+    "accuracy_by_latency",
     "annotated_pictures",
     "ap_by_threshold",
     "attention_mask",

@@ -165,5 +165,17 @@ PLUMBING: dict[str, str] = {
     "Check": "one question of the gate",
     "GateReport": "all questions of the gate",
     "GateError": "nothing to hold an export against",
+    # What `dfine bench` measures.
+    "Cost": "parameters and FLOPs of a model, for `dfine bench`",
+    "Spread": "median and quartiles of repeated calls",
+    "Latency": "how fast one file is on one backend",
+    "BenchReport": "all that `dfine bench` measured",
+    "bench": "what `dfine bench` does; shown by experiments/deploy.ipynb",
+    "cost": "one model's counts beside the published ones",
+    "latency": "one backend timed, model only and end to end",
+    "repeated": "a call timed again and again",
+    "authors_latency": "the mean over a folder, as the authors time engines",
+    "known_ap": "the AP that stands beside a file",
+    "Peak": "growth of memory from here on",
     "report_path": "where the gate's report lies",
 }
