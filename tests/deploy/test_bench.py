@@ -19,7 +19,7 @@ from dfine_lib.viz import accuracy_by_latency
 WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
-@pytest.mark.parametrize("size", "nsmlx")
+@pytest.mark.parametrize("size", "nm")  # all five, and exactly: tests/evaluate/test_profile.py
 def test_counts_round_to_the_published_table(size):
     counted = cost(SIZES[size], size)
     assert counted.published == (round(counted.parameters / 1e6), round(counted.flops / 1e9))
