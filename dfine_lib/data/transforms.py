@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -12,6 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from dfine_lib.boxes import box_iou, box_xyxy_to_cxcywh
 from dfine_lib.config import DataConfig
+from dfine_lib.data.photometric import PhotometricDistortion, distort
 
 
 class Sample(NamedTuple):
@@ -34,8 +36,12 @@ def stretch(sample: Sample, image_hw: tuple[int, int]) -> Sample:
 
 def drop_small(sample: Sample, least_px: float = 1.0) -> Sample:
     """The sample without boxes that are narrower or lower than `least_px` pixels."""
-    keep = ((sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]) >= least_px).all(1)
-    return sample if bool(keep.all()) else Sample(sample.image, sample.labels[keep], sample.boxes_xyxy[keep])
+    return Sample(sample.image, *_without_small(sample.labels, sample.boxes_xyxy, least_px))
+
+
+def _without_small(labels: Tensor, boxes_xyxy: Tensor, least_px: float = 1.0) -> tuple[Tensor, Tensor]:
+    keep = ((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) >= least_px).all(1)
+    return (labels, boxes_xyxy) if bool(keep.all()) else (labels[keep], boxes_xyxy[keep])
 
 
 def normalised_cxcywh(sample: Sample) -> Tensor:
@@ -55,6 +61,19 @@ class IoUCrop(v2.RandomIoUCrop):
         """Place of the crop and which boxes have their centre inside; empty: leave the sample as it is."""
         boxes = next(item for item in flat_inputs if isinstance(item, tv_tensors.BoundingBoxes)).as_subclass(Tensor)
         height, width = next(item for item in flat_inputs if isinstance(item, tv_tensors.Image)).shape[-2:]
+        return self._draw(width, height, boxes)
+
+    def crop(self, frame: Frame, labels: Tensor, boxes_xyxy: Tensor) -> tuple[Frame, Tensor, Tensor]:
+        """A drawn part of the frame, with the boxes whose centre it holds, cut at its edges."""
+        drawn = self._draw(frame.width, frame.height, boxes_xyxy)
+        if not drawn:
+            return frame, labels, boxes_xyxy
+        left, top, width, height, inside = (drawn[k] for k in ("left", "top", "width", "height", "is_within_crop_area"))
+        start, end = torch.tensor([left, top] * 2), torch.tensor([width, height] * 2)
+        boxes_xyxy = torch.minimum((boxes_xyxy[inside] - start).clamp_(min=0), end)
+        return Frame(frame.left + left, frame.top + top, width, height), labels[inside], boxes_xyxy
+
+    def _draw(self, width: int, height: int, boxes: Tensor) -> dict[str, Any]:
         centres = 0.5 * (boxes[:, :2] + boxes[:, 2:])  # [G, 2]
         extent = torch.tensor([width, height])
         while True:  # ends: one option in seven is "leave it"
@@ -75,45 +94,117 @@ class IoUCrop(v2.RandomIoUCrop):
                 return dict(top=top, left=left, height=crop_height, width=crop_width, is_within_crop_area=inside[first])
 
 
+class Frame(NamedTuple):
+    """What becomes the picture, in pixels of the stored one; outside of that it is 0."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def stretch_frame(image: Tensor, frame: Frame, image_hw: tuple[int, int], *, flip: bool = False) -> Tensor:
+    """What padding, cropping, flipping and stretching would give one after the other, without what they throw away.
+
+    Stretching works along the rows, then along the columns. A row without a pixel of the picture is 0 before and after
+    the first, so only the others are stretched, and stand in columns of 0 for the second.
+
+    Args:
+        image: uint8 `[3, H, W]`, fastest with its channels last in memory.
+        frame: a part of the picture, or more than it.
+        image_hw: height and width of the result.
+        flip: mirror left and right.
+    """
+    height, width = image.shape[-2:]
+    left, top = max(0, frame.left), max(0, frame.top)
+    part = image[:, top : max(top, min(height, frame.top + frame.height))]
+    part = part[:, :, left : max(left, min(width, frame.left + frame.width))]
+    before, above = left - frame.left, top - frame.top
+    if flip:
+        part, before = part.flip(-1), frame.width - before - part.shape[-1]
+    if part.shape[-1] < frame.width:
+        part = _amid_zeros(part, (part.shape[-2], frame.width), above=0, before=before)
+    if part.shape[-2] < frame.height:
+        part = functional.resize_image(part, [part.shape[-2], image_hw[1]], antialias=True) if part.numel() else part
+        part = _amid_zeros(part, (frame.height, image_hw[1]), above=above, before=0)
+    if tuple(part.shape[-2:]) == image_hw:
+        return part
+    return functional.resize_image(_channels_last(part), list(image_hw), antialias=True)
+
+
+def _amid_zeros(part: Tensor, size_hw: tuple[int, int], *, above: int, before: int) -> Tensor:
+    rows = torch.zeros(*size_hw, 3, dtype=torch.uint8)
+    if part.numel():
+        rows[above : above + part.shape[-2], before : before + part.shape[-1]] = part.permute(1, 2, 0)
+    return rows.permute(2, 0, 1)
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
 class TrainTransform:
     """Augmentation of one training sample; draws from torch's global CPU generator.
 
     Stage 1: photometric distortion, zoom-out (filled with 0), IoU crop, flip, stretch. Stage 2: flip and stretch.
-    In both, boxes under 1 px are dropped before the flip and after the stretch, as in the published runs. A step of
-    probability 0 is not built.
+    In both, boxes under 1 px are dropped before the flip and after the stretch, as in the published runs. Nothing is
+    drawn for a step of probability 0.
+
+    Everything is drawn first. Of zoom-out, crop and flip only the frame is kept that they leave, and the picture is
+    stretched from there at once.
     """
 
     def __init__(self, data: DataConfig, *, strong: bool) -> None:
         self.image_hw = data.image_hw
-        self.steps: list[v2.Transform] = []
-        if strong and data.photometric > 0:
-            self.steps.append(v2.RandomPhotometricDistort(p=data.photometric))
-        if strong and data.zoom_out > 0:
-            self.steps.append(v2.RandomZoomOut(fill=0, p=data.zoom_out))
+        self.colours = PhotometricDistortion(data.photometric) if strong and data.photometric > 0 else None
+        self.zoom_out_probability = data.zoom_out if strong else 0.0
         self.crop = IoUCrop() if strong and data.iou_crop > 0 else None
         self.crop_probability = data.iou_crop
         self.flip_probability = data.flip
 
     def __call__(self, sample: Sample) -> Sample:
         """An augmented sample of the network's input size, uint8 `[3, H, W]`."""
-        if self.steps or self.crop:
-            sample = self._strong(sample)
-        sample = drop_small(sample)
-        if self.flip_probability > 0 and float(torch.rand(())) < self.flip_probability:
-            width = sample.image.shape[-1]
-            left, top, right, bottom = sample.boxes_xyxy.unbind(1)
-            flipped = torch.stack([width - right, top, width - left, bottom], dim=1)
-            sample = Sample(sample.image.flip(-1), sample.labels, flipped)
-        return drop_small(stretch(sample, self.image_hw))
+        image, labels, boxes_xyxy = sample
+        height, width = image.shape[-2:]
+        order = None
+        if self.colours:
+            changes = self.colours.draw(image)
+            image, order = distort(image, changes), changes.order
+        frame = Frame(0, 0, width, height)
+        if _happens(self.zoom_out_probability):
+            frame, boxes_xyxy = _zoomed_out(frame, boxes_xyxy)
+        if self.crop and len(boxes_xyxy) and _happens(self.crop_probability):  # no crop is without a box
+            frame, labels, boxes_xyxy = self.crop.crop(frame, labels, boxes_xyxy)
+        labels, boxes_xyxy = _without_small(labels, boxes_xyxy)
+        flip = _happens(self.flip_probability)
+        if flip:
+            left, top, right, bottom = boxes_xyxy.unbind(1)
+            boxes_xyxy = torch.stack([frame.width - right, top, frame.width - left, bottom], dim=1)
+        image = stretch_frame(image, frame, self.image_hw, flip=flip)
+        scale = torch.tensor([self.image_hw[1] / frame.width, self.image_hw[0] / frame.height] * 2)
+        return Sample(planes(image, order), *_without_small(labels, boxes_xyxy * scale))
 
-    def _strong(self, sample: Sample) -> Sample:
-        image = tv_tensors.Image(sample.image.contiguous())  # colour steps are faster plane by plane
-        boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=tuple(image.shape[-2:]))
-        for step in self.steps:
-            image, boxes = step(image, boxes)
-        if self.crop and len(boxes) and float(torch.rand(())) < self.crop_probability:  # no crop is without a box
-            image, boxes = self.crop(image, boxes)
-        return Sample(image.as_subclass(Tensor), sample.labels, boxes.as_subclass(Tensor))
+
+def planes(image: Tensor, order: tuple[int, ...] | None = None) -> Tensor:
+    """A picture channel by channel in memory, in that order of its channels; a copy."""
+    copy = np.empty(image.shape, np.uint8)  # numpy strides through bytes twice as fast
+    for channel, source in enumerate(order or range(3)):
+        copy[channel] = image[source].numpy()
+    return torch.from_numpy(copy)
+
+
+def _happens(probability: float) -> bool:
+    return probability > 0 and float(torch.rand(1)) < probability
+
+
+def _zoomed_out(frame: Frame, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[Frame, Tensor]:
+    """The frame up to `most` times as large, its old part anywhere in it; draws as torchvision's `RandomZoomOut`."""
+    factor = 1 + (most - 1) * torch.rand(1)
+    width, height = int(frame.width * factor), int(frame.height * factor)
+    place = torch.rand(2)
+    left, top = int((width - frame.width) * place[0]), int((height - frame.height) * place[1])
+    shifted = boxes_xyxy + torch.tensor([left, top] * 2, dtype=torch.float32)
+    return Frame(frame.left - left, frame.top - top, width, height), shifted
 
 
 class EvalTransform:

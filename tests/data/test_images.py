@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from dfine_lib.data import images
 from dfine_lib.data.coco import DataError, check_images, read_coco
 from dfine_lib.data.images import read_image, upright_size
 
@@ -66,6 +67,26 @@ def test_exif_of_a_jpeg_is_applied(tmp_path, orientation):
     save(tmp_path / "a.jpg", UNDO[orientation](picture()), orientation=orientation, quality=95, subsampling=0)
     # 10 of 255: what the compression changes; a wrong turn differs by 200.
     assert_close(read_image(tmp_path / "a.jpg"), as_tensor(picture()), rtol=0, atol=10)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}], ids=str)
+def test_pixels_of_a_jpeg_are_those_of_pil(tmp_path, options):
+    save(tmp_path / "a.jpg", picture(75, 101), **options)
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = as_tensor(np.array(image))
+    assert torch.equal(read_image(tmp_path / "a.jpg"), expected)
+    assert torch.equal(read_image("in an archive", (tmp_path / "a.jpg").read_bytes()), expected)
+
+
+@pytest.mark.parametrize("decoder", ["torchvision's", "PIL alone"])
+def test_a_jpeg_that_is_cut_off_is_refused_whoever_decodes(tmp_path, monkeypatch, decoder):
+    if decoder == "PIL alone":
+        monkeypatch.setattr(images, "decode_jpeg", None)
+    save(tmp_path / "a.jpg", noise(48, 64))
+    assert read_image(tmp_path / "a.jpg").shape == (3, 48, 64)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"a\.jpg.*truncated"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

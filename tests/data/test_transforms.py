@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from dfine_lib.config import DataConfig
 from dfine_lib.data.transforms import (
     EvalTransform,
+    Frame,
     IoUCrop,
     Sample,
     TrainTransform,
@@ -18,6 +20,7 @@ from dfine_lib.data.transforms import (
     multiscale_sizes,
     normalised_cxcywh,
     stretch,
+    stretch_frame,
 )
 
 
@@ -121,6 +124,48 @@ def test_probability_zero_leaves_nothing_but_the_stretch():
     assert torch.equal(torch.get_rng_state(), state)  # nothing drawn
     assert torch.equal(out.image, plain.image)
     assert torch.equal(out.boxes_xyxy, plain.boxes_xyxy)
+
+
+WHOLE_NUMBERS = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")  # torch stretches bytes as bytes there
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    place=st.tuples(st.integers(-60, 60), st.integers(-60, 60)),
+    size=st.tuples(st.integers(1, 150), st.integers(1, 150)),
+    flip=st.booleans(),
+)
+def test_stretching_a_frame_is_padding_cropping_flipping_and_stretching(place, size, flip):
+    image = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = image.permute(2, 0, 1)
+    padded = functional.pad(image, [200, 200, 200, 200])
+    want = functional.crop(padded, place[1] + 200, place[0] + 200, size[1], size[0])
+    want = want.flip(-1) if flip else want
+    want = functional.resize(want.clone(), [64, 96], antialias=True)
+    got = stretch_frame(image, Frame(*place, *size), (64, 96), flip=flip)
+    assert_close(got, want, rtol=0, atol=0 if WHOLE_NUMBERS else 1)
+
+
+def test_a_frame_beside_the_picture_is_black():
+    image = painted().image
+    for frame in (Frame(200, 0, 40, 30), Frame(0, -90, 40, 30), Frame(-300, -300, 10, 10)):
+        assert torch.equal(stretch_frame(image, frame, (64, 96)), torch.zeros(3, 64, 96, dtype=torch.uint8))
+
+
+def test_zooming_out_draws_and_places_as_torchvision():
+    sample = painted()
+    boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=(96, 128))
+    transform = TrainTransform(config(zoom_out=1.0), strong=True)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        image, moved = v2.RandomZoomOut(fill=0, p=1.0)(tv_tensors.Image(sample.image), boxes)
+        want = stretch(
+            Sample(image.as_subclass(torch.Tensor), sample.labels, moved.as_subclass(torch.Tensor)), (64, 96)
+        )
+        torch.manual_seed(seed)
+        out = transform(sample)
+        assert_close(out.image, want.image, rtol=0, atol=1)
+        assert_close(out.boxes_xyxy, drop_small(want).boxes_xyxy)
 
 
 def test_stage_2_only_flips_and_stretches():
