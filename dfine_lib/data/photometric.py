@@ -25,7 +25,7 @@ class Colours(NamedTuple):
 class PhotometricDistortion:
     """torchvision's `RandomPhotometricDistort`: its draws, in its order; each change with probability `p`.
 
-    Its pixels are cut off to whole numbers after every change, which darkens them by half a level of 255 each time; ours
+    Its pixels are cut off to whole numbers after every change, which darkens them by half a level of 255 each; ours
     are rounded to the nearest once, at the end.
     """
 

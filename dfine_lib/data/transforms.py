@@ -63,7 +63,7 @@ class IoUCrop(v2.RandomIoUCrop):
         height, width = next(item for item in flat_inputs if isinstance(item, tv_tensors.Image)).shape[-2:]
         return self._draw(width, height, boxes)
 
-    def crop(self, frame: Frame, labels: Tensor, boxes_xyxy: Tensor) -> tuple[Frame, Tensor, Tensor]:
+    def crop(self, frame: Cutout, labels: Tensor, boxes_xyxy: Tensor) -> tuple[Cutout, Tensor, Tensor]:
         """A drawn part of the frame, with the boxes whose centre it holds, cut at its edges."""
         drawn = self._draw(frame.width, frame.height, boxes_xyxy)
         if not drawn:
@@ -71,7 +71,7 @@ class IoUCrop(v2.RandomIoUCrop):
         left, top, width, height, inside = (drawn[k] for k in ("left", "top", "width", "height", "is_within_crop_area"))
         start, end = torch.tensor([left, top] * 2), torch.tensor([width, height] * 2)
         boxes_xyxy = torch.minimum((boxes_xyxy[inside] - start).clamp_(min=0), end)
-        return Frame(frame.left + left, frame.top + top, width, height), labels[inside], boxes_xyxy
+        return Cutout(frame.left + left, frame.top + top, width, height), labels[inside], boxes_xyxy
 
     def _draw(self, width: int, height: int, boxes: Tensor) -> dict[str, Any]:
         centres = 0.5 * (boxes[:, :2] + boxes[:, 2:])  # [G, 2]
@@ -94,7 +94,7 @@ class IoUCrop(v2.RandomIoUCrop):
                 return dict(top=top, left=left, height=crop_height, width=crop_width, is_within_crop_area=inside[first])
 
 
-class Frame(NamedTuple):
+class Cutout(NamedTuple):
     """What becomes the picture, in pixels of the stored one; outside of that it is 0."""
 
     left: int
@@ -103,7 +103,7 @@ class Frame(NamedTuple):
     height: int
 
 
-def stretch_frame(image: Tensor, frame: Frame, image_hw: tuple[int, int], *, flip: bool = False) -> Tensor:
+def stretch_frame(image: Tensor, frame: Cutout, image_hw: tuple[int, int], *, flip: bool = False) -> Tensor:
     """What padding, cropping, flipping and stretching would give one after the other, without what they throw away.
 
     Stretching works along the rows, then along the columns. A row without a pixel of the picture is 0 before and after
@@ -170,7 +170,7 @@ class TrainTransform:
         if self.colours:
             changes = self.colours.draw(image)
             image, order = distort(image, changes), changes.order
-        frame = Frame(0, 0, width, height)
+        frame = Cutout(0, 0, width, height)
         if _happens(self.zoom_out_probability):
             frame, boxes_xyxy = _zoomed_out(frame, boxes_xyxy)
         if self.crop and len(boxes_xyxy) and _happens(self.crop_probability):  # no crop is without a box
@@ -197,14 +197,14 @@ def _happens(probability: float) -> bool:
     return probability > 0 and float(torch.rand(1)) < probability
 
 
-def _zoomed_out(frame: Frame, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[Frame, Tensor]:
+def _zoomed_out(frame: Cutout, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[Cutout, Tensor]:
     """The frame up to `most` times as large, its old part anywhere in it; draws as torchvision's `RandomZoomOut`."""
     factor = 1 + (most - 1) * torch.rand(1)
     width, height = int(frame.width * factor), int(frame.height * factor)
     place = torch.rand(2)
     left, top = int((width - frame.width) * place[0]), int((height - frame.height) * place[1])
     shifted = boxes_xyxy + torch.tensor([left, top] * 2, dtype=torch.float32)
-    return Frame(frame.left - left, frame.top - top, width, height), shifted
+    return Cutout(frame.left - left, frame.top - top, width, height), shifted
 
 
 class EvalTransform:

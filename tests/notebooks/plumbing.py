@@ -9,7 +9,7 @@ PLUMBING: dict[str, str] = {
     "to_tensor": "pixels of a picture as a tensor",
     "exif_orientation": "how a camera was held, from the header of its picture",
     "keep_freed_memory": "a worker keeps the few megabytes that it asks for again and again",
-    "Frame": "what becomes the picture, in pixels of the stored one",
+    "Cutout": "what becomes the picture, in pixels of the stored one",
     "stretch_frame": "lesson 03's padding, cropping, flipping and stretching, in one",
     "planes": "a picture channel by channel, in any order of its channels",
     "Colours": "the photometric changes drawn for one picture",
