@@ -159,7 +159,6 @@ PLUMBING: dict[str, str] = {
     "predict_files": "what `dfine predict` does",
     "Summary": "what `dfine predict` prints",
     "RawDetector": "the model without post-processing, as it is exported",
-    "least_side": "the smallest images that give a token for every query",
     "HalfLinear": "a linear layer in 16 bits",
     "InFloat16": "a part of the model in 16 bits",
     "InFloat32": "a part of the model that stays in 32 bits",
