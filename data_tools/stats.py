@@ -5,6 +5,7 @@ Reads as the doctor does: what is faulty is left out here and told by `dfine doc
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from data_tools.doctor.reading import Split, locate, read_split
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError, read_image
 from dfine_lib.data.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
+from dfine_lib.recipes import get_recipe
 
 CELLS = 40  # of the map of centres, along each side
 SMALL_PX, MEDIUM_PX = 32, 96  # COCO's limits, sides in pixels of the original picture
@@ -38,6 +40,7 @@ class SplitStatistics:
     small_medium_large: tuple[int, int, int]  # COCO's limits, by the area of the box
     per_class: np.ndarray  # int64 [C]
     sides_px: np.ndarray  # float64 [M], geometric mean of width and height at the input size
+    anchors: np.ndarray  # int64 [M], anchors whose centre lies in the box
     centres: np.ndarray  # int64 [40, 40], rows from top to bottom
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,6 +54,12 @@ class SplitStatistics:
             "median_image": dict(zip(("width", "height"), self.image_sides)),
             "by_area": dict(zip(("small", "medium", "large"), self.small_medium_large)),
             "side_px": dict(zip(("p5", "p50", "p95"), np.percentile(self.sides_px, (5, 50, 95)).round(2).tolist()))
+            if some
+            else None,
+            "anchors": {
+                "objects_without": int((self.anchors == 0).sum()),
+                **dict(zip(("p5", "p50", "p95"), np.percentile(self.anchors, (5, 50, 95)).tolist())),
+            }
             if some
             else None,
         }
@@ -79,17 +88,42 @@ class Statistics:
         }
 
 
-def statistics(data: Path | str, *, image_size: int = 640) -> Statistics:
+def anchors_inside(boxes_xyxy: np.ndarray, image_size: int, feat_strides: Sequence[int]) -> np.ndarray:
+    """How many anchors of D-FINE have their centre in each box: one a cell of each map, those at the rim not counted.
+
+    Encoder queries are chosen among the anchors; an object without any is found from beside it, if at all.
+
+    Args:
+        boxes_xyxy: `[M, 4]`, 0..1 of the picture.
+        image_size: side of the input.
+        feat_strides: pixels per cell of each map.
+
+    Returns:
+        int64 `[M]`, summed over the maps.
+    """
+    found = np.zeros(len(boxes_xyxy), np.int64)
+    for stride in feat_strides:
+        cells = math.ceil(image_size / stride)
+        centres = (np.arange(cells) + 0.5) / cells
+        centres = centres[(centres > 0.01) & (centres < 0.99)]  # as `make_anchors` takes them
+        first, last = (np.searchsorted(centres, boxes_xyxy[:, side], side="left") for side in ((0, 1), (2, 3)))
+        found += (last - first).clip(0).prod(1)
+    return found
+
+
+def statistics(data: Path | str, *, image_size: int = 640, recipe: str = "n_custom") -> Statistics:
     """Read both splits and count; no picture is opened.
 
     Args:
         data: what `find_split` understands; one split is enough.
         image_size: side of the network's input that sizes of objects are told at.
+        recipe: whose maps hold the anchors.
 
     Raises:
         DataError: there is nothing to read.
-        ValueError: `image_size` not positive.
+        ValueError: `image_size` not positive, or an unknown recipe.
     """
+    feat_strides = get_recipe(recipe).model.feat_strides
     if image_size < 1:
         raise ValueError(f"image_size must be positive, got {image_size}")
     data, found, lost = Path(data), [], []
@@ -103,7 +137,11 @@ def statistics(data: Path | str, *, image_size: int = 640) -> Statistics:
         raise DataError("\n".join(lost))
     names = list(dict.fromkeys(_name(split, i) for split in found for i in range(len(split.categories))))
     return Statistics(
-        data, image_size, tuple(names), tuple(_count(one, names, image_size) for one in found), tuple(found)
+        data,
+        image_size,
+        tuple(names),
+        tuple(_count(one, names, image_size, feat_strides) for one in found),
+        tuple(found),
     )
 
 
@@ -131,7 +169,7 @@ def _name(split: Split, category: int) -> str:
     return name_of(split, category) or f"class_{split.category_keys[category]}"
 
 
-def _count(split: Split, names: Sequence[str], image_size: int) -> SplitStatistics:
+def _count(split: Split, names: Sequence[str], image_size: int, feat_strides: Sequence[int]) -> SplitStatistics:
     rows = targets(split)
     rows = rows[split.category_of[rows] >= 0]
     boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
@@ -139,6 +177,7 @@ def _count(split: Split, names: Sequence[str], image_size: int) -> SplitStatisti
     place = {name: i for i, name in enumerate(names)}
     label_of = np.array([place[_name(split, i)] for i in range(len(split.categories))], np.int64)
     centres = (boxes[:, :2] + boxes[:, 2:] / 2) / sizes
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / np.tile(sizes, 2)
     across, down = (centres.clip(0, 1 - 1e-9) * CELLS).astype(np.int64).T if len(rows) else np.zeros((2, 0), np.int64)
     sides = np.sqrt(boxes[:, 2:].prod(1))
     sized = split.sizes_wh[np.isfinite(split.sizes_wh).all(1)]
@@ -160,6 +199,7 @@ def _count(split: Split, names: Sequence[str], image_size: int) -> SplitStatisti
         ),
         per_class=np.bincount(label_of[split.category_of[rows]], minlength=len(names)),
         sides_px=image_size * np.sqrt((boxes[:, 2:] / sizes).prod(1)),
+        anchors=anchors_inside(corners, image_size, feat_strides),
         centres=np.bincount(down * CELLS + across, minlength=CELLS * CELLS).reshape(CELLS, CELLS),
     )
 
@@ -217,6 +257,7 @@ def write_statistics_page(found: Statistics, path: Path | str, *, pictures: int 
             ("Classes", viz.boxes_by_class({split.name: split.per_class for split in full}, found.names)),
             ("Sizes", viz.object_sizes({split.name: split.sides_px for split in full}, image_size=found.image_size,
                                        marks_px=marks)),
+            ("Anchors", viz.anchors_in_objects({split.name: split.anchors for split in full})),
             ("Places", viz.where_objects_lie({split.name: split.centres for split in full})),
         ]  # fmt: skip
     if pictures and (chosen := some_pictures(found, count=pictures, seed=seed)):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dfine_lib.cli import published_data
+from dfine_lib.cli.doctor import add_stats
 
 FROM = ("voc", "yolo", "crowdhuman", "objects365", "labelme", "cvat", "openimages", "createml", "csv", "coco")
 
@@ -28,6 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_shard(kinds)
     _add_pack(kinds)
     _add_view(kinds)
+    add_stats(kinds, "dfine data stats")
 
 
 def _add_convert(kinds: argparse._SubParsersAction) -> None:

@@ -10,23 +10,7 @@ FOUND_ERRORS = 1
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what looks at a data set before a run."""
-    stats = commands.add_parser(
-        "stats",
-        help="what a data set holds: classes, sizes of objects, where they lie, a page of pictures",
-        epilog="example: dfine stats my_set --image-size 320 --html stats.html",
-    )
-    stats.add_argument("data", type=Path, metavar="DATA", help="folder, or a JSON file that names the paths")
-    stats.add_argument("--image-size", type=int, default=640, metavar="S", help="side of the input (default: 640)")
-    stats.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
-    stats.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with figures")
-    stats.add_argument("--pictures", type=int, default=9, metavar="N", help="on the page, at random (default: 9)")
-    stats.add_argument("--seed", type=int, default=0, metavar="N", help="which pictures (default: 0)")
-    stats.add_argument(
-        "--repeat-threshold", type=float, metavar="T",
-        help="also tell what `dfine train --repeat-threshold T` would draw: the length of an epoch, factors by class",
-    )  # fmt: skip
-    stats.set_defaults(call=_stats, after_interrupt="")
-
+    add_stats(commands, "dfine stats")
     doctor = commands.add_parser(
         "doctor",
         help="find what would ruin a run on a data set, and mend a copy of it",
@@ -46,6 +30,27 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     doctor.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with pictures")
     doctor.add_argument("--checks", action="store_true", help="list all checks too")
     doctor.set_defaults(call=_doctor, after_interrupt="")
+
+
+def add_stats(commands: argparse._SubParsersAction, name: str) -> None:
+    """Add what counts; it is `dfine stats` and `dfine data stats`."""
+    stats = commands.add_parser(
+        "stats",
+        help="what a data set holds: classes, sizes of objects, where they lie, a page of pictures",
+        epilog=f"example: {name} my_set --image-size 320 --html stats.html",
+    )
+    stats.add_argument("data", type=Path, metavar="DATA", help="folder, or a JSON file that names the paths")
+    stats.add_argument("--image-size", type=int, default=640, metavar="S", help="side of the input (default: 640)")
+    stats.add_argument("--recipe", default="n_custom", metavar="NAME", help="whose anchors are counted (n_custom)")
+    stats.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+    stats.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with figures")
+    stats.add_argument("--pictures", type=int, default=9, metavar="N", help="on the page, at random (default: 9)")
+    stats.add_argument("--seed", type=int, default=0, metavar="N", help="which pictures (default: 0)")
+    stats.add_argument(
+        "--repeat-threshold", type=float, metavar="T",
+        help="also tell what `dfine train --repeat-threshold T` would draw: the length of an epoch, factors by class",
+    )  # fmt: skip
+    stats.set_defaults(call=_stats, after_interrupt="")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -78,12 +83,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _stats(arguments: argparse.Namespace) -> None:
     from data_tools.stats import repeats, statistics, write_statistics_page
 
-    found = statistics(arguments.data, image_size=arguments.image_size)
+    found = statistics(arguments.data, image_size=arguments.image_size, recipe=arguments.recipe)
     for split in found.splits:
         mean, median, most = split.objects_an_image
         small, medium, large = split.small_medium_large
         print(f"{split.name}: {split.images:,} images, {split.images_without_boxes:,} without boxes")
         print(f"  {split.boxes:,} boxes: {small:,} small, {medium:,} medium, {large:,} large")
+        print(f"  {(split.anchors == 0).sum():,} without an anchor inside, at {found.image_size} px")
         print(f"  objects an image: mean {mean:g}, median {median:g}, most {most}")
     width = max(map(len, found.names), default=0)
     order = sorted(range(len(found.names)), key=lambda i: -found.splits[0].per_class[i])

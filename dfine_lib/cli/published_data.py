@@ -28,7 +28,7 @@ def _add_download(kinds: argparse._SubParsersAction) -> None:
         help="fetch COCO, Objects365 or CrowdHuman from where their authors put them",
         description="Says how large the set is and what its authors ask, then fetches, checks and unpacks it. Stopped "
         "or cut, the same command goes on. With --from nothing is downloaded.",
-        epilog="example: dfine data download coco COCO2017      (20 GB; --splits val: 1 GB)",
+        epilog="example: dfine data download coco COCO2017 --splits val",
     )
     download.add_argument("set", metavar="SET", help="coco, objects365 or crowdhuman")
     download.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to go on with")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import signal
 
 from dfine_lib.recipes import RECIPES, flat, get_recipe, parent_of
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what lists the recipes."""
-    recipes = commands.add_parser("recipes", help="list the recipes, or tell one as a difference from its parent")
+    recipes = commands.add_parser(
+        "recipes",
+        help="list the recipes, or tell one as a difference from its parent",
+        epilog="example: dfine recipes x_obj2coco",
+    )
     recipes.add_argument("name", nargs="?", metavar="NAME")
     recipes.set_defaults(call=_recipes, after_interrupt="")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `dfine recipes | head` ends quietly
     if arguments.name:
         recipe = get_recipe(arguments.name)
         parent = parent_of(recipe)

@@ -91,7 +91,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_settings(evaluate, any_field=False)
     evaluate.set_defaults(call=_evaluate, after_interrupt="")
 
-    result = commands.add_parser("result", help="what came out of a run: AP, and where its files lie")
+    result = commands.add_parser(
+        "result",
+        help="what came out of a run: AP, and where its files lie",
+        epilog="example: dfine result runs/n_custom",
+    )
     result.add_argument("run", type=Path, metavar="DIR", help="the run's folder")
     result.set_defaults(call=_result, after_interrupt="")
 

@@ -3,7 +3,13 @@
 from dfine_lib.viz.average_precision import ap_by_threshold, judged_boxes, precision_recall
 from dfine_lib.viz.backbone import receptive_fields, strongest_channels
 from dfine_lib.viz.compare import ablation, published_beside_ours, runs_compared
-from dfine_lib.viz.data_set import annotated_pictures, boxes_by_class, object_sizes, where_objects_lie
+from dfine_lib.viz.data_set import (
+    anchors_in_objects,
+    annotated_pictures,
+    boxes_by_class,
+    object_sizes,
+    where_objects_lie,
+)
 from dfine_lib.viz.deployment import folded_kernels, operation_counts
 from dfine_lib.viz.distributions import edge_distributions, weighting_function_figure
 from dfine_lib.viz.encoder import cell_influence, position_figure
@@ -31,6 +37,7 @@ __all__ = [
     "Picture",
     "ablation",
     "accuracy_by_latency",
+    "anchors_in_objects",
     "annotated_pictures",
     "ap_by_threshold",
     "attention_mask",

@@ -103,6 +103,43 @@ def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapp
 
 
 @styled
+def anchors_in_objects(counts: Mapping[str, Any]) -> Picture:
+    """Share of the objects by how many anchors have their centre inside, on bars that double in width.
+
+    Args:
+        counts: anchors inside each object `[M]`, by split.
+
+    Raises:
+        ValueError: no object.
+    """
+    columns = {split: as_array(values) for split, values in counts.items() if len(values)}
+    if not columns:
+        raise ValueError("no object to draw")
+    starts = np.array([0, 1, 2, 3, 5, 9, 17, 33, 65, 257, 1025])
+    names = [str(a) if a + 1 == b else f"{a}-{b - 1}" for a, b in zip(starts, starts[1:])] + ["more"]
+    told = "; ".join(
+        f"{split}: none in {(values == 0).mean():.1%}, median {np.median(values):.0f}"
+        for split, values in columns.items()
+    )
+    picture = new_picture(8.5, 3.4, f"Anchors inside each object. {told}.")
+    axes = picture.subplots()
+    width = 0.8 / len(columns)
+    for number, (split, values) in enumerate(columns.items()):
+        shares = np.bincount(np.searchsorted(starts, values, side="right") - 1, minlength=len(starts)) / len(values)
+        place = np.arange(len(starts)) + (number - (len(columns) - 1) / 2) * width
+        axes.bar(
+            place, 100 * shares, width=width, color=_COLOURS[number % 2], label=f"{split}, {len(values):,} objects"
+        )
+    axes.set_xticks(np.arange(len(starts)), names)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("anchors whose centre lies in the object")
+    axes.set_ylabel("% of the objects")
+    axes.set_title("which objects have anchors of their own")
+    axes.legend(loc="upper right")
+    return picture
+
+
+@styled
 def where_objects_lie(density: Mapping[str, Any]) -> Picture:
     """Heat map of box centres over the picture, brighter where more lie; one map for each split.
 

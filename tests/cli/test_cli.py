@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,6 +76,22 @@ def weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "three.safetensors"
     names = ("bird", "cat", "dog")
     return save_weights(path, model, data=DataConfig(image_size=64), category_names=names, category_ids=(1, 2, 3))
+
+
+def leaves(parser: argparse.ArgumentParser, name: str = "dfine") -> dict[str, argparse.ArgumentParser]:
+    """Every command under its whole name."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    found = [leaves(one, f"{name} {word}") for group in groups for word, one in group.choices.items()]
+    return {word: one for part in found for word, one in part.items()} or {name: parser}
+
+
+@pytest.mark.parametrize("name", leaves(cli._parser()))
+def test_the_help_of_every_command_ends_with_an_example_that_is_one(name):
+    parser = leaves(cli._parser())[name]
+    example = (parser.epilog or "").partition("xample: ")[2]
+    assert example.startswith(name), f"{name} --help has no example"
+    words = shlex.split(example.partition(" && ")[0])[1:]
+    assert cli._parser().parse_args(words).call is parser.get_default("call")
 
 
 def test_a_reader_who_has_seen_enough_gets_no_traceback():

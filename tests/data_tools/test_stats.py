@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.stats import some_pictures, statistics
+from data_tools.stats import anchors_inside, some_pictures, statistics
 from dfine_lib import cli
 from dfine_lib.data.images import DataError
 
@@ -50,6 +50,19 @@ def test_numbers_worked_out_by_hand(folder):
     assert (val.boxes, val.per_class.tolist()) == (1, [1, 0])
 
 
+def test_anchors_inside_worked_out_by_hand_and_as_the_decoder_makes_them():
+    from dfine_lib.model.decoder import make_anchors
+
+    whole, left, middle = [0, 0, 1, 1], [0, 0, 0.5, 1], [0.5, 0.5, 0.5, 0.5]
+    assert anchors_inside(np.array([whole, left, middle]), 128, (16, 32)).tolist() == [64 + 16, 32 + 8, 0]
+    boxes = np.random.default_rng(0).random((50, 4)) * 0.6
+    boxes[:, 2:] += boxes[:, :2]
+    anchors, valid = make_anchors([(80, 80), (40, 40), (20, 20)])
+    x, y = anchors[0, valid[0, :, 0], :2].sigmoid().double().numpy().T
+    inside = (boxes[:, 0, None] <= x) & (x < boxes[:, 2, None]) & (boxes[:, 1, None] <= y) & (y < boxes[:, 3, None])
+    assert anchors_inside(boxes, 640, (8, 16, 32)).tolist() == inside.sum(1).tolist()
+
+
 def test_classes_are_joined_by_name_where_the_splits_number_them_differently(folder):
     file = folder / "annotations" / "instances_val.json"
     content = json.loads(file.read_text())
@@ -76,7 +89,7 @@ def test_the_command_prints_writes_numbers_and_a_page_of_its_own(folder, tmp_pat
     assert "train: 3 images, 1 without boxes" in told and "nut   train 4, val 1" in told
     found = json.loads(numbers.read_text())
     assert found["image_size"] == 320 and found["per_class"]["bolt"] == {"train": 1, "val": 0}
-    assert page.read_text().count("data:image/png;base64,") == 4
+    assert page.read_text().count("data:image/png;base64,") == 5
 
 
 def test_a_folder_without_any_box_still_has_a_page(folder, tmp_path):

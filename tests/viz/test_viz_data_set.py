@@ -53,3 +53,12 @@ def test_what_cannot_be_drawn_is_refused():
         viz.annotated_pictures({}, [])
     with pytest.raises(ValueError, match="label 3"):
         viz.annotated_pictures({"a": (np.zeros((3, 9, 9)), [[1, 1, 2, 2]], [3])}, ["cat"])
+
+
+def test_objects_are_counted_by_their_anchors():
+    picture = viz.anchors_in_objects({"train": [0, 0, 1, 2, 4, 2000], "val": []})
+    assert "train: none in 33.3%, median 2" in picture.alt_text
+    heights = [bar.get_height() for bar in picture.axes[0].patches]
+    assert [round(h, 1) for h in heights] == [33.3, 16.7, 16.7, 16.7, 0, 0, 0, 0, 0, 0, 16.7]
+    with pytest.raises(ValueError, match="no object"):
+        viz.anchors_in_objects({"train": []})
