@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def anchors_in_objects(counts: Mapping[str, Any]) -> Picture:
     if not columns:
         raise ValueError("no object to draw")
     starts = np.array([0, 1, 2, 3, 5, 9, 17, 33, 65, 257, 1025])
-    names = [str(a) if a + 1 == b else f"{a}-{b - 1}" for a, b in zip(starts, starts[1:])] + ["more"]
+    names = [str(a) if a + 1 == b else f"{a}-{b - 1}" for a, b in pairwise(starts)] + ["more"]
     told = "; ".join(
         f"{split}: none in {(values == 0).mean():.1%}, median {np.median(values):.0f}"
         for split, values in columns.items()
