@@ -175,8 +175,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def time_step() -> dict[str, float]:
     """Seconds of the processor that a kernel takes to be started, and that an image's matching takes.
 
-    The first from forward and backward passes of many layers on eight numbers each: starting is all that there is to do,
-    as for the processor beside a GPU.
+    The first from forward and backward passes of many layers on eight numbers each: starting is all that there is to
+    do, as for the processor beside a GPU.
     """
     with one_thread():
         layers = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU()) for _ in range(100)))

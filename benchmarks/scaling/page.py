@@ -63,7 +63,8 @@ def _head(costs: Costs) -> str:
         "on a CPU (operations and bytes do not depend on the machine), what GPUs, links and disks do is *stated* by "
         "their makers, and the rest is arithmetic (`scaling/prediction.py`). How good that arithmetic is stands in two "
         "places: beside [runs of one and two processes on this CPU](#held-against-runs-on-this-cpu), and beside "
-        "[what others report](#held-against-what-others-report), who are slower. Memory comes out close; a time is what "
+        "[what others report](#held-against-what-others-report), who are slower. Memory comes out close; a "
+        "time is what "
         "the machine allows, **the least to expect**: read the tables for what stops first and what changes with size "
         "and number, and measure one epoch before you plan with a time.\n\n"
         + "\n".join(
@@ -139,9 +140,11 @@ def _here(costs: Costs) -> str:
     one, two = check["processor"]["1"], check["processor"]["2"]
     return (
         "## Held against runs on this CPU\n\n"
-        f"`dfine train` on 32 pictures of BCCD, batch {BATCH}, fp32, one thread a process, no workers; the second epoch "
+        f"`dfine train` on 32 pictures of BCCD, batch {BATCH}, fp32, one thread a process, no workers; the "
+        f"second epoch "
         "counts. Predicted by the same formula, with the same shares of the peak as for GPUs, from the table above and "
-        "this processor's own peaks, measured with one and with two processes at work: a convolution of 128 channels at "
+        "this processor's own peaks, measured with one and with two processes at work: a convolution of 128 "
+        "channels at "
         f"{one['flops'] / 1e9:.0f} and {two['flops'] / 1e9:.0f} GFLOP/s a process, a copy at "
         f"{one['bandwidth'] / GB:.1f} and {two['bandwidth'] / GB:.1f} GB/s, gloo's all-reduce at "
         f"{two['exchange'] / GB:.2f} GB/s. Nothing is fitted to the runs.\n\n" + _table(rows) + "\n\n"
@@ -178,7 +181,8 @@ def _reported(costs: Costs) -> str:
     return (
         "## Held against what others report\n\n"
         "Their code, their machines, their words: neither run nor verified by us, and their disks and processors are "
-        "not known. A prediction is what a machine allows at its best. The reports are slower by the ratios below; runs "
+        "not known. A prediction is what a machine allows at its best. The reports are slower by the ratios "
+        "below; runs "
         "that wait for disk, workers or the interpreter would be. Only their memory can be compared one to one.\n\n"
         + _table(rows)
     )
@@ -296,10 +300,13 @@ def _billion(costs: Costs) -> str:
         "A billion images: the GPUs are not the first thing that stops. (1) **One JSON file of annotations** is more "
         "than a machine can read into memory, and the packed index is made from it: it must be made in parts (not "
         "written yet). Opened, it is mapped from disk and shared by all processes of a machine. (2) **One file an "
-        "image** is a billion entries of a file system: `dfine data shard` writes tars of some thousand pictures, which "
-        "webdataset reads from end to end, from disks or a bucket. (3) **The plan of an epoch**, which single files need "
+        "image** is a billion entries of a file system: `dfine data shard` writes tars of some thousand "
+        "pictures, which "
+        "webdataset reads from end to end, from disks or a bucket. (3) **The plan of an epoch**, which "
+        "single files need "
         "in every process, does not fit; shards need the order of shards only, and 8 bytes an image to find its boxes. "
-        "(4) A recipe: nobody has published one for a billion images; an epoch or less of Objects365's is where to begin."
+        "(4) A recipe: nobody has published one for a billion images; an epoch or less of Objects365's is "
+        "where to begin."
         "\n\nNothing of this size was run: the largest index measured has 1.7 million images, made up "
         "(`benchmarks/results`)."
     )
