@@ -1,6 +1,6 @@
 """How long the division of Objects365 takes at full size, beside a program that tests membership in lists.
 
-    python benchmarks/objects365_remap.py [--images 2000000] [--boxes 25000000] [--folder /tmp/o365] [--out FILE.json]
+    python -m benchmarks.objects365_remap [--images 2000000] [--boxes 25000000] [--folder /tmp/o365]
 
 Generates files in the published layout (4 % of the images are validation, of which a sixteenth stays, as 5,000 of
 80,000 do), divides them with `dfine data objects365 remap` in a process of its own, and with lists at an eighth and a
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import shutil
 import subprocess
@@ -21,6 +20,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.ratio import ROOT, Row, record, show_row
 
 VALIDATION, KEPT = 0.04, 1 / 16  # shares: of all images, of validation
 PIECES = [  # what stands between the ids of a box
@@ -95,7 +96,7 @@ def in_a_process(*words: str | Path) -> tuple[float, float, str]:
     start = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     done = subprocess.run([sys.executable, *map(str, words)], check=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+                          stderr=subprocess.DEVNULL, text=True, cwd=ROOT)  # fmt: skip
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return time.perf_counter() - start, max(before, most) / 2**20, done.stdout.strip()
 
@@ -119,7 +120,9 @@ def compare(folder: Path, images: int, boxes: int, same: bool) -> dict:
     made = generate(folder / "set", images, boxes)
     keep = round(made["val"] * KEPT)
     result = {**made, "keep": keep, "ours": ours(folder / "set", folder / "ours", keep)}
-    seconds, memory, told = in_a_process(__file__, "--lists", folder / "set", folder / "lists", str(keep))
+    seconds, memory, told = in_a_process(
+        "-m", "benchmarks.objects365_remap", "--lists", folder / "set", folder / "lists", str(keep)
+    )
     result["lists"] = {"seconds": seconds, "memory_gb": memory, **json.loads(told)}
     if same:
         result["equal"] = equal(folder / "ours", folder / "lists")
@@ -132,7 +135,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2_000_000)
     parser.add_argument("--boxes", type=int, default=25_000_000)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/objects365_remap"), help="for what is generated")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/objects365_remap.json"))
+    parser.add_argument("--dry", action="store_true", help="measure and print, record nothing")
     parser.add_argument("--only-generate", action="store_true", help="the files of full size, for a later call")
     parser.add_argument("--lists", nargs=3, metavar=("SET", "OUT", "KEEP"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -142,9 +145,6 @@ def main() -> None:
     if options.only_generate:
         print(generate(options.folder / "full", options.images, options.boxes))
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    result = {"command": " ".join(["python", *sys.argv]), "commit": commit, "seed": 0, "machine": platform.processor()
-              or platform.machine(), "python": platform.python_version()}  # fmt: skip
     # Memory is that of the largest process so far, so ours at full size comes before the lists.
     made = generate(options.folder / "full", options.images, options.boxes)
     full = {**made, "ours": ours(options.folder / "full", options.folder / "full_out", round(made["val"] * KEPT))}
@@ -152,12 +152,22 @@ def main() -> None:
     shutil.rmtree(options.folder)
     small = [compare(options.folder, options.images // part, options.boxes // part, part == 16) for part in (16, 8)]
     last = small[-1]["lists"]
-    full["lists_extrapolated"] = 8 * (last["read"] + last["write"]) + 64 * last["membership"]
-    full["times_faster"] = full["lists_extrapolated"] / full["ours"]["seconds"]
-    result |= {"full": full, "where_both_finish": small}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    extrapolated = 8 * (last["read"] + last["write"]) + 64 * last["membership"]
+    ratio = full["ours"]["seconds"] / extrapolated
+    case = f"{options.images:,} images, {options.boxes:,} boxes, {made['bytes'] / 1e9:.1f} GB"
+    rows = [
+        Row(
+            what="dfine data objects365 remap", case=case, against="lists of ids, carried on from an eighth",
+            ours=full["ours"]["seconds"], theirs=extrapolated, ratio=ratio, middle_half=(ratio, ratio), turns=1,
+            at_most=0.05, details={"full": full, "where_both_finish": small},
+        ),
+        Row(what="dfine data objects365 remap, memory", case=case, against="", ours=full["ours"]["memory_gb"],
+            unit="GB", at_most=6),
+    ]  # fmt: skip
+    for row in rows:
+        show_row(row)
+    if not options.dry:
+        record("objects365_remap", rows)
 
 
 if __name__ == "__main__":

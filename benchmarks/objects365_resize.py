@@ -1,30 +1,27 @@
 """Pictures a second of `dfine data objects365 resize`, beside one thread of Pillow; and how far levels move.
 
-    python benchmarks/objects365_resize.py [--pictures 400] [--photographs ../shared/data/coco_free] [--out FILE.json]
+    python -m benchmarks.objects365_resize [--pictures 400] [--photographs ../shared/data/coco_free]
 
 Speed: JPEGs of 1,200 x 800 and 2,600 x 1,733 pixels, made by enlarging noise, to 640. Pillow's Lanczos in one thread
 opens, resizes and saves; ours does all of its work, annotation file included, with a thread a core. Both in this
-process, in turn, the best of three. Levels: real photographs shrunk to a quarter, against Pillow's whole decoding and
+process, by turns. Levels: real photographs shrunk to a quarter, against Pillow's whole decoding and
 Lanczos, before saving; beside it what saving with quality 75 itself does.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
+from benchmarks.ratio import ROOT, Row, arguments, compare, record
 from data_tools.objects365 import resize
 from data_tools.objects365.shrink import QUALITY, SPARE, shrunk_pixels, target_size
 
@@ -70,18 +67,18 @@ def ours(folder: Path, out: Path) -> float:
     return time.perf_counter() - start
 
 
-def speed(pictures: int, width: int, height: int) -> dict[str, float]:
-    """Best of three, in turn."""
+def speed(pictures: int, width: int, height: int, turns: int, found: dict) -> Row:
+    """Seconds for all pictures, by turns."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "set"
+        folder, count = Path(place) / "set", itertools.count()
         make(folder, pictures, width, height)
-        seconds = {"pillow": [], "ours": []}
-        for i in range(3):
-            seconds["pillow"].append(with_pillow(folder, Path(place) / f"pillow{i}"))
-            seconds["ours"].append(ours(folder, Path(place) / f"ours{i}"))
-    rates = {name: pictures / min(times) for name, times in seconds.items()}
-    return {"width": width, "height": height, "pictures": pictures, "images_per_second": rates,
-            "times_faster": rates["ours"] / rates["pillow"]}  # fmt: skip
+        return compare(
+            lambda: ours(folder, Path(place) / f"ours{next(count)}"),
+            lambda: with_pillow(folder, Path(place) / f"pillow{next(count)}"),
+            turns=turns, what="dfine data objects365 resize", case=f"{pictures} JPEGs of {width} x {height} px",
+            against="Pillow's Lanczos in one thread", at_most=0.333 if width == 1200 else None,
+            details={"cores": os.cpu_count(), "levels": found},
+        )  # fmt: skip
 
 
 def levels(photographs: Path) -> dict[str, dict[str, float]]:
@@ -110,20 +107,15 @@ def levels(photographs: Path) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = arguments(__doc__, turns=3)
     parser.add_argument("--pictures", type=int, default=400)
-    parser.add_argument("--photographs", type=Path, default=Path("../shared/data/coco_free"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/objects365_resize.json"))
+    parser.add_argument("--photographs", type=Path, default=ROOT.parent / "shared/data/coco_free")
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    result = {
-        "command": " ".join(["python", *sys.argv]), "commit": commit, "seed": 0, "cores": os.cpu_count(),
-        "device": f"cpu, {platform.machine()}", "torch": torch.__version__, "levels": levels(options.photographs),
-        "speed": [speed(options.pictures, 1200, 800), speed(options.pictures // 4, 2600, 1733)],
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    found = levels(options.photographs)
+    sizes = [(options.pictures, 1200, 800), (options.pictures // 4, 2600, 1733)]
+    rows = [speed(*size, options.turns, found) for size in sizes if options.only in str(size)]
+    if not options.dry:
+        record("objects365_resize", rows)
 
 
 if __name__ == "__main__":
