@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,11 +179,18 @@ class _Training:
         large = LargeFile(file, progress=progress)
         ids: dict[str, list[np.ndarray]] = {"images": [], "annotations": []}
         categories: dict[int, str] = {}
-        for records in large.records():
-            if records.key == "categories":
-                categories |= _categories(records)
-            else:
-                ids[records.key].append(records.integers("id"))
+        with ThreadPoolExecutor(1) as beside:  # numpy lets the next records be found meanwhile
+            waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
+            for records in large.records():
+                if records.key == "categories":
+                    categories |= _categories(records)
+                    continue
+                waiting.append((records.key, beside.submit(records.integers, "id")))
+                if len(waiting) > 4:
+                    key, numbers = waiting.popleft()
+                    ids[key].append(numbers.result())
+            for key, numbers in waiting:
+                ids[key].append(numbers.result())
         if differing := [
             i for i in categories.keys() | val.categories.keys() if categories.get(i) != val.categories.get(i)
         ]:

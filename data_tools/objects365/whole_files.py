@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -23,8 +24,9 @@ class FileInOrder:
         self._progress = progress
 
     def __enter__(self) -> FileInOrder:
-        self._stream = self.part.open("ab")
-        self.had = self._stream.tell()
+        self.part.touch()
+        self._stream = self.part.open("r+b")  # not "ab": files are not copied into those by the system
+        self.had = self._stream.seek(0, os.SEEK_END)
         self._bar = tqdm(
             desc=f"writing {self.place.name}", unit="B", unit_scale=True, leave=False, dynamic_ncols=True, delay=2.0,
             disable=not self._progress,
@@ -72,11 +74,30 @@ class FileInOrder:
             stream.seek(begin + known)
             left = end - begin - known
             while left:
-                data = stream.read(min(left, _BLOCK))
-                if not data:
-                    raise DataError(f"{source}: has become shorter while it was read.")
-                self.write(data)
-                left -= len(data)
+                count = self._copied_by_the_system(stream, min(left, _BLOCK))
+                if not count:
+                    data = stream.read(min(left, _BLOCK))
+                    if not data:
+                        raise DataError(f"{source}: has become shorter while it was read.")
+                    self.write(data)
+                    count = len(data)
+                left -= count
+
+    def _copied_by_the_system(self, stream: BinaryIO, count: int) -> int:
+        """Bytes copied without passing through here, which takes a fifth of the time; 0 where that is not known."""
+        if not hasattr(os, "copy_file_range"):
+            return 0
+        self._stream.flush()
+        here = stream.tell()
+        try:
+            count = os.copy_file_range(stream.fileno(), self._stream.fileno(), count, here, self._stream.tell())
+        except OSError:  # two file systems, or one that cannot
+            return 0
+        stream.seek(here + count)
+        self._stream.seek(count, os.SEEK_CUR)
+        self.at += count
+        self._bar.update(count)
+        return count
 
 
 def remove_quietly(path: Path) -> None:
