@@ -1,4 +1,4 @@
-"""JupyterLab on a copy of the notebooks, and a headless Chromium to look at it with."""
+"""JupyterLab on a copy of the notebooks; the browser that looks at it is in tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -19,17 +19,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-FLAGS = [
-    "--no-sandbox",  # tests run as root in containers
-    "--disable-gpu",
-    # The rest keeps the browser from calling its maker.
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass(frozen=True)
@@ -108,15 +97,3 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, as the system has it; nothing is downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()

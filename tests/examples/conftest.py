@@ -1,4 +1,4 @@
-"""What the examples are tried on: a browser, an exported detector, a picture of what it knows."""
+"""What the examples are tried on: a page in a browser, a picture of what the detector knows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-from tests.browser.conftest import browser  # noqa: F401 (a fixture)
-from tests.deploy.conftest import exported  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -29,7 +26,7 @@ def picture(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def page(browser):  # noqa: F811
+def page(browser):
     """A page that must end without a word in its console."""
     opened = browser.new_page()
     errors: list[str] = []
