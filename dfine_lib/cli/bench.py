@@ -38,7 +38,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from dfine_lib.cli.predict import image_size_of
     from dfine_lib.deploy.backends import open_backend
-    from dfine_lib.deploy.bench import authors_latency, bench
+    from dfine_lib.deploy.bench import bench
+    from dfine_lib.deploy.timing import authors_latency
 
     if arguments.as_authors and arguments.images is None:
         raise ValueError("--as-authors needs --images: the folder of COCO's val2017, say")

@@ -13,8 +13,9 @@ import pytest
 from dfine_lib import cli
 from dfine_lib.config import SIZES
 from dfine_lib.deploy.backends import Backend
-from dfine_lib.deploy.bench import Peak, authors_latency, bench, cost, known_ap, latency, repeated
+from dfine_lib.deploy.bench import bench, known_ap
 from dfine_lib.deploy.sources import SourceError
+from dfine_lib.deploy.timing import Peak, authors_latency, cost, latency, repeated
 from dfine_lib.viz import accuracy_by_latency
 
 WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
@@ -57,7 +58,7 @@ def photographs() -> list[Path]:
 
 
 def test_end_to_end_is_the_model_and_the_pictures(monkeypatch):
-    monkeypatch.setattr("dfine_lib.deploy.bench.Predictor", type("P", (), {"of": lambda backend: Streams()}))
+    monkeypatch.setattr("dfine_lib.deploy.timing.Predictor", type("P", (), {"of": lambda backend: Streams()}))
     fields = latency(sleeper(20), photographs(), 2, seconds=0.1)
     assert 20 <= fields["model_only"].median < fields["end_to_end"].median
     assert fields["images_per_second"] == pytest.approx(2000 / fields["model_only"].median)

@@ -182,6 +182,7 @@ PLUMBING: dict[str, str] = {
     "bench": "what `dfine bench` does; shown by experiments/deploy.ipynb",
     "latency": "one backend timed, model only and end to end",
     "authors_latency": "the mean over a folder, as the authors time engines",
+    "picture_files": "the files that speed is measured on",
     "known_ap": "the AP that stands beside a file",
     "Peak": "growth of memory from here on",
     "report_path": "where the gate's report lies",
