@@ -1,4 +1,4 @@
-"""The twelve COCO numbers, by faster-coco-eval (equal to pycocotools)."""
+"""The twelve COCO numbers, equal to those of pycocotools."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
 from torch import nn
 from tqdm.auto import tqdm
 
 from dfine_lib.data.coco_json import read_json
+from dfine_lib.evaluate.coco_matching import Found, Objects
+from dfine_lib.evaluate.coco_precision import Scores, countable, score
 from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
 from dfine_lib.model.compilation import or_eager
 
 logger = logging.getLogger(__name__)
-_BOXES_AT_ONCE = 100_000  # detections that the library holds as dictionaries at a time, about 1.5 kB each
 
 
 @dataclass(frozen=True)
@@ -57,33 +57,12 @@ class CocoMetrics:
         return cls(**numbers, per_class={name: _or_nan(ap) for name, ap in values["per_class"].items()})
 
 
-class _Boxes(NamedTuple):
-    """Detections of many images, as columns."""
-
-    image_ids: np.ndarray  # int64 [K]
-    category_ids: np.ndarray  # int64 [K]
-    xywh: np.ndarray  # float64 [K, 4] pixels
-    scores: np.ndarray  # float64 [K]
-
-    def take(self, which: np.ndarray) -> _Boxes:
-        """Those of a mask or of indices."""
-        return _Boxes(*(column[which] for column in self))
-
-    def as_annotations(self) -> list[dict[str, Any]]:
-        """The library takes a dictionary per box; they live only while it runs."""
-        columns = (column.tolist() for column in (*self, self.xywh[:, 2] * self.xywh[:, 3]))
-        return [
-            {"id": n, "image_id": image, "category_id": category, "bbox": box, "score": score, "area": area}
-            for n, (image, category, box, score, area) in enumerate(zip(*columns, strict=True), start=1)
-        ]
-
-
 class CocoEvaluator:
     """Collects detections image by image, then scores them against a COCO file.
 
     The ground truth is the untouched file: crowd regions swallow detections, boxes are not clamped. A file without
-    `area` or `iscrowd` gets width * height and 0. Annotations are renumbered, so that an annotation id of 0 counts:
-    pycocotools takes such an object for unmatched, whatever is found there.
+    `area` or `iscrowd` gets width * height and 0. Ids of annotations are not read: pycocotools takes an object with
+    id 0 for unmatched, whatever is found there.
     """
 
     def __init__(
@@ -106,24 +85,27 @@ class CocoEvaluator:
         for key in ("images", "annotations"):
             if key not in data:
                 raise ValueError(f"{name}: no {key!r} in this COCO file")
-        annotations = [_annotation(number, a, name) for number, a in enumerate(data["annotations"], start=1)]
-        categories = data.get("categories") or [{"id": i} for i in sorted({a["category_id"] for a in annotations})]
+        truths = [_annotation(a, name) for a in data["annotations"]]
+        categories = data.get("categories") or [{"id": i} for i in sorted({t[1] for t in truths})]
         self._names = {int(c["id"]): str(c.get("name", c["id"])) for c in categories}
-        self._images = [{"id": image["id"]} for image in data["images"]]
-        known = {image["id"] for image in self._images}
-        self._scored_images = known if image_ids is None else {int(i) for i in image_ids}
-        if not self._scored_images <= known:
-            raise ValueError(f"{name}: no image with id {sorted(self._scored_images - known)[:5]}")
-        self.category_ids = np.asarray(sorted(self._names) if category_ids is None else category_ids, dtype=np.int64)
-        categories = [{"id": i, "name": n} for i, n in self._names.items()]
-        self._ground_truth = COCO({"images": self._images, "annotations": annotations, "categories": categories})
-        self._known = known
+        self._class_ids = sorted(self._names)
+        self._image_ids = sorted({image["id"] for image in data["images"]})
+        self._place = {image_id: place for place, image_id in enumerate(self._image_ids)}
+        scored = self._image_ids if image_ids is None else sorted({int(i) for i in image_ids})
+        unknown = [i for i in scored if i not in self._place]
+        if unknown:
+            raise ValueError(f"{name}: no image with id {unknown[:5]}")
+        self._scored = np.array([self._place[i] for i in scored], dtype=np.int64)
+        classes = {category_id: place for place, category_id in enumerate(self._class_ids)}
+        self._objects = _columns(truths, self._place, classes)
+        self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
+        self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int32)
         self.reset()
 
     def reset(self) -> None:
         """Forget all detections."""
-        self._seen: set[int] = set()
-        self._parts: list[_Boxes] = []
+        self._seen: set[int] = set()  # places of images
+        self._parts: list[Found] = []
 
     def add(self, image_ids: Iterable[int] | torch.Tensor, detections: Sequence[Detections]) -> None:
         """Take in the detections of some images. An image that was seen before is left as it is: samplers pad.
@@ -131,24 +113,25 @@ class CocoEvaluator:
         Raises:
             ValueError: an image id that the file does not have, a label outside 0..C-1, or lists of unequal length.
         """
-        ids = [int(i) for i in image_ids]
+        ids = image_ids.tolist() if isinstance(image_ids, torch.Tensor) else [int(i) for i in image_ids]
         if len(ids) != len(detections):
             raise ValueError(f"{len(ids)} image ids for {len(detections)} lists of detections")
         for image_id, found in zip(ids, detections, strict=True):
-            if image_id not in self._known:
+            if image_id not in self._place:
                 raise ValueError(f"image id {image_id} is not in the ground truth")
-            if image_id in self._seen:
+            place = self._place[image_id]
+            if place in self._seen:
                 continue
-            labels = np.asarray(found.labels.cpu() if isinstance(found.labels, torch.Tensor) else found.labels)
+            labels = _array(found.labels)
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.category_ids):
                 raise ValueError(
                     f"image id {image_id}: labels {labels.min()} to {labels.max()} for {len(self.category_ids)} classes"
                 )
-            xyxy = _float64(found.boxes_xyxy).reshape(-1, 4)
-            xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
-            self._seen.add(image_id)
-            ids_of_boxes = np.full(len(labels), image_id, dtype=np.int64)
-            self._parts.append(_Boxes(ids_of_boxes, self.category_ids[labels], xywh, _float64(found.scores)))
+            self._seen.add(place)
+            if len(labels):
+                images = np.full(len(labels), place, dtype=np.int32)
+                boxes, scores = _array(found.boxes_xyxy).reshape(-1, 4), _array(found.scores)
+                self._parts.append(Found(images, self._class_of_label[labels], boxes, scores))
 
     def gather(self) -> None:
         """Exchange detections between all ranks, so that each holds all. Collective: every rank calls it.
@@ -161,38 +144,35 @@ class CocoEvaluator:
         torch.distributed.all_gather_object(everyone, (sorted(self._seen), tuple(self._stacked())))
         self.reset()
         for seen, columns in everyone:
-            boxes = _Boxes(*columns)
-            self._parts.append(boxes.take(np.isin(boxes.image_ids, [i for i in seen if i not in self._seen])))
+            found = Found(*columns)
+            self._parts.append(found.take(np.isin(found.images, [i for i in seen if i not in self._seen])))
             self._seen.update(seen)
 
     def metrics(self) -> CocoMetrics:
         """Score what was added. Images without detections count as missed."""
-        ids = sorted(self._names)
-        if not ids:
+        if not self._class_ids:
             return CocoMetrics(*[math.nan] * 12)
-        precision, recall = self._scores()  # [10 IoUs, 101 recalls, C, 4 areas, 3 limits], [10 IoUs, C, 4 areas, 3]
-        by_id = {i: _mean(precision[:, :, k, 0, -1]) for k, i in enumerate(ids)}
+        precision, recall, recall_of_few = self._scores()
+        by_id = {i: _mean(precision[:, :, k, 0]) for k, i in enumerate(self._class_ids)}
         return CocoMetrics(
-            *(_mean(precision[iou, :, :, 0, -1]) for iou in (slice(None), 0, 5)),
-            *(_mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)),
-            *(_mean(recall[:, :, 0, limit]) for limit in (0, 1, 2)),
-            *(_mean(recall[:, :, area, -1]) for area in (1, 2, 3)),
+            *(_mean(precision[iou, :, :, 0]) for iou in (slice(None), 0, 5)),
+            *(_mean(precision[:, :, :, area]) for area in (1, 2, 3)),
+            *(_mean(recall_of_few[:, :, few]) for few in (0, 1)),
+            *(_mean(recall[:, :, area]) for area in (0, 1, 2, 3)),
             per_class={name: by_id[i] for i, name in self._names.items()},
         )
 
     @property
     def class_names(self) -> list[str]:
         """Of the file's categories, by rising id: what the labels in `by_image` mean."""
-        return [self._names[i] for i in sorted(self._names)]
+        return [self._names[i] for i in self._class_ids]
 
     def precision(self) -> np.ndarray:
         """Precision `[10, 101, C]` at IoU 0.50, 0.55, …, 0.95, at recall 0, 0.01, …, 1, of each class.
 
         Interpolated as COCO does: the best precision at that recall or a higher one. NaN for a class without objects.
         """
-        if not self._names:
-            return np.zeros((10, 101, 0))
-        precision = self._scores()[0][:, :, :, 0, -1]
+        precision = self._scores().precision[:, :, :, 0]
         return np.where(precision < 0, np.nan, precision)
 
     def by_image(self) -> list[ImageBoxes]:
@@ -200,68 +180,52 @@ class CocoEvaluator:
 
         Labels are places in `class_names`; detections of a category that the file lacks are left out.
         """
-        ids = np.array(sorted(self._names))
-        boxes = self._countable()
-        boxes = boxes.take(np.isin(boxes.category_ids, ids))
-        boxes = boxes.take(np.argsort(-boxes.scores, kind="stable"))
-        boxes = boxes.take(np.argsort(boxes.image_ids, kind="stable"))
-        images = sorted(self._scored_images)
-        start = np.searchsorted(boxes.image_ids, images, side="left")
-        end = np.searchsorted(boxes.image_ids, images, side="right")
-        truths = [self._ground_truth.imgToAnns.get(image_id, []) for image_id in images]
-        parts = [boxes.take(np.arange(first, last)) for first, last in zip(start, end, strict=True)]
-        return [
-            ImageBoxes(
-                image_id=image_id,
-                truth_labels=np.searchsorted(ids, [a["category_id"] for a in truth]).astype(np.int64),
-                truth_boxes_xyxy=_to_xyxy(np.array([a["bbox"] for a in truth], dtype=np.float64).reshape(-1, 4)),
-                truth_iscrowd=np.array([bool(a["iscrowd"]) for a in truth], dtype=bool),
-                labels=np.searchsorted(ids, own.category_ids).astype(np.int64),
-                boxes_xyxy=_to_xyxy(own.xywh),
-                scores=own.scores,
-            )
-            for image_id, truth, own in zip(images, truths, parts, strict=True)
-        ]
+        objects, found = self._objects, self._sound()
+        by_score = countable(found, len(self._class_ids)).by_score
+        found = found.take(by_score[np.argsort(found.images[by_score], kind="stable")])
+        objects = objects.take(np.argsort(objects.images, kind="stable"))
+        of_found, of_objects = _stretches(found.images, self._scored), _stretches(objects.images, self._scored)
+        images = []
+        for place, mine, there in zip(self._scored.tolist(), of_found, of_objects, strict=True):
+            xywh = objects.boxes_xywh[there]
+            images.append(ImageBoxes(
+                image_id=self._image_ids[place],
+                truth_labels=objects.classes[there],
+                truth_boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+                truth_iscrowd=objects.iscrowd[there],
+                labels=found.classes[mine].astype(np.int64),
+                boxes_xyxy=found.boxes_xyxy[mine].astype(np.float64),
+                scores=found.scores[mine].astype(np.float64),
+            ))  # fmt: skip
+        return images
 
-    def _scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """As `_score`, of all classes. They are independent of each other: scored some at a time, memory is bounded."""
-        found, ids = self._countable(), sorted(self._names)
-        counts = np.array([(found.category_ids == i).sum() for i in ids])
-        chunk = np.cumsum(counts) // _BOXES_AT_ONCE
-        parts = [self._score(found, [i for i, c in zip(ids, chunk, strict=True) if c == k]) for k in np.unique(chunk)]
-        return np.concatenate([p for p, _ in parts], axis=2), np.concatenate([r for _, r in parts], axis=1)
+    def _scores(self) -> Scores:
+        """Of the scored images; classes by rising id."""
+        objects = self._objects
+        objects = objects.take(np.isin(objects.images, self._scored))
+        return score(objects, self._sound(), len(self._class_ids))
 
-    def _score(self, found: _Boxes, category_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """COCO's precision `[10, 101, C, 4, 3]` and recall `[10, C, 4, 3]` of these classes; -1 is not measured."""
-        own = COCO()
-        own.dataset = {
-            "images": self._images,
-            "annotations": found.take(np.isin(found.category_ids, category_ids)).as_annotations(),
-        }
-        own.createIndex()
-        run = COCOeval_faster(self._ground_truth, own, iouType="bbox", print_function=logger.debug)
-        run.params.imgIds, run.params.catIds = sorted(self._scored_images), category_ids
-        run.evaluate()
-        run.accumulate()
-        return run.eval["precision"], run.eval["recall"]
+    def _sound(self) -> Found:
+        """Finite detections in scored images, of the file's classes; images rising."""
+        found = self._stacked()
+        finite = np.isfinite(found.boxes_xyxy).all(1) & np.isfinite(found.scores)
+        if not finite.all():
+            logger.warning("left out %d detections with a score or a box that is not finite", (~finite).sum())
+        wanted = np.zeros(len(self._image_ids), bool)
+        wanted[self._scored] = True
+        kept = finite & (found.classes >= 0) & wanted[found.images]
+        found = found if kept.all() else found.take(kept)
+        if (np.diff(found.images) < 0).any():
+            found = found.take(np.argsort(found.images, kind="stable"))
+        return found
 
-    def _countable(self) -> _Boxes:
-        """Finite detections, of each image and class the best 100: COCO looks at no more."""
-        boxes = self._stacked()
-        sound = np.isfinite(boxes.xywh).all(1) & np.isfinite(boxes.scores)
-        if not sound.all():
-            logger.warning("left out %d detections with a score or a box that is not finite", (~sound).sum())
-            boxes = boxes.take(sound)
-        order = np.lexsort((-boxes.scores, boxes.category_ids, boxes.image_ids))  # stable: ties stay in their order
-        groups = np.stack([boxes.image_ids, boxes.category_ids])[:, order]
-        is_first = np.r_[True, (np.diff(groups) != 0).any(0)] if len(order) else np.zeros(0, bool)
-        start = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
-        kept = order[np.arange(len(order)) - start < 100]
-        return boxes.take(np.sort(kept))
-
-    def _stacked(self) -> _Boxes:
-        empty = _Boxes(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
-        return _Boxes(*map(np.concatenate, zip(empty, *self._parts, strict=True)))
+    def _stacked(self) -> Found:
+        """All detections as they came; from now on kept as one part."""
+        if not self._parts:
+            return Found(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4), np.float32), np.zeros(0))
+        if len(self._parts) > 1:
+            self._parts = [Found(*map(np.concatenate, zip(*self._parts, strict=True)))]
+        return self._parts[0]
 
 
 def evaluate_model(
@@ -317,8 +281,11 @@ def _read(annotation_file: str | os.PathLike[str] | dict[str, Any]) -> tuple[dic
     return read_json(Path(annotation_file)), str(annotation_file)
 
 
-def _annotation(number: int, annotation: dict[str, Any], name: str) -> dict[str, Any]:
-    """What scoring reads of one annotation, under a number from 1."""
+_Truth = tuple[int, int, list[float], float, bool]  # image id, category id, xywh, area, iscrowd
+
+
+def _annotation(annotation: dict[str, Any], name: str) -> _Truth:
+    """What scoring reads of one annotation."""
     missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
     if missing:
         raise ValueError(f"{name}: annotation id {annotation.get('id', '(none)')} has no {missing[0]!r}")
@@ -329,22 +296,28 @@ def _annotation(number: int, annotation: dict[str, Any], name: str) -> dict[str,
     except (TypeError, ValueError) as error:
         identity = annotation.get("id", "(none)")
         raise ValueError(f"{name}: annotation id {identity}: 'area' should be a number, got {area!r}") from error
-    return {
-        "id": number,
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": box,
-        "area": area,
-        "iscrowd": int(annotation.get("iscrowd") or 0),
-    }
+    return annotation["image_id"], annotation["category_id"], box, area, bool(int(annotation.get("iscrowd") or 0))
 
 
-def _float64(values: Any) -> np.ndarray:
-    return np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
+def _columns(truths: list[_Truth], images: dict[int, int], classes: dict[int, int]) -> Objects:
+    """Those of known images and classes, by place."""
+    known = [(images[i], classes[c], *rest) for i, c, *rest in truths if i in images and c in classes]
+    places, labels, boxes, areas, iscrowd = zip(*known, strict=True) if known else ((),) * 5
+    return Objects(
+        np.array(places, np.int64), np.array(labels, np.int64), np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(areas, np.float64), np.array(iscrowd, bool),
+    )  # fmt: skip
 
 
-def _to_xyxy(xywh: np.ndarray) -> np.ndarray:
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+def _array(values: Any) -> np.ndarray:
+    """A copy of its own: what was handed in may change, or belong to a larger tensor."""
+    return values.cpu().numpy().copy() if isinstance(values, torch.Tensor) else np.array(values)
+
+
+def _stretches(rising: np.ndarray, values: np.ndarray) -> list[slice]:
+    """Where each value stands in a rising column."""
+    ends = (np.searchsorted(rising, values, side=side).tolist() for side in ("left", "right"))
+    return [slice(*pair) for pair in zip(*ends, strict=True)]
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import mask
 from tqdm.auto import tqdm
 
+from dfine_lib.evaluate.coco_matching import overlaps, to_xywh
 from dfine_lib.evaluate.postprocess import ImageBoxes
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
@@ -290,10 +290,8 @@ def _match(overlap: np.ndarray, least: float) -> np.ndarray:
 
 def _overlaps(image: ImageBoxes) -> tuple[np.ndarray, np.ndarray]:
     """IoU with the objects that are no crowds `[K, G]`; the share of each detection inside a crowd region, `[K, R]`."""
-    crowd, found, there = image.truth_iscrowd, _xywh(image.boxes_xyxy), _xywh(image.truth_boxes_xyxy)
-    overlap = np.zeros((len(found), len(there)))
-    if overlap.size:  # COCO's own: exactly what AP is measured with
-        overlap = np.asarray(mask.iou(found, there, crowd.astype(int).tolist()))
+    crowd, found, there = image.truth_iscrowd, to_xywh(image.boxes_xyxy), to_xywh(image.truth_boxes_xyxy)
+    overlap = overlaps(found[:, None], there[None], crowd)  # COCO's own: exactly what AP is measured with
     return overlap[:, ~crowd], overlap[:, crowd]
 
 
@@ -330,7 +328,3 @@ def _ap(scores: np.ndarray, right: np.ndarray, objects: int) -> float:
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(recall, _RECALLS, side="left")
     return float(np.append(precision, 0.0)[at].mean())
-
-
-def _xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dfine_lib.evaluate import CocoEvaluator, CocoMetrics, Detections, coco_ap, evaluate_model
+from dfine_lib.evaluate import CocoEvaluator, CocoMetrics, Detections, coco_matching, evaluate_model
 
 EVAL_PAIRS = Path(__file__).parents[3] / "shared" / "data" / "eval_pairs"
 NUMBERS = [
@@ -160,7 +160,7 @@ def test_the_numbers_are_those_of_pycocotools_and_their_order_does_not_matter(ro
     np.testing.assert_allclose(numbers(score(truth, found, category_ids)), want, rtol=0, atol=1e-12)
     backwards = dict(reversed(found.items()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coco_ap, "_BOXES_AT_ONCE", 3)  # classes one or two at a time
+        patch.setattr(coco_matching, "_AT_ONCE", 3)  # pairs of boxes some at a time
         np.testing.assert_allclose(numbers(score(truth, backwards, category_ids)), want, rtol=0, atol=1e-12)
 
 

@@ -39,6 +39,14 @@ PLUMBING: dict[str, str] = {
     "read_packed": "opens it again without reading it",
     "write_atomically": "a file that appears whole or not at all",
     "process_lock": "one process at a time in a folder",
+    # Lesson 40's average precision for all images, classes, thresholds and sizes at once.
+    "Objects": "annotated objects of many images, as columns",
+    "Matches": "detections that took an object, a bit for each threshold and size",
+    "rank_in_group": "how sure a detection is among those of its image and class",
+    "to_xywh": "corners to left, top, width, height in double precision, as COCO rounds them",
+    "Scores": "tables of precision and recall by class",
+    "Order": "the order in which detections count",
+    "countable": "the best hundred of an image and class",
     # What functions hand on, and the errors that they raise.
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "Weights": "a state dict and what its file says of it",
