@@ -79,6 +79,8 @@ def _by_split(source: Path, split: str) -> dict[str, Path]:
             "itself, and the folder of its pictures with --images."
         )
     order = {"train": 0, "val": 1, "test": 2}
+    if len(found) == 1 and not found.keys() & order.keys():  # CVAT's instances_default.json
+        return {split: next(iter(found.values()))}
     return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 3), item[0])))
 
 

@@ -21,7 +21,7 @@ from data_tools.convert.new_folder import check_out, new_folder
 from data_tools.convert.objects365 import read_objects365
 from data_tools.convert.openimages import read_openimages
 from data_tools.convert.pictures import Pictures, UnreadablePicture, bring
-from data_tools.convert.records import Box, Category, Picture, Source, split_name
+from data_tools.convert.records import Box, Category, Picture, Source, leaves, split_name
 from data_tools.convert.tables import read_categories
 from data_tools.convert.voc import Corners, VocWriter, read_voc
 from data_tools.convert.yolo import YoloWriter, read_yolo
@@ -170,6 +170,10 @@ class _Conversion:
     def _one(self, picture: Picture) -> None:
         for reason, place in picture.dropped:
             self._note(self.result.dropped, reason, place)
+        name = picture.file_name.replace("\\", "/")
+        if picture.may_be_path and self.options.images is not None and leaves(name):
+            self._note(self.result.changed, "folders left off the picture's name", f"{picture.place}: {name[:200]}")
+            picture.file_name = name.rpartition("/")[2]
         path, fault = self.pictures.find(picture)
         change = None
         if fault is None:

@@ -4,7 +4,7 @@
 |---|---|
 | picture | filename, file_name, file, image, image_path, path, image_name, image_id |
 | class | class, label, category, name, class_name, label_name |
-| edges | xmin ymin xmax ymax; x1 y1 x2 y2; left top right bottom |
+| edges | xmin ymin xmax ymax; x_min y_min x_max y_max; x1 y1 x2 y2; left top right bottom |
 | or | x y w h; x y width height; left top width height; bbox_x bbox_y bbox_width bbox_height |
 | size of the picture | width height (with edges); image_width image_height |
 | split | split, subset, set |
@@ -24,7 +24,10 @@ from dfine_lib.data.images import DataError
 
 PICTURE = ("filename", "file_name", "file", "image", "image_path", "path", "image_name", "image_id")
 CLASS = ("class", "label", "category", "name", "class_name", "label_name")
-EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
+EDGES = (
+    ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+)  # fmt: skip
 SIDES = (
     ("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"),
     ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
@@ -67,7 +70,8 @@ class _Part:
                     place=f"{file}, line {at}")
                 for label, at, values, flags, _, _ in self.boxes.of(key)
             ]  # fmt: skip
-            yield Picture(split, image, width, height, found, f"{file}, line {line}", folders=(file.parent,))
+            yield Picture(split, image, width, height, found, f"{file}, line {line}", folders=(file.parent,),
+                          may_be_path=True)  # fmt: skip
 
 
 def _read(file: Path, root: Path, own: str, parts: dict[str, _Part], follow_links: bool) -> None:

@@ -1,12 +1,18 @@
-"""CVAT's XML, "CVAT for images": boxes, polygons, polylines, ellipses, masks; turned boxes by the box around them."""
+"""CVAT's XML: boxes, polygons, polylines, ellipses, masks; turned boxes by the box around them.
+
+"CVAT for images" names its pictures. "CVAT for video" numbers its frames, of which CVAT's own export makes pictures
+named `frame_000000.PNG`; the pictures are looked for under that name.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from data_tools.convert.packed import BoxColumns
 from data_tools.convert.records import (
     Box,
     Category,
@@ -23,7 +29,9 @@ from data_tools.convert.records import (
 from data_tools.convert.xml_stream import child_text, elements
 from dfine_lib.data.images import DataError
 
-SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", "points", "cuboid", "skeleton", "tag")
+BOXLESS = ("points", "cuboid", "skeleton", "tag")
+SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", *BOXLESS)
+MOST_FRAMES = 5_000_000
 
 
 def read_cvat(source: Path, split: str, *, follow_links: bool = False) -> Source:
@@ -35,20 +43,28 @@ def read_cvat(source: Path, split: str, *, follow_links: bool = False) -> Source
     file = files[0]
     names: list[str] = []
     splits: dict[str, None] = {}
-    total = 0
-    for element in elements(file, root, ("label", "image", "track"), follow_links):  # a first look, for the classes
+    total, video = 0, _Video(file)
+    kinds = ("label", "image", "track", *_Video.ABOUT)
+    for element in elements(file, root, kinds, follow_links):  # a first look: classes, splits, tracks
         if element.tag == "track":
-            raise DataError(f"{file}: tracks of a video. Export it as 'CVAT for images 1.1'.")
+            video.add(element)
+            continue
+        if element.tag in _Video.ABOUT:
+            video.about[element.tag] = (element.text or "").strip()
+            continue
         if element.tag == "label":
             if (name := child_text(element, "name")) and child_text(element, "type") not in ("points", "tag"):
                 names.append(name.strip())
             continue
         total += 1
         splits[split_name(element.get("subset") or split)] = None
+    categories = [Category(name) for name in dict.fromkeys(names)] or None
+    if not total and video.tracks:
+        frames = video.frames()
+        return Source(root, video.pictures(frames, split), (split,), categories, len(frames), video.listed)
     if not total:
-        raise DataError(f"{file}: no <image>; is it 'CVAT for images 1.1'? (Pascal VOC: --from voc)")
-    pictures = _pictures(file, root, split, follow_links)
-    return Source(root, pictures, tuple(splits), [Category(name) for name in dict.fromkeys(names)] or None, total)
+        raise DataError(f"{file}: no <image> and no <track>; is it CVAT's XML? (Pascal VOC: --from voc)")
+    return Source(root, _pictures(file, root, split, follow_links), tuple(splits), categories, total)
 
 
 def _pictures(file: Path, root: Path, split: str, follow_links: bool) -> Iterator[Picture]:
@@ -61,11 +77,68 @@ def _pictures(file: Path, root: Path, split: str, follow_links: bool) -> Iterato
         )  # fmt: skip
         for j, shape in enumerate(image):
             where = f"{place}, shape {j + 1}"
-            if shape.tag in ("points", "cuboid", "skeleton", "tag"):
+            if shape.tag in BOXLESS:
                 picture.dropped.append((f"<{shape.tag}>, which has no box", where))
             elif shape.tag in SHAPES:
                 picture.boxes.append(_box(shape, where))
         yield picture
+
+
+class _Video:
+    """Tracks, a shape a frame, sorted into frames."""
+
+    ABOUT = ("width", "height", "start_frame", "stop_frame", "frame_filter")
+
+    def __init__(self, file: Path):
+        self.file, self.tracks = file, 0
+        self.about: dict[str, str] = {}
+        self.labels: dict[str, int] = {}
+        self.boxes = BoxColumns()
+        self.listed: list[tuple[str, str]] = []
+
+    def add(self, track: Element) -> None:
+        place = f"{self.file}, track {self.tracks + 1}"
+        name = text(track.get("label"), place, "label").strip()
+        label = self.labels.setdefault(name, len(self.labels))
+        self.tracks += 1
+        for shape in track:
+            if shape.tag not in SHAPES or shape.get("outside") == "1":  # the object has left the picture
+                continue
+            frame = _whole(shape.get("frame"), place, "frame")
+            if shape.tag in BOXLESS:
+                self.listed.append((f"<{shape.tag}>, which has no box", f"{place}, frame {frame}"))
+                continue
+            shape.set("label", name)
+            box = _box(shape, f"{place}, frame {frame}")
+            self.boxes.add(frame, label, self.tracks, [box.left, box.top, box.width, box.height])
+
+    def frames(self) -> list[int]:
+        """Those with boxes, and those of the task that have none."""
+        self.boxes.sort()
+        found = self.boxes.keys()
+        if self.about.get("stop_frame"):
+            place, step = str(self.file), re.fullmatch(r"step\s*=\s*([1-9]\d{0,6})", self.about.get("frame_filter", ""))
+            start, stop = (_whole(self.about.get(key) or "0", place, key) for key in ("start_frame", "stop_frame"))
+            if stop - start > MOST_FRAMES:
+                raise DataError(f"{place}: stop_frame is {stop:,}; more than {MOST_FRAMES:,} frames are no video.")
+            found |= set(range(start, stop + 1, int(step[1]) if step else 1))
+        return sorted(found)
+
+    def pictures(self, frames: list[int], split: str) -> Iterator[Picture]:
+        names = list(self.labels)
+        width, height = (size_or_none(self.about.get(key), str(self.file), key) for key in ("width", "height"))
+        for frame in frames:
+            place = f"{self.file}, frame {frame}"
+            found = [Box(*values, names[label], place=f"{self.file}, track {track}, frame {frame}")
+                     for label, track, values, *_ in self.boxes.of(frame)]  # fmt: skip
+            yield Picture(split, f"frame_{frame:06d}.png", width, height, found, place)
+
+
+def _whole(value: str | None, place: str, what: str) -> int:
+    found = number(value, place, what)
+    if found < 0 or found != int(found):
+        raise DataError(f"{place}: {what} should be a whole number from 0, got {found:g}.")
+    return int(found)
 
 
 def _box(shape: Element, place: str) -> Box:

@@ -50,7 +50,7 @@ def _picture(file: Path, root: Path, split: str, follow_links: bool) -> Picture:
     picture = Picture(
         split, name, size_or_none(record.get("imageWidth"), place, "imageWidth"),
         size_or_none(record.get("imageHeight"), place, "imageHeight"), [], place, folders=(file.parent,),
-        spare_names=tuple(file.stem + end for end in (".jpg", ".png") if file.stem + end != name),
+        spare_names=tuple(file.stem + end for end in (".jpg", ".png") if file.stem + end != name), may_be_path=True,
     )  # fmt: skip
     for i, shape in enumerate(record["shapes"]):
         where = f"{place}, shapes[{i}]"

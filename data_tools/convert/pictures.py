@@ -40,7 +40,7 @@ class Pictures:
 
         Sets `picture.file_name` to the name that was found, kept inside its folder.
         """
-        picture.file_name = clean_name(picture.file_name, picture.place)
+        picture.file_name = clean_name(picture.file_name, picture.place, picture.may_be_path and self.images is None)
         if not self.expected:
             if picture.file_name.rpartition(".")[0] in self.sizes:
                 picture.file_name = self.sizes[picture.file_name.rpartition(".")[0]][0]
@@ -152,7 +152,7 @@ def header_size(path: Path) -> tuple[int, int]:
             with Image.open(path) as image:
                 return upright_size(image)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: refused: {error}. Shrink it or remove it.") from error
+        raise DataError(f"{path}: refused: {error} Shrink it or remove it.") from error
     except Exception as error:  # PIL raises nearly anything on a damaged file
         raise UnreadablePicture(str(error)[:200]) from error
 

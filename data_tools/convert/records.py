@@ -47,6 +47,7 @@ class Picture:
     identity: int | None = None
     folders: tuple[Path, ...] = ()  # where to look for the picture before the usual places
     spare_names: tuple[str, ...] = ()  # file names to try where there is no `file_name`
+    may_be_path: bool = False  # `file_name` may be a path on the disk of whoever annotated, with `..` or from its root
     dropped: list[tuple[str, str]] = field(default_factory=list)  # reason and place of what the reader left out
 
 
@@ -143,7 +144,12 @@ def around(points: Iterable[tuple[float, float]], name: str, place: str, **more:
     return corners(min(xs), min(ys), max(xs), max(ys), name, place, **more)
 
 
-def clean_name(name: Any, place: str) -> str:
+def leaves(name: str) -> bool:
+    """Whether a file name, with / between its parts, is absolute or climbs out of its folder."""
+    return name.startswith("/") or name[1:2] == ":" or ".." in name.split("/")
+
+
+def clean_name(name: Any, place: str, may_be_path: bool = False) -> str:
     """A file name that stays in its folder, with / between its parts.
 
     Raises:
@@ -151,10 +157,11 @@ def clean_name(name: Any, place: str) -> str:
     """
     name = text(name, place, "the file name").replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or name[1:2] == ":" or ".." in parts or not parts:
+    if leaves(name) or not parts:
+        or_name = ", or name that folder with --images" if may_be_path else ""
         raise DataError(
             f"{place}: file name {name[:80]!r} leaves the data folder. Make it relative to the folder of the pictures, "
-            "without '..'."
+            f"without '..'{or_name}."
         )
     if any(ord(c) < 32 for c in name) or max(len(os.fsencode(part)) for part in parts) > 255:
         raise DataError(f"{place}: {name[:80]!r} is no file name.")

@@ -110,7 +110,7 @@ def _picture(file: Path, root: Path, split: str, voc_corners: Corners, follow_li
     spare = (own,) if own != name else ()
     home = file.parent.parent
     return Picture(split, name or own, width, height, boxes, place, folders=(home / "JPEGImages", file.parent),
-                   spare_names=spare)  # fmt: skip
+                   spare_names=spare, may_be_path=True)  # fmt: skip
 
 
 def _box(element, place: str, voc_corners: Corners) -> Box:

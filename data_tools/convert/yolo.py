@@ -1,7 +1,8 @@
 """YOLO text files, read and written: `class cx cy w h`, fractions of the picture; a row of more is a polygon.
 
 Read are Ultralytics' form (`data.yaml`, pictures in `images/`, texts in `labels/` or beside the pictures) and darknet's
-(`obj.data`, `obj.names`). A picture without a text file has no objects. Paths in `data.yaml` count only inside the
+(`obj.data`, `obj.names`). Where `data.yaml` tells `kpt_shape`, a row is a box with keypoints, which are left off. A
+picture without a text file has no objects. Paths in `data.yaml` count only inside the
 folder: `path` and leading `../` are left off where they lead out of it.
 """
 
@@ -54,7 +55,7 @@ def read_yolo(
     names = names or spare_names
     if names is None:
         raise DataError(f"{source}: no class names (data.yaml, obj.names, classes.txt). Give them with --categories.")
-    reader = _Labels(root, names, follow_links)
+    reader = _Labels(root, names, _keypoint_numbers(settings.get("kpt_shape"), str(source)), follow_links)
     found: dict[str, list[tuple[str, Path, Path | None]]] = {}  # split → file name, folder, label file
     for key in LISTS:
         for entry in _entries(settings.get(key)):
@@ -133,6 +134,15 @@ def _names(names: Any, place: str) -> list[str]:
 def _lines(file: Path, root: Path, follow_links: bool) -> list[str]:
     rows = decoded(readable(file, root, 1 << 20, follow_links), file).splitlines()
     return _names([row.strip() for row in rows if row.strip()], str(file))
+
+
+def _keypoint_numbers(shape: Any, place: str) -> int:
+    """How many numbers follow the box in a row of keypoints; 0 where the set has none."""
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and 0 < n < 10_000 for n in shape):
+        raise DataError(f"{place}: 'kpt_shape' should be [number of keypoints, 2 or 3].")
+    return shape[0] * shape[1]
 
 
 def _entries(value: Any) -> list[str]:
@@ -223,8 +233,9 @@ def _labels_alone(root: Path, split: str) -> dict[str, list[tuple[str, Path, Pat
 class _Labels:
     """Label files to pictures."""
 
-    def __init__(self, root: Path, names: list[str], follow_links: bool):
+    def __init__(self, root: Path, names: list[str], keypoint_numbers: int, follow_links: bool):
         self.root, self.names, self.follow_links = root, names, follow_links
+        self.keypoint_numbers = keypoint_numbers
 
     def picture(self, split: str, name: str, folder: Path, label_file: Path | None) -> Picture:
         place = str(label_file if label_file is not None else folder / name)
@@ -238,8 +249,12 @@ class _Labels:
         return picture
 
     def _box(self, fields: list[str], place: str) -> Box:
-        if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
-            way_out = "Predictions with a score? Remove the last column." if len(fields) == 6 else "Correct the row."
+        if self.keypoint_numbers and len(fields) == 5 + self.keypoint_numbers:
+            fields = fields[:5]
+        if len(fields) != 5 and (self.keypoint_numbers or len(fields) < 7 or len(fields) % 2 == 0):
+            way_out = "Keypoints? Say kpt_shape in data.yaml. Else correct the row."
+            if len(fields) == 6:
+                way_out = "Predictions with a score? Remove the last column."
             raise DataError(
                 f"{place}: {len(fields)} numbers; a box has 5 (class cx cy w h), a polygon 1 + 2 for each of "
                 f"at least 3 points. {way_out}"

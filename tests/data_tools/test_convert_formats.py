@@ -132,6 +132,18 @@ def test_roboflows_yolo_whose_paths_lead_out_of_the_folder_is_found_inside(tmp_p
     assert result.images == {"train": 1, "val": 1} and found == {"b.jpg": [("x", 0, 0, 200, 100)]}
 
 
+@pytest.mark.parametrize("shape", ["[3, 2]", "[2, 3]"])
+def test_yolo_keypoints_are_left_off_and_not_taken_for_a_polygon(tmp_path, shape):
+    picture(tmp_path / "set" / "images" / "a.jpg")
+    write(tmp_path / "set" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4 " + "0.1 0.2 0.3 0.1 0.9 0.8\n")
+    write(tmp_path / "set" / "data.yaml", f"names: [x]\nkpt_shape: {shape}\n")
+    _, found, _ = converted(tmp_path / "set", tmp_path / "out", "yolo")
+    assert found == {"a.jpg": [("x", pytest.approx(80), pytest.approx(30), pytest.approx(40), pytest.approx(40))]}
+    write(tmp_path / "set" / "data.yaml", "names: [x]\nkpt_shape: 17\n")
+    with pytest.raises(DataError, match="kpt_shape"):
+        converted(tmp_path / "set", tmp_path / "out2", "yolo")
+
+
 def test_yolo_sizes_are_those_of_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -243,6 +255,13 @@ def test_coco_with_ids_as_text_without_area_and_with_boxes_of_nobody(tmp_path):
     }  # fmt: skip
 
 
+def test_the_only_split_of_a_folder_is_that_of_the_user_where_its_name_is_none(tmp_path):
+    write(tmp_path / "set" / "annotations" / "instances_default.json", {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}], "categories": [{"id": 1, "name": "x"}],
+        "annotations": []})  # fmt: skip
+    assert converted(tmp_path / "set", tmp_path / "out", "coco")[0].images == {"train": 1}
+
+
 # LabelMe, CVAT, OpenImages, CreateML, CSV
 
 
@@ -265,6 +284,39 @@ def test_labelme_rectangles_polygons_circles_and_points(tmp_path):
     result, found, _ = converted(tmp_path / "set", tmp_path / "out", "labelme")
     assert found == {"images/a.png": [("r", 10, 20, 50, 30), ("p", 10, 10, 40, 60), ("c", 95, 45, 10, 10)]}
     assert result.dropped == {"a point, which has no box": 1}
+
+
+def test_a_path_on_the_annotators_disk_counts_by_its_name_where_the_folder_of_the_pictures_is_given(tmp_path):
+    picture(tmp_path / "pictures" / "a.jpg")
+    shapes = [{"label": "x", "points": [[10, 20], [40, 60]]}]
+    write(tmp_path / "labelme" / "a.json", {"imagePath": "..\\pictures\\a.jpg", "shapes": shapes})
+    write(tmp_path / "voc" / "b.xml", voc("C:\\data\\a.jpg", ("x", 10, 20, 40, 60, "")))
+    write(tmp_path / "csv" / "b.csv", "/data/imgs/a.jpg,10,20,40,60,x\n")
+    for read in ("labelme", "voc", "csv"):
+        with pytest.raises(DataError, match="--images"):
+            converted(tmp_path / read, tmp_path / f"{read}_out", read)
+        result, found, _ = converted(tmp_path / read, tmp_path / f"{read}_out", read, images=tmp_path / "pictures")
+        assert found == {"a.jpg": [("x", 10, 20, 30, 40)]}
+        assert result.changed == {"folders left off the picture's name": 1}
+
+
+def test_cvats_tracks_become_boxes_of_frames(tmp_path):
+    for frame in (4, 6, 8):
+        picture(tmp_path / "set" / "images" / f"frame_{frame:06d}.PNG")
+    at = 'xtl="10" ytl="20" xbr="40" ybr="60"'
+    xml = f"""<annotations><meta><task><start_frame>4</start_frame><stop_frame>8</stop_frame><frame_filter>step=2
+    </frame_filter><labels><label><name>b</name></label></labels><original_size><width>200</width><height>100</height>
+    </original_size></task></meta><track id="0" label="b"><box frame="4" outside="0" {at}/>
+    <box frame="6" outside="1" {at}/></track><track id="1" label="b"><polygon frame="4" points="1,2;5.5,9;3,20"/>
+    <points frame="6" points="1,1"/></track></annotations>"""
+    write(tmp_path / "set" / "annotations.xml", xml)
+    result, found, _ = converted(tmp_path / "set", tmp_path / "out", "cvat")
+    boxes = [("b", 10, 20, 30, 40), ("b", 1, 2, 4.5, 18)]
+    assert found == {"frame_000004.PNG": boxes, "frame_000006.PNG": [], "frame_000008.PNG": []}
+    assert result.dropped == {"<points>, which has no box": 1}
+    write(tmp_path / "set" / "annotations.xml", xml.replace("<stop_frame>8", "<stop_frame>9000000"))
+    with pytest.raises(DataError, match="no video"):
+        converted(tmp_path / "set", tmp_path / "out2", "cvat")
 
 
 def test_cvat_subsets_turned_boxes_and_outlines(tmp_path):
@@ -314,6 +366,7 @@ def test_createml_boxes_are_told_by_their_centre(tmp_path):
         "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,200,100,x,10,20,40,60\n",
         "image;label;x;y;w;h\na.jpg;x;10,0;20,0;30,0;40,0\n",
         "a.jpg,10,20,40,60,x\nb.jpg,,,,,\n",
+        "image_path,class_name,x_min,y_min,x_max,y_max\na.jpg,x,10,20,40,60\n",
         "\ufeffimage_id\tname\tleft\ttop\twidth\theight\na.jpg\tx\t10\t20\t30\t40\n",
     ],
 )

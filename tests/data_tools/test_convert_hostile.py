@@ -181,7 +181,7 @@ def test_a_damaged_picture_is_left_out_and_listed(tmp_path):
         ("voc", {"a.xml": "<html></html>"}, "no <annotation>"),
         ("voc", {"a.xml": "<annotation><object><name>x</name></object></annotation>"}, "object 1: xmin"),
         ("voc", {"a.txt": ""}, "no VOC annotation files"),
-        ("cvat", {"a.xml": "<annotations><track/></annotations>"}, "tracks of a video"),
+        ("cvat", {"a.xml": "<annotations><track/></annotations>"}, "track 1: label should be text"),
         ("crowdhuman", {"annotation_train.odgt": "{}\n"}, "line 1: 'ID'"),
         ("crowdhuman", {"annotation_train.odgt": '{"ID": "a"'}, "line 1: no valid JSON"),
         ("yolo", {"labels/a.txt": "0 .5 .5 .1 .1"}, "no class names"),
