@@ -155,6 +155,8 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         fitting = _as_type(_read(value), hint)
         if fitting is _MISFIT:
             wanted = hint if get_origin(hint) else hint.__name__
+            if get_origin(hint) in (UnionType, Union) and any(get_origin(h) is tuple for h in get_args(hint)):
+                wanted = f"{hint}, such as 320 or 384,640"
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
         recipe = replace(recipe, **{part: replace(config, **{field: fitting})})
     return recipe

@@ -7,6 +7,7 @@ does the work, and `after_interrupt`, what to say after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import logging
 import os
@@ -59,8 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that names the command whose option is unknown, and the options that look like it."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            near = [difflib.get_close_matches(word.split("=")[0], known, n=1) for word in unknown if word[:1] == "-"]
+            hint = ", ".join(name for names in near for name in names)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f" (did you mean {hint}?)" if hint else ""))
+        return namespace, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export, measure."
     )
     parser.add_argument("--version", action="version", version=f"dfine {__version__}")

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dfine_lib.deploy.pipeline import map_ahead
 from dfine_lib.deploy.predict import Predictor
 from dfine_lib.deploy.results import Prediction
-from dfine_lib.deploy.sources import ImageSource, SourceError, VideoSource, find_source
+from dfine_lib.deploy.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, SourceError, VideoSource, find_source
 from dfine_lib.deploy.video import VideoWriter
 
 
@@ -65,6 +65,8 @@ def predict_files(
         SourceError: nothing to read; or `out` would overwrite what is read.
     """
     found = source if isinstance(source, ImageSource | VideoSource) else find_source(source)
+    if out is not None:
+        _check_folder(out)
     if isinstance(found, ImageSource) and out is not None:
         _check_targets(found, out)
     if batch_size is None:
@@ -96,6 +98,12 @@ def predict_files(
 
 def _count(found: ImageSource | VideoSource) -> int:
     return len(found) if isinstance(found, ImageSource) else 4
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse what is meant as a file's name: pictures keep their own names, in a folder."""
+    if out.is_file() or (out.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not out.is_dir()):
+        raise SourceError(f"{out}: is a file's name; give a folder, in which each picture or video keeps its own name.")
 
 
 def _check_targets(source: ImageSource, out: Path) -> None:
@@ -146,11 +154,13 @@ def _written_video(results: Iterator[Prediction], source: VideoSource, file: Pat
 @contextlib.contextmanager
 def _json_list(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Write a JSON list record by record; the file takes its name once it is whole, or was ended by Ctrl-C."""
+    if file.is_dir():
+        raise SourceError(f"{file}: is a folder; give the name of a file for the answers.")
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
     first = True
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
+        with _opened(temporary, file) as stream:
             stream.write("[")
 
             def add(record: dict[str, Any]) -> None:
@@ -170,3 +180,11 @@ def _json_list(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _opened(temporary: Path, file: Path) -> TextIO:
+    """A file to write to; an error names the file that was asked for."""
+    try:
+        return open(temporary, "w", encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error

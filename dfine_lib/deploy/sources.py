@@ -116,6 +116,8 @@ def find_source(source: Any) -> ImageSource | VideoSource:
 
 def _of_words(words: str) -> ImageSource | VideoSource:
     path = Path(words)
+    if not words:
+        raise SourceError("the source is empty; name a picture, a folder, a pattern, a video or a camera.")
     if "://" in words:
         if Path(words.split("?")[0]).suffix.lower() in IMAGE_SUFFIXES:
             raise SourceError(f"{words}: pictures are not downloaded, only streams are opened. Download it first.")

@@ -95,6 +95,11 @@ def read_weights(path: str | Path) -> Weights:
                 f"{path}: holds more than tensors, so it is not opened: it could run code ({reason}). "
                 "Save its state dict alone, or as safetensors."
             ) from error
+        if path.suffix.lower() not in (".pth", ".pt") and not _starts_like_pytorch(path):
+            raise WeightsError(
+                f"{path}: not a weights file. Weights are .safetensors or .pth files; exported files, .onnx and .xml, "
+                "are for `dfine predict` and `dfine bench`."
+            ) from error
         raise WeightsError(f"{path}: damaged or not a PyTorch file ({reason}). Fetch it again.") from error
     for outer, inner in (("ema", "module"), ("model", None)):
         if isinstance(content, dict) and isinstance(content.get(outer), dict):

@@ -68,6 +68,14 @@ def test_without_files_each_picture_is_a_line(folder, capsys):
         (lambda f: [f, "--weights", WEIGHTS, "--score", "2"], "score must lie in 0..1"),
         (lambda f: [f, "--weights", WEIGHTS, "--batch-size", "0"], "batch_size must be at least 1"),
         (lambda f: [f, "--weights", WEIGHTS, "--image-size", "50"], "multiple of 32"),
+        (lambda f: [f, "--weights", WEIGHTS, "--image-size", "wide"], "such as 320 or 384,640"),
+        (lambda f: [f, "--weights", f / "broken.png"], "not a weights file"),
+        (lambda f: ["", "--weights", WEIGHTS], "the source is empty"),
+        (lambda f: [f, "--weights", WEIGHTS, "--out", f / "found.jpg"], "is a file's name; give a folder"),
+        (lambda f: [f, "--weights", WEIGHTS, "--out", f / "broken.png"], "is a file's name; give a folder"),
+        (lambda f: [f, "--weights", WEIGHTS, "--json", f], "is a folder; give the name of a file"),
+        (lambda f: [f, "--weights", WEIGHTS, "--json", "/proc/x.json"], "/proc/x.json: "),
+        (lambda f: [f, "--weights", WEIGHTS, "--batch_size", "2"], "(did you mean --batch-size?)"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_2(folder, make, message, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +113,12 @@ def test_supervision_gets_the_same_numbers():
     np.testing.assert_allclose(found.xyxy, prediction().boxes_xyxy)
     assert found.class_id.tolist() == [1, 0] and found.data["class_name"].tolist() == ["dog", "cat"]
     assert len(prediction().above(0.99).to_supervision()) == 0
+
+
+def test_without_supervision_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        prediction().to_supervision()
 
 
 def test_same_objects_looks_at_labels_boxes_scores_and_numbers():

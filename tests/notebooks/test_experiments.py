@@ -16,6 +16,10 @@ PARAMETERS = {  # names, and what their values may be
     ),
     "evaluate": ("weights data recipe out score device", float | str),
     "report": ("runs out", str),
+    "deploy": (
+        "weights data out formats precisions image_size batches seconds device",
+        int | float | str | None,
+    ),
     "ablate": (
         "sweep recipe data epochs image_size batch_size seeds weights settings processes device out",
         int | str | None,
