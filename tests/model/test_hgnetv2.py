@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from dfine_lib.model.autograd import MaxOfFour
 from dfine_lib.model.hgnetv2 import ARCHITECTURES, ConvBlock, HGBlock, HGNetV2, LightConvBlock, StageShape, Stem
 from dfine_lib.model.layers import FrozenBatchNorm2d
 
@@ -143,3 +144,36 @@ def test_nothing_is_frozen_unless_asked():
     backbone = HGNetV2("pico")
     assert all(p.requires_grad for p in backbone.parameters())
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_backward_passes_written_by_hand_give_the_gradients_of_autograd(monkeypatch, sign):
+    def run(by_hand: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        stem = Stem(3, 8, 6, use_lab=True).double().train()
+        for name, parameter in stem.named_parameters():
+            if ".lab." in name or ".bn." in name:
+                parameter.data += 0.3 * torch.randn(parameter.shape)
+            if name.endswith("lab.scale"):
+                parameter.data *= sign
+        images = torch.randn(2, 3, 16, 24, dtype=torch.float64, requires_grad=True)
+        if not by_hand:
+            monkeypatch.setattr("dfine_lib.model.hgnetv2._by_hand", lambda *_: False)
+        out = stem(images)
+        (out * torch.randn(out.shape)).sum().backward()
+        gradients = {name: parameter.grad for name, parameter in stem.named_parameters()}
+        return {"out": out.detach(), "images": images.grad} | gradients | dict(stem.named_buffers())
+
+    found, expected = run(True), run(False)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_max_of_four_cells_gives_a_tie_to_the_first():
+    x = torch.tensor([[[[1.0, 1.0, 0.0], [1.0, 2.0, 2.0], [2.0, 0.0, 2.0]]]], requires_grad=True)
+    pooled = MaxOfFour.apply(x)
+    pooled.backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
+    ours, x.grad = x.grad, None
+    F.max_pool2d(x, 2, 1).backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
+    assert_close(ours, x.grad)

@@ -60,6 +60,10 @@ PLUMBING: dict[str, str] = {
     "parent_of": "which recipe another one is told from; `dfine recipes` prints it",
     "for_image_size": "a recipe for another input size: one field",
     "in_words": "seconds as hours and minutes, for the progress bar",
+    # The same numbers in fewer passes over memory.
+    "norm_relu_affine": "lesson 10's norm, ReLU and LAB in one",
+    "MaxOfFour": "the stem's max-pooling, with a backward pass of its own",
+    "max_of_pairs": "half of that pooling",
     # Weights in another project's form.
     "is_huggingface": "whether a state dict is named as in transformers",
     "from_huggingface": "names of transformers to ours",
