@@ -15,7 +15,15 @@ from dfine_lib.files import write_atomically
 from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.huggingface import save_huggingface
-from dfine_lib.model.weights import Weights, WeightsError, load_weights, read_weights, save_weights
+from dfine_lib.model.weights import (
+    CLASS_EMBEDDING,
+    CLASS_ROWS,
+    Weights,
+    WeightsError,
+    load_weights,
+    read_weights,
+    save_weights,
+)  # fmt: skip
 from dfine_lib.recipes import SIZES, get_recipe
 
 
@@ -76,8 +84,11 @@ def convert_weights(
             f"{source}: trained with {', '.join(weights.model.only_ours)}, which neither the authors' code nor Hugging "
             f"Face's port can build. Only ours can hold it: {out.with_suffix('.safetensors')}."
         )
+    if not names and len(weights.category_names) + 1 == weights.num_classes and out.suffix != ".safetensors":
+        weights = _with_spare_row_first(weights)
     names = tuple(names) or weights.category_names
-    if names and len(names) != weights.num_classes:
+    spare = names == weights.category_names and len(names) + 1 == weights.num_classes  # ours keeps it, last
+    if names and not spare and len(names) != weights.num_classes:
         raise WeightsError(f"{source}: {weights.num_classes} classes, but {len(names)} names for them.")
     model = DFINE(weights.model)
     load_weights(model, replace(weights, category_names=()))
@@ -94,6 +105,20 @@ def convert_weights(
         write_atomically(out, buffer.getvalue())
         return out
     return save_huggingface(out, model, data=data, names=names)
+
+
+def _with_spare_row_first(weights: Weights) -> Weights:
+    """A model of Objects365 trained here, with its rows in the published order.
+
+    Here the row that stands for no class comes last, there first: a row's number is the class's id.
+    """
+    state, count = dict(weights.state_dict), weights.num_classes
+    for key, value in state.items():
+        if any(
+            part in key for part in (*CLASS_ROWS, CLASS_EMBEDDING)
+        ):  # the embedding has a row for padding at its end
+            state[key] = torch.cat([value[count - 1 : count], value[: count - 1], value[count:]])
+    return replace(weights, state_dict=state, category_names=("", *weights.category_names))
 
 
 def _with_anchors(model: DFINE, data: DataConfig) -> dict[str, torch.Tensor]:

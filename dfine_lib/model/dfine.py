@@ -46,19 +46,21 @@ class DFINE(nn.Module):
         return cls(get_recipe(recipe, **model_overrides).model)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> DFINE:
+    def from_pretrained(cls, path: str | Path, *, sha256: str | None = None) -> DFINE:
         """The model of a weights file, in eval mode; size and classes are read from the file.
 
         Args:
             path: `.safetensors` of ours, `.pth` of the authors, a folder of Hugging Face's, or the name of a published
                 file, such as `dfine_l_coco`, which is downloaded once.
+            sha256: refuse a file with another checksum.
 
         Raises:
-            WeightsError: no such file, damaged, or of a shape that is none of the published sizes and not described in
-                the file (build it by `DFINE.from_recipe`, fill it by `dfine_lib.model.weights.load_weights`).
+            WeightsError: no such file, damaged, of another checksum, or of a shape that is none of the published sizes
+                and not described in the file (build it by `DFINE.from_recipe`, fill it by
+                `dfine_lib.model.weights.load_weights`).
             DownloadError: a published file that could not be had.
         """
-        weights = read_weights(path)
+        weights = read_weights(path, sha256=sha256)
         if weights.model is None:
             raise WeightsError(
                 f"{path}: the file does not say which model it is of. Build the model by its recipe, as "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import DataConfig, ModelConfig
+from dfine_lib.download import wrong_checksum
 from dfine_lib.files import write_atomically
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 from dfine_lib.model.published import COCO_FILES, PUBLISHED, described, fetch
@@ -53,43 +56,56 @@ class Weights:
         return None if bias is None else len(bias)
 
 
-def locate_weights(path: str | Path) -> Path:
+def locate_weights(path: str | Path, sha256: str | None = None) -> Path:
     """The file that a path, a Hugging Face folder or the name of a published file means; the last is fetched.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is none, or one of another checksum than asked for.
         DownloadError: a published file that could not be had.
     """
     if str(path) in PUBLISHED and not Path(path).exists():
-        path = fetch(str(path))
-    path = Path(path)
+        path = fetch(str(path), sha256=sha256)
+    given = path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such weights file. Give a .safetensors or .pth file that exists, a folder of Hugging Face's, "
-            f"or a published name such as {', '.join(list(PUBLISHED)[:3])}."
+            f"or {_published_near(str(given))}."
         )
+    if (reason := wrong_checksum(path, sha256 and f"sha256:{sha256}")) is not None:
+        raise WeightsError(f"{path}: {reason}. Fetch it again, or ask for the checksum that belongs to this file.")
     return path
 
 
-def read_weights(path: str | Path) -> Weights:
+def _published_near(name: str) -> str:
+    near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.7) or list(PUBLISHED)[:3]
+    return f"a published name such as {', '.join(near)}"
+
+
+def read_weights(path: str | Path, *, sha256: str | None = None) -> Weights:
     """Read our `.safetensors`, an authors' `.pth` (averaged weights where it holds them), or a Hugging Face folder.
 
     Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is. A
     published file may be given by name, such as `dfine_l_coco`; it is downloaded if it is not in the cache yet.
 
+    Args:
+        path: of the file or folder, or a published name.
+        sha256: refuse a file with another checksum, be it downloaded now or there already.
+
     Raises:
-        WeightsError: missing, damaged, or holding anything but tensors and plain values.
+        WeightsError: missing, damaged, of another checksum, or holding anything but tensors and plain values.
         DownloadError: a published file that could not be had.
     """
-    path = locate_weights(path)
+    path = locate_weights(path, sha256)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that the next lines refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in whatever way its bytes happen to lead to
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]  # without advice to trust it
+        reason = _without_advice(str(error))
         if isinstance(error, pickle.UnpicklingError) and _starts_like_pytorch(path):
             raise WeightsError(
                 f"{path}: holds more than tensors, so it is not opened: it could run code ({reason}). "
@@ -284,6 +300,14 @@ def _load_backbone(model: nn.Module, weights: Weights) -> dict[str, object]:
 
 def _tuples(values: dict) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _without_advice(words: str) -> str:
+    """What torch says of a file that it cannot open, without its advice to open it all the same."""
+    lines = [line.strip() for line in words.replace("WeightsUnpickler error:", "\n").split("\n") if line.strip()]
+    advice = ("Weights only load failed", "Please file an issue", "Check the documentation", "(1)", "(2)")
+    reasons = [line for line in lines if not line.startswith(advice) and "weights_only" not in line]
+    return (reasons or ["no reason given"])[0].removesuffix(".")
 
 
 def _starts_like_pytorch(path: Path) -> bool:

@@ -9,11 +9,12 @@ import torch
 from published import filled
 
 from dfine_lib import DFINE
+from dfine_lib.categories import OBJECTS365
 from dfine_lib.cli import main
 from dfine_lib.config import SIZES, DataConfig
 from dfine_lib.model.conversion import convert_weights, describe_weights
 from dfine_lib.model.huggingface import save_huggingface
-from dfine_lib.model.weights import WeightsError, read_weights, save_weights
+from dfine_lib.model.weights import WeightsError, load_weights, read_weights, save_weights
 
 NAMES = ("cat", "dog", "owl")
 
@@ -98,3 +99,26 @@ def test_what_only_this_library_builds_is_kept_in_its_own_form_alone(tmp_path, c
         save_huggingface(tmp_path / "folder", model, data=DataConfig())
     assert not (tmp_path / "folder").exists()
     assert DFINE.from_pretrained(convert_weights(ours, tmp_path / "c.safetensors")).config == model.config
+
+
+def test_a_model_of_objects365_trained_here_takes_the_published_order_of_rows(tmp_path):
+    """Here the spare row of 366 is the last, in published files the first."""
+    model = filled(DFINE(replace(SIZES["n"], num_classes=366)), 4)
+    with torch.no_grad():
+        model.decoder.enc_score_head.bias.copy_(torch.arange(366.0))
+    names = tuple(OBJECTS365)
+    ours = save_weights(
+        tmp_path / "o.safetensors", model, data=DataConfig(), category_names=names, category_ids=range(1, 366)
+    )
+    for form in ("o.pth", "folder", "half.safetensors"):
+        back = read_weights(convert_weights(ours, tmp_path / form, half=form.startswith("half")))
+        coco = DFINE(replace(SIZES["n"], num_classes=3))
+        taken = load_weights(coco, back, ("person", "bicycle", "Sneakers"))["rows"]
+        assert taken == {"person": "Person", "bicycle": "Bicycle", "Sneakers": "Sneakers"}
+        rows = [float(names.index(name)) for name in taken.values()]
+        assert coco.decoder.enc_score_head.bias.tolist() == rows, form
+    published = torch.load(tmp_path / "o.pth", weights_only=True)["model"]
+    assert published["decoder.enc_score_head.bias"].tolist() == [365.0, *range(365)]
+    embedding = published["decoder.denoising_class_embed.weight"]
+    assert torch.equal(embedding[1:366], model.decoder.denoising_class_embed.weight[:365])
+    assert torch.equal(embedding[366], model.decoder.denoising_class_embed.weight[366])  # padding stays at the end

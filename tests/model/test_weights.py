@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import pickle
 import random
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -292,8 +295,34 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(model, tmp_path):
         read_weights(tmp_path / "evil.pth")
     assert not canary.exists()
     assert "weights_only" not in str(caught.value)  # torch's advice to open it all the same
+    assert "Do it only" not in str(caught.value)
     torch.load(tmp_path / "evil.pth", weights_only=False)  # the canary is alive
     assert canary.exists()
+
+
+def test_of_code_that_torch_blocks_by_name_the_message_names_it_and_gives_no_advice(model, tmp_path):
+    class Shell:
+        def __reduce__(self) -> tuple:
+            return (os.system, (f"touch {tmp_path / 'sings'}",))
+
+    torch.save({"model": model.state_dict(), "extra": Shell()}, tmp_path / "evil.pth")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps({"model": Shell()}))
+    for name in ("evil.pth", "old.pth"):
+        with warnings.catch_warnings(record=True) as warned, pytest.raises(WeightsError, match="could run") as caught:
+            read_weights(tmp_path / name)
+        assert not warned
+        assert not any(word in str(caught.value) for word in ("weights_only", "Re-running", "trusted", "issue"))
+        assert name == "old.pth" or "system" in str(caught.value)
+    assert not (tmp_path / "sings").exists()
+
+
+def test_a_file_of_another_checksum_is_refused(model, tmp_path):
+    file = tmp_path / "a.pth"
+    torch.save(model.state_dict(), file)
+    right = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert read_weights(file, sha256=right).path == file
+    with pytest.raises(WeightsError, match=rf"a\.pth: its sha256 checksum is {right}, not 0000"):
+        read_weights(file, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("content", [{}, {"model": {}}, {"epoch": 3}, [1, 2], {"model": {"weight": 3}}])
