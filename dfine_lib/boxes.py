@@ -17,7 +17,7 @@ def box_cxcywh_to_xyxy(boxes_cxcywh: Tensor, clamp_size: bool = False) -> Tensor
         clamp_size: count a negative width or height, which a distribution can decode to, as 0. Losses and matching
             do, as the published runs did: GIoU means nothing for a box turned inside out.
     """
-    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    centre, size = boxes_cxcywh.split(2, dim=-1)
     if clamp_size:
         size = size.clamp(min=0)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
@@ -25,7 +25,7 @@ def box_cxcywh_to_xyxy(boxes_cxcywh: Tensor, clamp_size: bool = False) -> Tensor
 
 def box_xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     """Left, top, right, bottom `[..., 4]` to centre and size `[..., 4]`."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    low, high = boxes_xyxy.split(2, dim=-1)
     return torch.cat([0.5 * (low + high), high - low], dim=-1)
 
 

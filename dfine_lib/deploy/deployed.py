@@ -1,19 +1,20 @@
 """The deployed form of a model: the same outputs from fewer operations.
 
-What only training needs is taken out, batch norms go into the convolutions before them, and parallel convolutions
-become one.
+What only training needs is taken out, batch norms and learnable affines go into the convolutions before them, and
+parallel convolutions become one.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.hgnetv2 import ConvBlock
+from dfine_lib.model.hgnetv2 import ConvBlock, LearnableAffine
 from dfine_lib.model.hybrid_encoder import Bottleneck
 from dfine_lib.model.layers import ConvNorm, FrozenBatchNorm2d
 
@@ -64,6 +65,25 @@ def add_convolutions(large: nn.Conv2d, small: nn.Conv2d) -> nn.Conv2d:
     return both
 
 
+class ClampedConv(nn.Module):
+    """Convolution, ReLU and learnable affine as a convolution and limits: s max(z, 0) + c is max(s z + c, c).
+
+    With s below 0 it is min(s z + c, c). There is nothing to be said of borders: c is added before them.
+    """
+
+    def __init__(self, conv: nn.Conv2d, scale: float, bias: float) -> None:
+        super().__init__()
+        self.conv = conv
+        conv.weight.copy_(conv.weight.double() * scale)
+        conv.bias.copy_(conv.bias.double() * scale + bias)
+        self.low, self.high = (bias, math.inf) if scale >= 0 else (-math.inf, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        largest = torch.finfo(x.dtype).max  # runtimes fold two finite limits into the convolution
+        return x.clamp(max(self.low, -largest), min(self.high, largest))
+
+
 class FoldedBottleneck(nn.Module):
     """A `Bottleneck` whose two convolutions have become one."""
 
@@ -81,6 +101,8 @@ def _fold(module: nn.Module) -> None:
             child.conv, child.norm = fold_norm(child.conv, child.norm), nn.Identity()
         elif isinstance(child, ConvBlock):
             child.conv, child.bn = fold_norm(child.conv, child.bn), nn.Identity()
+            if isinstance(child.lab, LearnableAffine):
+                setattr(module, name, ClampedConv(child.conv, child.lab.scale.item(), child.lab.bias.item()))
         else:
             _fold(child)
         if isinstance(child, Bottleneck):

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfine_lib.boxes import box_cxcywh_to_xyxy
+from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import ModelConfig
 from dfine_lib.deploy.backends.exported import INPUTS, OUTPUTS, RAW_OUTPUTS
 from dfine_lib.deploy.backends.openvino_runtime import RT_INFO
-from dfine_lib.deploy.deployed import deployed_form
+from dfine_lib.deploy.graph import GraphModel, graph_form
+from dfine_lib.deploy.graph.padding import join_padding
 from dfine_lib.deploy.half import half_form
 from dfine_lib.deploy.int8 import quantize_int8
 from dfine_lib.files import write_atomically
@@ -33,7 +34,7 @@ _LARGEST_SIDE = 4096
 class Detector(nn.Module):
     """Model and post-processing in one, with the names that the authors' ONNX files have."""
 
-    def __init__(self, model: DFINE, top_k: int = 300) -> None:
+    def __init__(self, model: GraphModel, top_k: int = 300) -> None:
         super().__init__()
         self.model, self.top_k = model, top_k
 
@@ -47,25 +48,26 @@ class Detector(nn.Module):
         Returns:
             Labels int64 `[B, K]`, boxes xyxy in pixels `[B, K, 4]`, scores `[B, K]`; scores fall.
         """
-        outputs = self.model(images)
-        num_classes = outputs.pred_logits.shape[-1]
-        boxes = box_cxcywh_to_xyxy(outputs.pred_boxes) * orig_target_sizes.repeat(1, 2)[:, None].to(images.dtype)
-        count = min(self.top_k, outputs.pred_logits.shape[1] * num_classes)
-        scores, index = outputs.pred_logits.flatten(1).sigmoid().topk(count)  # [B, K]
+        logits, boxes = self.model(images)
+        num_queries, num_classes = self.model.num_queries, logits.shape[1]
+        logits, boxes = logits.reshape(-1, num_queries * num_classes), boxes.reshape(-1, num_queries, 4)
+        best, index = logits.topk(min(self.top_k, num_queries * num_classes))  # [B, K]
         query = (index // num_classes)[..., None].expand(-1, -1, 4)
-        return index % num_classes, boxes.gather(1, query), scores
+        sizes = orig_target_sizes.to(boxes.dtype)
+        return index % num_classes, boxes.gather(1, query) * torch.cat([sizes, sizes], 1)[:, None], best.sigmoid()
 
 
 class RawDetector(nn.Module):
     """The model as it is: logits `[B, Q, C]` and boxes cxcywh `[B, Q, 4]` in 0..1."""
 
-    def __init__(self, model: DFINE) -> None:
+    def __init__(self, model: GraphModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.model(images)
-        return outputs.pred_logits, outputs.pred_boxes
+        logits, boxes = self.model(images)
+        num_queries = self.model.num_queries
+        return logits.reshape(-1, num_queries, logits.shape[1]), box_xyxy_to_cxcywh(boxes).reshape(-1, num_queries, 4)
 
 
 def export_onnx(
@@ -120,10 +122,10 @@ def export_onnx(
         raise ValueError(f"image_size must be multiples of 32, at least {least}, got {image_size}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    lean = deployed_form(model)
-    lean = half_form(lean) if precision == "fp16" else lean
-    detector = RawDetector(lean).eval() if raw else Detector(lean, top_k).eval()
-    content = onnxslim.slim(_traced(detector, (height, width), least if dynamic_sides else None))
+    graph = graph_form(model, None if dynamic_sides else (height, width))
+    graph = half_form(graph) if precision == "fp16" else graph
+    detector = RawDetector(graph).eval() if raw else Detector(graph, top_k).eval()
+    content = onnxslim.slim(join_padding(_traced(detector, (height, width), least if dynamic_sides else None)))
     about = {
         "task": "detect",
         "image_size": json.dumps([height, width]),
@@ -167,8 +169,6 @@ def _traced(detector: nn.Module, image_hw: tuple[int, int], least: int | None) -
     if isinstance(detector, RawDetector):
         example, names = example[:1], (INPUTS[:1], RAW_OUTPUTS)
         del shapes["orig_target_sizes"]
-    with torch.no_grad():
-        detector(*example)  # anchors and bins become constants
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

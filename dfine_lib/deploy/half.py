@@ -11,7 +11,7 @@ import copy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.model.dfine import DFINE
+from dfine_lib.deploy.graph import GraphModel
 
 
 class HalfLinear(nn.Module):
@@ -43,25 +43,25 @@ class InFloat32(nn.Module):
         super().__init__()
         self.part, self.keep = part, keep
 
-    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        found = self.part(x.float(), *(other.float() for other in others))
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.part(x.float())
         return found if self.keep else found.to(x.dtype)
 
 
-def half_form(model: DFINE) -> DFINE:
-    """A copy of a deployed model with float16 convolutions and linear layers; images and answers stay float32.
+def half_form(model: GraphModel) -> GraphModel:
+    """A copy of a graph with float16 convolutions and linear layers; images and answers stay float32.
 
     Args:
-        model: of `deployed_form`; left as it is.
+        model: of `graph_form`; left as it is.
     """
     model = copy.deepcopy(model)
     _halve_linear(model)
     encoder, decoder = model.encoder, model.decoder
     model.backbone = InFloat16(model.backbone)
-    for part in (encoder.input_proj, encoder.lateral_convs, encoder.fpn_blocks, encoder.downsample_convs):
-        part.half()
-    encoder.pan_blocks.half()
-    encoder.encoder[0] = InFloat32(encoder.encoder[0])
+    attention = encoder.attention
+    encoder.attention = nn.Identity()
+    encoder.half()
+    encoder.attention = InFloat32(attention)
     decoder.input_proj = nn.ModuleList(
         nn.Sequential(project.half(), InFloat32(nn.Identity(), keep=True)) for project in decoder.input_proj
     )

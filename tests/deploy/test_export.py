@@ -10,6 +10,7 @@ import torch
 
 from dfine_lib import DFINE
 from dfine_lib.deploy.export import Detector, export_onnx
+from dfine_lib.deploy.graph import graph_form
 from dfine_lib.evaluate import postprocess
 
 ROOT = Path(__file__).parents[2]
@@ -65,11 +66,11 @@ def test_names_and_metadata_are_as_promised(session):
 def test_the_post_processing_in_the_file_is_that_of_the_library(model):
     images, sizes_wh = torch.rand(2, 3, 64, 64), torch.tensor([[64, 64], [200, 100]])
     with torch.no_grad():
-        labels, boxes, scores = Detector(model)(images, sizes_wh)
+        labels, boxes, scores = Detector(graph_form(model, (64, 64)))(images, sizes_wh)
         found = postprocess(model(images), sizes_wh)
     assert torch.equal(labels, torch.stack([one.labels for one in found]))
-    torch.testing.assert_close(boxes, torch.stack([one.boxes_xyxy for one in found]))
-    torch.testing.assert_close(scores, torch.stack([one.scores for one in found]))
+    torch.testing.assert_close(boxes, torch.stack([one.boxes_xyxy for one in found]), rtol=0, atol=1e-3)  # px
+    torch.testing.assert_close(scores, torch.stack([one.scores for one in found]), rtol=0, atol=1e-5)
 
 
 def test_a_side_that_the_model_cannot_take_is_refused_before_any_work(model, tmp_path):
