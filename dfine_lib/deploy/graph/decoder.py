@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from dfine_lib.deploy.graph.encoder import Shapes
-from dfine_lib.deploy.graph.folding import linear
+from dfine_lib.deploy.graph.folding import linear_layer
 from dfine_lib.model.decoder import DecoderLayer, DFINEDecoder, QualityHead, make_anchors
 from dfine_lib.model.deformable_attention import OFFSET_SCALE, DeformableAttention
 
@@ -27,7 +27,7 @@ class GraphAttention(nn.Module):
         weights, biases = attention.in_proj_weight.double().chunk(3), attention.in_proj_bias.double().chunk(3)
         scale = (dim // self.num_heads) ** -0.5
         self.query, self.key, self.value = (
-            linear(weight * factor, bias * factor)
+            linear_layer(weight * factor, bias * factor)
             for weight, bias, factor in zip(weights, biases, (scale, 1.0, 1.0), strict=True)
         )
         self.out_proj = attention.out_proj
@@ -59,7 +59,7 @@ class GraphSampling(nn.Module):
                 ((offsets.bias.double() * scale)[:, None], weights.bias.double()[:, None]),
             )
         ]
-        self.both = linear(parts[0], parts[1][:, 0])
+        self.both = linear_layer(parts[0], parts[1][:, 0])
 
     def forward(self, query: Tensor, centre: Tensor, size: Tensor, levels: list[Tensor]) -> Tensor:
         """Sample and average.
@@ -115,7 +115,7 @@ class GraphQuality(nn.Module):
         first, self.second = head.reg_conf.layers
         weight = first.weight.double().unflatten(1, (4, self.top + 1))
         weight = weight[..., : self.top] + weight[..., self.top :] / self.top
-        self.first = linear(weight.flatten(1), first.bias)
+        self.first = linear_layer(weight.flatten(1), first.bias)
 
     def forward(self, distribution: Tensor) -> Tensor:
         """`[B * Q, 4, N + 1]` to `[B * Q, 1]`."""

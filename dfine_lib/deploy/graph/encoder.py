@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.deploy.graph.folding import after, linear, matrix, pointwise
+from dfine_lib.deploy.graph.folding import composed, linear_layer, matrix, pointwise
 from dfine_lib.model.hybrid_encoder import EncoderLayer, FusionBlock, HybridEncoder, position_embedding
 
 Shapes = list[tuple[int, int]] | None
@@ -23,7 +23,7 @@ class GraphEncoderLayer(nn.Module):
         scale[: self.dim] = (self.dim // self.num_heads) ** -0.5  # of the products, into the query
         weight = attention.in_proj_weight.double() * scale.to(attention.in_proj_weight.device)
         bias = attention.in_proj_bias.double() * scale[:, 0].to(weight.device)
-        self.projection, self.of_position = linear(weight, None), linear(weight[: 2 * self.dim], None)
+        self.projection, self.of_position = linear_layer(weight, None), linear_layer(weight[: 2 * self.dim], None)
         self.register_buffer("bias", bias.float())
         self.out_proj, self.linear1, self.linear2 = attention.out_proj, layer.linear1, layer.linear2
         self.norm1, self.norm2 = layer.norm1, layer.norm2
@@ -98,11 +98,11 @@ class GraphEncoder(nn.Module):
         for i in range(steps):
             block, lateral, level = encoder.fpn_blocks[i], encoder.lateral_convs[i].conv, steps - 1 - i
             weight, bias = matrix(block.cv1.conv)
-            coarse, fine = after(weight[:, :dim], bias, lateral), (weight[:, dim:], torch.zeros_like(bias))
+            coarse, fine = composed(weight[:, :dim], bias, lateral), (weight[:, dim:], torch.zeros_like(bias))
             project = encoder.input_proj[level]
             channels = project.conv.in_channels
             if 2 * dim * channels <= channels * dim + 2 * dim * dim:
-                fine = after(*fine, project.conv)
+                fine = composed(*fine, project.conv)
             else:
                 self.projections[level] = project
             self.from_coarse.append(_halves(*coarse))
@@ -112,7 +112,7 @@ class GraphEncoder(nn.Module):
         for i in range(steps):
             block, lateral = encoder.pan_blocks[i], encoder.lateral_convs[steps - 1 - i].conv
             weight, bias = matrix(block.cv1.conv)
-            inner, shifted = after(weight[:, dim:], bias, lateral)
+            inner, shifted = composed(weight[:, dim:], bias, lateral)
             self.from_both.append(_halves(torch.cat([weight[:, :dim], inner], dim=1), shifted))
             self.up.append(GraphFusion(block))
 

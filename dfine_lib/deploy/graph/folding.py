@@ -19,13 +19,13 @@ def matrix(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return conv.weight[:, :, 0, 0].double(), conv.bias.double()
 
 
-def after(weight: Tensor, bias: Tensor, first: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def composed(weight: Tensor, bias: Tensor, first: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Matrix and bias of `weight @ first(x) + bias`, for a 1 x 1 convolution that nothing follows but this."""
     inner, shift = matrix(first)
     return weight @ inner, bias + weight @ shift
 
 
-def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A linear layer of a matrix `[out, in]` and a bias, in float32."""
     layer = nn.Linear(
         weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=torch.float32
