@@ -185,10 +185,13 @@ class _Chunks(Sampler):
 
 
 def keep_freed_memory(megabytes: int = 256) -> None:
-    """Let this process keep what it frees, up to that much: a worker asks for the same few megabytes again and again.
+    """Let this process keep what it frees, up to that much: it will ask for the same sizes again and again.
 
     Given back to the system and fetched anew, a page at a time, they cost more than the arithmetic on them. Only with
     glibc; elsewhere nothing happens.
+
+    Args:
+        megabytes: below 2048.
     """
     if sys.platform != "linux":
         return
@@ -196,7 +199,8 @@ def keep_freed_memory(megabytes: int = 256) -> None:
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3
         mallopt(trim_threshold, megabytes << 20)
-        mallopt(mmap_threshold, 32 << 20)  # the most that it takes
+        mallopt(mmap_threshold, 32 << 20)  # the most that an older glibc takes
+        mallopt(mmap_threshold, megabytes << 20)
 
 
 def _start_worker(_: int) -> None:

@@ -234,17 +234,22 @@ class DFINEDecoder(nn.Module):
         self, memory: Tensor, shapes: list[tuple[int, int]], keep: bool
     ) -> tuple[Tensor, Tensor, LayerOutput | None]:
         """The Q tokens most sure of holding an object: content `[B, Q, D]`, reference logits `[B, Q, 4]`."""
-        anchors, valid = self._anchors_for(shapes, memory.device)
-        tokens = self.enc_output(memory * valid)
-        logits = self.enc_score_head(tokens)
+        anchors, valid = (x.expand(memory.shape[0], -1, -1) for x in self._anchors_for(shapes, memory.device))
+        # In training the chosen tokens alone are made once more with gradients: the others would only get zeros.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            tokens = self.enc_output(memory * valid)
+            logits = self.enc_score_head(tokens)
         num_queries = min(self.config.num_queries, memory.shape[1])  # small inputs have fewer tokens than queries
         chosen = logits.amax(-1).topk(num_queries, dim=1).indices[..., None]  # [B, Q, 1]
-        content = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1]))
-        anchor = anchors.expand(memory.shape[0], -1, -1).gather(1, chosen.expand(-1, -1, 4))
-        reference = self.enc_bbox_head(content) + anchor
+
+        def pick(x: Tensor) -> Tensor:
+            return x.gather(1, chosen.expand(-1, -1, x.shape[-1]))
+
+        content = self.enc_output(pick(memory) * pick(valid)) if self.training else pick(tokens)
+        reference = self.enc_bbox_head(content) + pick(anchors)
         encoder = None
         if keep:
-            chosen_logits = logits.gather(1, chosen.expand(-1, -1, logits.shape[-1]))
+            chosen_logits = self.enc_score_head(content) if self.training else pick(logits)
             encoder = LayerOutput(chosen_logits, reference.sigmoid())
         return content.detach(), reference.detach(), encoder
 

@@ -88,9 +88,10 @@ class DeformableAttention(nn.Module):
         precise = torch.promote_types(places.dtype, torch.float32)  # in half, places would be a tenth of a cell off
         places = places.transpose(1, 2).flatten(0, 1).to(precise)  # [B * heads, Q, points, 2]
         weights = self.sampling_weights(query).transpose(1, 2).flatten(0, 1)
-        sampled = [
-            F.grid_sample(level.to(precise), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            for level, grid in zip(levels, places.split(self.points_per_level, dim=2), strict=True)
-        ]  # each [B * heads, D / heads, Q, points]
-        attended = (torch.cat(sampled, dim=-1) * weights[:, None]).sum(-1)
+        grids = places.split(self.points_per_level, dim=2)
+        shares = weights[:, None].split(self.points_per_level, dim=3)
+        attended = 0.0  # [B * heads, D / heads, Q]
+        for level, grid, share in zip(levels, grids, shares, strict=True):
+            sampled = F.grid_sample(level.to(precise), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            attended = attended + (sampled * share).sum(-1)
         return attended.reshape(batch, width, num_queries).transpose(1, 2)

@@ -103,9 +103,9 @@ class FusionBlock(nn.Module):
         self.cv4 = ConvNorm(2 * dim + 2 * width, dim, 1, activation=F.silu)
 
     def forward(self, x: Tensor) -> Tensor:
-        both = self.cv1(x)
-        first = self.cv2(both.chunk(2, dim=1)[1])
-        return self.cv4(torch.cat([both, first, self.cv3(first)], dim=1))
+        passed, half = self.cv1(x).chunk(2, dim=1)
+        first = self.cv2(half)
+        return self.cv4(torch.cat([passed, half, first, self.cv3(first)], dim=1))
 
 
 class Downsample(nn.Module):
