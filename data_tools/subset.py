@@ -23,6 +23,7 @@ from dfine_lib.data.coco_json import integers, read_json, records_of, unique
 from dfine_lib.data.images import SHARD_INDEX, DataError
 
 REPORT = "subset_report.json"
+SPLITS = ("train", "val", "test")
 Record = dict[str, Any]
 
 
@@ -84,7 +85,7 @@ def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
     if source.is_file() and images is not None:
         return {"train": read_part(source, images)}
     found, missing = {}, None
-    for split in ("train", "val"):
+    for split in SPLITS:
         try:
             paths = find_split(source, split)
         except DataError as error:
@@ -138,9 +139,10 @@ def split_data(
     parts = read_parts(Path(source), images)
     if "train" not in parts:
         raise DataError(f"{source}: no train split to divide.")
-    if len(parts) > 1:
+    if others := [name for name in parts if name != "train"]:
         raise DataError(
-            f"{source} has a val split already: name the annotation file to divide, and its pictures with --images."
+            f"{source} has a {others[0]} split already: name the annotation file to divide, and its pictures with "
+            "--images."
         )
     whole = parts["train"]
     groups = _groups(whole, group_key, group_pattern)
@@ -323,14 +325,18 @@ def _write(
                 place = f"{part.file}, image id {image['id']}"
                 name = clean_name(image.get("file_name"), place)
                 path, root = (part.folder / name, part.folder) if origin is None else origin(split, i, image)
-                inside(path, root, follow_links)
-                if not path.is_file():
-                    raise DataError(f"{place}: there is no {path}. `dfine doctor` lists all that is missing.")
                 if name in seen:
                     raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
                 seen.add(name)
-                if pictures != "none":
-                    bring(path, folder / "images" / split / name, pictures)
+                if pictures == "none":
+                    continue
+                inside(path, root, follow_links)
+                if not path.is_file():
+                    raise DataError(
+                        f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --pictures none does "
+                        "without pictures."
+                    )
+                bring(path, folder / "images" / split / name, pictures)
             target = folder / "annotations" / f"instances_{split}.json"
             target.parent.mkdir(exist_ok=True)
             content = {**part.content, "categories": part.categories, "images": part.images}

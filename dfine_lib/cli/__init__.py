@@ -21,7 +21,8 @@ GROUPS = (training, compare, predict, export, bench, doctor, weights, data, reci
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
 # What a person can put right about a file or a folder; any other OSError keeps its traceback.
 _ABOUT_FILES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
-_ABOUT_FILES |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ABOUT_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ABOUT_FILES |= _ABOUT_ROOM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,13 +76,30 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export, measure."
-    )
+        prog="dfine", description="D-FINE from data to detector: prepare, train, evaluate, predict, export, measure.",
+        epilog="example: dfine train --recipe n_custom --data my_set",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"dfine {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for group in GROUPS:
         group.add_commands(commands)
+    _keep_examples_whole(parser)
     return parser
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps all but the example, which is copied into a shell as one line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return indent + text if text.startswith(("example: ", "Example: ")) else super()._fill_text(text, width, indent)
+
+
+def _keep_examples_whole(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = _Help
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _keep_examples_whole(command)
 
 
 def _message_to_the_caller(error: ValueError | OSError) -> str | None:
@@ -93,7 +111,10 @@ def _message_to_the_caller(error: ValueError | OSError) -> str | None:
     if isinstance(error, OSError):
         if error.errno not in _ABOUT_FILES:
             return None
-        return f"{error.filename}: {error.strerror}" if error.filename else (error.strerror or str(error))
+        place = error.filename  # of a copy it is the source, which is not what is full
+        if error.errno in _ABOUT_ROOM and error.filename2:
+            place = error.filename2
+        return f"{place}: {error.strerror}" if place else (error.strerror or str(error))
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next

@@ -25,7 +25,7 @@ __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 logger = logging.getLogger(__name__)
 
 
-def find_split(data: Path | str, split: Literal["train", "val"]) -> tuple[Path, Path]:
+def find_split(data: Path | str, split: Literal["train", "val", "test"]) -> tuple[Path, Path]:
     """Annotation file and image folder of one split of a data folder.
 
     Two layouts are known: `annotations/instances_{split}.json` with `images/{split}/`, and that of COCO 2017,

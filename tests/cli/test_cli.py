@@ -90,6 +90,7 @@ def test_the_help_of_every_command_ends_with_an_example_that_is_one(name):
     parser = leaves(cli._parser())[name]
     example = (parser.epilog or "").partition("xample: ")[2]
     assert example.startswith(name), f"{name} --help has no example"
+    assert parser.format_help().splitlines()[-1].endswith(example), "it is not one line"
     words = shlex.split(example.partition(" && ")[0])[1:]
     assert cli._parser().parse_args(words).call is parser.get_default("call")
 
@@ -288,6 +289,7 @@ def end_of(monkeypatch, error: BaseException) -> int:
         FileNotFoundError(2, "No such file or directory", "a.json"),
         PermissionError(13, "Permission denied", "a.json"),
         OSError(28, "No space left on device", "a.json"),
+        OSError(28, "No space left on device", "source.json", None, "a.json"),
     ],
 )
 def test_trouble_with_files_is_told(monkeypatch, capsys, error):

@@ -140,6 +140,27 @@ def test_subset_makes_the_train_split_smaller_and_leaves_val(tmp_path):
     assert len(list((tmp_path / "seven" / "images" / "train").iterdir())) == 7
 
 
+def test_a_test_split_is_kept(tmp_path):
+    folder = data_set(tmp_path / "set", many(8), splits=("train", "val", "test"))
+    subset_data(folder, tmp_path / "half", count=4, **QUIET)
+    filter_data(folder, tmp_path / "a", categories=["a"], **QUIET)
+    merge_data([folder, folder], tmp_path / "both", **QUIET)
+    counts = {name: [len(content(tmp_path / name, split)["images"]) for split in ("train", "val", "test")]
+              for name in ("half", "a", "both")}  # fmt: skip
+    assert counts == {"half": [4, 8, 8], "a": [8, 8, 8], "both": [16, 16, 16]}
+    assert len(list((tmp_path / "half" / "images" / "test").iterdir())) == 8
+
+
+def test_annotations_alone_need_no_pictures(tmp_path):
+    folder = data_set(tmp_path / "set", many(8))
+    for path in (folder / "images" / "train").iterdir():
+        path.unlink()
+    subset_data(folder, tmp_path / "half", count=4, pictures="none", **QUIET)
+    assert len(content(tmp_path / "half", "train")["images"]) == 4
+    with pytest.raises(DataError, match="--pictures none"):
+        subset_data(folder, tmp_path / "other", count=4, **QUIET)
+
+
 def test_filter_by_class_size_and_number_of_boxes(tmp_path):
     rows = {"0.png": [0, 1, 2], "1.png": [0], "2.png": [2, 2], "3.png": []}  # class k has boxes 4 x (2 + k)
     source = data_set(tmp_path / "set", rows)
