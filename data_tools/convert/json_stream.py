@@ -11,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from data_tools.convert.records import decoded, readable
+from dfine_lib.data.coco_json import why_no_json
 from dfine_lib.data.images import DataError
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -25,7 +26,7 @@ def parse(text: str, place: str) -> Any:
     except RecursionError:
         raise DataError(f"{place}: nested too deeply for an annotation file. Export it again.") from None
     except ValueError as error:  # also an integer of thousands of digits
-        raise DataError(f"{place}: no valid JSON: {str(error)[:120]}. Export it again.") from error
+        raise DataError(f"{place}: no valid JSON: {why_no_json(error)[:120]}. Export it again.") from error
 
 
 def read_small(file: Path, root: Path, most_bytes: int = 256 << 20, follow_links: bool = False) -> Any:
@@ -102,7 +103,7 @@ class _Reader:
                     cut = " The file ends in the middle: copy it again." if unfinished else ""
                     raise self.fail(f"{place} is no valid JSON ({error.msg}).{cut}") from error
             except ValueError as error:  # an integer of thousands of digits
-                raise self.fail(f"{place}: {str(error)[:80]}.") from error
+                raise self.fail(f"{place}: {why_no_json(error)[:80]}.") from error
             if len(self.text) - self.at > LARGEST_RECORD:
                 raise self.fail(f"{place} is larger than {LARGEST_RECORD >> 20} MiB.")
             self.more(size)

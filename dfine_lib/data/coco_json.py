@@ -30,7 +30,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise DataError(f"{file}: nested too deeply to be an annotation file. Export it again.") from error
     except ValueError as error:  # also UnicodeDecodeError
         way_out = "The file looks cut off: copy or export it again." if _cut_off(text, error) else "Export it again."
-        raise DataError(f"{file}: no valid JSON: {error}. {way_out}") from error
+        raise DataError(f"{file}: no valid JSON: {why_no_json(error)}. {way_out}") from error
     finally:
         if collecting:
             gc.enable()
@@ -40,6 +40,13 @@ def read_json(file: Path) -> dict[str, Any]:
             "A list of detections or annotations alone is not enough."
         )
     return content
+
+
+def why_no_json(error: ValueError) -> str:
+    """What `json.loads` found, in words for whoever wrote the file."""
+    if "set_int_max_str_digits" in str(error):  # Python's advice is for programmers
+        return "a whole number of thousands of digits"
+    return str(error)
 
 
 def _cut_off(text: bytes, error: ValueError) -> bool:

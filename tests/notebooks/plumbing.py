@@ -5,6 +5,7 @@ from __future__ import annotations
 PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
     "read_json": "opens a JSON file and says what is wrong with it",
+    "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",
     "to_tensor": "pixels of a picture as a tensor",
     "exif_orientation": "how a camera was held, from the header of its picture",
