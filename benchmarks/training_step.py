@@ -61,10 +61,23 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
         raise SystemExit(f"{case}: {term} differs by {difference:.1e} of itself; nothing is measured")
     del found, expected
 
-    optimizer = peer.optimizer(theirs, build_optimizer(model, recipe).param_groups, model)
-    average = peer.ema(theirs, recipe)
+    return compare(
+        our_step(case, model), their_step(case, model, peer, theirs), turns=turns,
+        what="training step", case=str(case), against=authors.NAME, at_most=AIMS.get(str(case)),
+        details={"worst_loss_difference": difference},
+    )  # fmt: skip
 
-    def their_step() -> dict[str, float]:
+
+def their_step(
+    case: Case, model: nn.Module, peer: authors.Authors, theirs: nn.Module | None = None
+) -> Callable[[], dict[str, float]]:
+    """The authors' step, of the same shape as our `model`; `theirs` is built where it is not given."""
+    recipe, batch = case.recipe, case.data()
+    theirs = peer.model(model, case.side).train() if theirs is None else theirs
+    criterion, average = peer.criterion(recipe), peer.ema(theirs, recipe)
+    optimizer = peer.optimizer(theirs, build_optimizer(model, recipe).param_groups, model)
+
+    def run() -> dict[str, float]:
         clock, start = Clock(), time.perf_counter()
         torch.manual_seed(SEED)
         authors.step(
@@ -72,10 +85,7 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
         )
         return _with_rest(clock, start)
 
-    return compare(
-        our_step(case, model), their_step, turns=turns, what="training step", case=str(case), against=authors.NAME,
-        at_most=AIMS.get(str(case)), details={"worst_loss_difference": difference},
-    )  # fmt: skip
+    return run
 
 
 def our_step(case: Case, model: nn.Module, average: bool = True) -> Callable[[], dict[str, float]]:

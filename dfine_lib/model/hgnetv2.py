@@ -90,7 +90,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        if isinstance(self.lab, LearnableAffine) and _by_hand(x, self.training) and type(self.bn) is nn.BatchNorm2d:
+        if isinstance(self.lab, LearnableAffine) and type(self.bn) is nn.BatchNorm2d and _by_hand(x, self.bn.training):
             return norm_relu_affine(x, self.bn, self.lab.scale, self.lab.bias)
         x = self.bn(x)
         return self.lab(F.relu(x, inplace=self.training)) if self.activate else x

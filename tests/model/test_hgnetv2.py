@@ -177,3 +177,12 @@ def test_max_of_four_cells_gives_a_tie_to_the_first():
     ours, x.grad = x.grad, None
     F.max_pool2d(x, 2, 1).backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
     assert_close(ours, x.grad)
+
+
+def test_norms_in_eval_mode_stay_so_within_a_block_in_training():
+    block = ConvBlock(3, 4, 3, use_lab=True).train()
+    block.bn.eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = block.lab(F.relu(block.bn(block.conv(x))))
+    assert_close(block(x), expected)
+    assert not block.bn.running_mean.any() and block.bn.num_batches_tracked == 0
