@@ -50,10 +50,15 @@ def matching_cost(
     p = logits[:, image, :, labels].sigmoid()  # [M, K, Q]: only the columns that some box asks for
     yes = config.cost_alpha * (1 - p) ** config.cost_gamma * -torch.log(p + 1e-8)
     no = (1 - config.cost_alpha) * p**config.cost_gamma * -torch.log(1 - p + 1e-8)
-    boxes = boxes_cxcywh[:, image].transpose(0, 1)  # [M, K, Q, 4]
+
+    def of_images(boxes: Tensor) -> Tensor:
+        """`[K, B, Q, 4]` to `[M, K, Q, 4]`; numbers of one coordinate lie side by side, which is faster."""
+        return boxes.permute(3, 1, 0, 2).contiguous()[:, image].movedim(0, -1)
+
     targets = target_boxes[:, None, None]
-    distance = (boxes - targets).abs().sum(-1)
-    _, giou = paired_iou_giou(box_cxcywh_to_xyxy(boxes, clamp_size=True), box_cxcywh_to_xyxy(targets))
+    distance = (of_images(boxes_cxcywh) - targets).abs().sum(-1)
+    boxes_xyxy = of_images(box_cxcywh_to_xyxy(boxes_cxcywh, clamp_size=True))
+    _, giou = paired_iou_giou(boxes_xyxy, box_cxcywh_to_xyxy(targets))
     cost = config.cost_class * (yes - no) + config.cost_bbox * distance - config.cost_giou * giou
     return cost.nan_to_num(nan=1.0)
 
