@@ -7,6 +7,9 @@ image, half of them about an object, most of these of its class. Each side is a 
 ground truth, read, and the detections as tensors of labels, boxes and scores per image. Timed is all from there; memory
 is the most that the whole process held, Python, torch and the detections included. pycocotools takes minutes for 5,000
 images: from 1,000 on there is one turn.
+
+`dfine eval` does not score while it infers. Measured here, an image costs 0.02 ms to collect and 0.4 ms to score, and
+71 to 79 ms to infer (size n at 640 px on two cores, `results/other_packages.json`): at most 0.6 % could be hidden.
 """
 
 from __future__ import annotations
