@@ -35,6 +35,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--data", required=True, type=Path, metavar="DIR", help=_DATA_HELP)
     train.add_argument("--out", type=Path, metavar="DIR", help="what the run writes (default: runs/NAME)")
     train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of fresh weights")
+    train.add_argument(
+        "--row", action="append", default=[], metavar="NEW=OLD",
+        help="of --weights, take class OLD for your class NEW, as taxi=car; may be given again (default: equal names)",
+    )  # fmt: skip
     train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
     _add_input_size(train)
     train.add_argument("--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them")
@@ -132,6 +136,7 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 
 def _train(arguments: argparse.Namespace) -> int:
     goes_on = "; the same command goes on from the last saved state"
+    rows = _rows_of(arguments)
     if arguments.nproc != 1 or arguments.max_restarts:
         _recipe_of(arguments)  # a wrong setting is told here, before anything starts
         if not _started_by_torchrun():
@@ -152,6 +157,7 @@ def _train(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             resume=arguments.resume,
             weights=arguments.weights,
+            rows=rows,
         )
         if ranks.first:
             _print_result(out)
@@ -290,6 +296,19 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
             raise ValueError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
         settings[name.strip()] = value.strip()
     return changed(recipe, settings)
+
+
+def _rows_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The weights' class for a class of the data, as `--row` names them."""
+    rows = {}
+    for word in arguments.row:
+        name, equals, source = (part.strip() for part in word.partition("="))
+        if not (name and equals and source):
+            raise ValueError(f"--row wants NEW=OLD, two names of classes, as taxi=car, got {word!r}")
+        rows[name] = source
+    if rows and not arguments.weights:
+        raise ValueError("--row says which classes of a weights file to take: give --weights too")
+    return rows
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -221,6 +221,8 @@ def load_weights(
             in `rows` that the model or the file does not have.
     """
     if weights.backbone_only:
+        if rows:
+            raise WeightsError(f"{weights.path}: a backbone alone has no classes to take, and rows were asked of it.")
         return _load_backbone(model, weights)
     bins = model.config.uniform_bins
     if weights.model is not None and weights.model.uniform_bins != bins:  # no entry's shape would tell

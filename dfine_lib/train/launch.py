@@ -33,6 +33,7 @@ def training_command(
     seed: int = 0,
     device: str = "auto",
     weights: str | Path | None = None,
+    rows: Mapping[str, str] | None = None,
     resume: bool = True,
     settings: Mapping[str, object] | None = None,
     nproc: int = 1,
@@ -52,6 +53,8 @@ def training_command(
             words += [flag, str(value)]
     if nproc != 1 or max_restarts:
         words += ["--nproc", str(nproc), "--max-restarts", str(max_restarts)]
+    for name, source in (rows or {}).items():
+        words += ["--row", f"{name}={source}"]
     if not resume:
         words.append("--no-resume")
     for name, value in (settings or {}).items():

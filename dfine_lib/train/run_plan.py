@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class RunPlan:
     val: CocoIndex
     seed: int
     weights: Path | None
+    rows: Mapping[str, str] | None = None  # the weights' class to take for a class of the data
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on: contents, not places, so that folders may move."""
@@ -46,6 +48,7 @@ class RunPlan:
             "images": {"train": len(self.train), "val": len(self.val)},
             "classes": list(self.train.category_names),
             "weights": _digest(self.weights) if self.weights else None,
+            "rows": dict(self.rows) if self.rows else None,
         }
 
     def compare_with_earlier(self, folder: RunFolder) -> None:
@@ -77,13 +80,18 @@ class RunPlan:
             )
 
 
-def plan_run(recipe: Recipe, data: Path, seed: int, weights: str | Path | None) -> RunPlan:
+def plan_run(
+    recipe: Recipe, data: Path, seed: int, weights: str | Path | None, rows: Mapping[str, str] | None = None
+) -> RunPlan:
     """Read both splits and fit the recipe to them; no image is opened.
 
     Raises:
         DataError: something is wrong with the annotation files.
+        ValueError: rows without weights to take them from.
         WeightsError: there are no such weights.
     """
+    if rows and not weights:
+        raise ValueError("rows say which classes of a weights file to take: name the weights too")
     index = read_coco(*find_split(data, "train"), training=True)
     val_index = read_coco(
         *find_split(data, "val"),
@@ -92,7 +100,8 @@ def plan_run(recipe: Recipe, data: Path, seed: int, weights: str | Path | None) 
         category_names=index.category_names,
     )
     _check_names(index, val_index)
-    return RunPlan(fitted_to_data(recipe, index), index, val_index, seed, locate_weights(weights) if weights else None)
+    located = locate_weights(weights) if weights else None
+    return RunPlan(fitted_to_data(recipe, index), index, val_index, seed, located, rows)
 
 
 def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def train(
     device: str = "auto",
     resume: bool = True,
     weights: str | Path | None = None,
+    rows: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with a run that was stopped; a finished run only returns its result.
 
@@ -64,6 +66,7 @@ def train(
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         resume: go on from `last.pt` where there is one; otherwise a folder that holds a run is refused.
         weights: fine-tune from this file instead of fresh weights.
+        rows: its class to take for a class of the data, where names differ: `{"taxi": "car"}`.
 
     Returns:
         The content of `metrics.json`.
@@ -78,7 +81,7 @@ def train(
         resume = resume or was_restarted()
         if weights:
             ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
-        plan = plan_run(get_recipe(recipe), Path(data), seed, weights)
+        plan = plan_run(get_recipe(recipe), Path(data), seed, weights, rows)
         run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks)
         try:
             result = ranks.on_first(lambda: run.result() if resume and run.folder.result.exists() else None)
@@ -143,7 +146,8 @@ class _Run:
         torch.manual_seed(derived_seed(self.plan.seed, 0))
         self.model = DFINE.from_recipe(recipe)
         if self.plan.weights and fresh:
-            rows = load_weights(self.model, read_weights(self.plan.weights), self.plan.train.category_names)
+            stored = read_weights(self.plan.weights)
+            rows = load_weights(self.model, stored, self.plan.train.category_names, self.plan.rows)
         elif fresh and recipe.model.freeze_norm:
             log.warning(
                 "%s was published with a pretrained backbone whose norms stay frozen; from random weights it learns "

@@ -309,3 +309,11 @@ def test_an_error_of_the_code_keeps_its_traceback(monkeypatch):
 def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     assert end_of(monkeypatch, KeyboardInterrupt()) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_rows_that_are_no_pair_or_have_no_weights_are_refused(folder, capsys):
+    line = ["train", "--recipe", "pico", "--data", str(folder)]
+    assert cli.main([*line, "--row", "taxi", "--weights", "a.pth"]) == 2
+    assert "--row wants NEW=OLD" in capsys.readouterr().err
+    assert cli.main([*line, "--row", "taxi=car"]) == 2
+    assert "give --weights too" in capsys.readouterr().err

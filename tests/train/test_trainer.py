@@ -476,3 +476,18 @@ def test_bf16_where_there_is_none_trains_in_what_is_used_instead(finished, tmp_p
     found = train(changed(recipe, {"train.precision": "bf16"}), data, tmp_path / "run")
     assert found["numerics"]["precision"] == "fp32" and found["last"] == result["last"]
     assert found["recipe"]["train"]["precision"] == "bf16"
+
+
+def test_fine_tuning_takes_the_rows_that_are_named_and_is_another_run_with_others(finished, tmp_path):
+    recipe, _, out, _ = finished
+    other = write_folder(tmp_path / "other", names=("pole", "dot"))
+    how = dict(weights=out / "model.safetensors")
+    short = changed(recipe, {"train.epochs": 1})
+    result = train(short, other, tmp_path / "run", rows={"pole": "bar"}, **how)
+    assert result["class_rows"] == {"rows": {"pole": "bar", "dot": "dot"}}
+    with pytest.raises(CheckpointError, match="rows"):
+        train(short, other, tmp_path / "run", **how)
+    with pytest.raises(WeightsError, match="the file has no class 'pillar'"):
+        train(short, other, tmp_path / "run2", rows={"pole": "pillar"}, **how)
+    with pytest.raises(ValueError, match="name the weights too"):
+        train(short, other, tmp_path / "run3", rows={"pole": "bar"})
