@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse, after --help or a wrong argument
         return int(stop.code or 0)
     arguments.words = list(sys.argv[1:] if argv is None else argv)
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         status = arguments.call(arguments)

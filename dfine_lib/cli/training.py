@@ -207,9 +207,6 @@ def _started_by_torchrun() -> bool:
 
 def _as_one(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_out: str = "") -> int:
     """Do the work in this process, as one of those that torchrun started where it did; rank 0 speaks."""
-    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
     from dfine_lib.train.distributed import ProcessLost, ToldElsewhere, joined
 
     try:

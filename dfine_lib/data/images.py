@@ -95,13 +95,18 @@ def read_image(path: Path | str, content: bytes | None = None) -> Tensor:
         DataError: the file is missing, truncated or no picture.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            plain = image.format == "JPEG" and image.mode == "RGB" and exif_orientation(image) == 1
-            if plain and (pixels := _decoded(path, content)) is not None:
-                return pixels
-            return to_tensor(upright_rgb(image))
+        return decode_image(path, content)
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         raise DataError(f"{path}: {_explain(error)}") from error
+
+
+def decode_image(path: Path | str, content: bytes | None = None) -> Tensor:
+    """What `read_image` reads, with the decoders' own errors: of nearly any class, in their own words."""
+    with Image.open(path if content is None else io.BytesIO(content)) as image:
+        plain = image.format == "JPEG" and image.mode == "RGB" and exif_orientation(image) == 1
+        if plain and (pixels := _decoded(path, content)) is not None:
+            return pixels
+        return to_tensor(upright_rgb(image))
 
 
 def _decoded(path: Path | str, content: bytes | None) -> Tensor | None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dfine_lib.data.images import to_tensor, upright_rgb
+from dfine_lib.data.images import decode_image, to_tensor, upright_rgb
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -171,8 +171,7 @@ def read_picture(path: Path | str) -> Tensor:
         SourceError: missing, damaged, or no picture.
     """
     try:
-        with Image.open(path) as image:
-            return to_tensor(upright_rgb(image))
+        return decode_image(path)
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file.") from error
     except Image.UnidentifiedImageError as error:

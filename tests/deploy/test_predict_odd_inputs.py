@@ -48,9 +48,14 @@ def odd(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_kind_of_picture_gives_the_boxes_of_the_plain_one(odd, tmp_path, capsys):
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_every_kind_of_picture_gives_the_boxes_of_the_plain_one(odd, tmp_path, capsys, backend, request):
+    if backend != "torch":
+        pytest.importorskip(backend, reason=f'{backend} is not installed: pip install -e ".[deploy]"')
+    file = WEIGHTS if backend == "torch" else request.getfixturevalue("exported")
     answers = tmp_path / "found.json"
-    arguments = [odd, "--weights", WEIGHTS, "--json", answers, "--out", tmp_path / "out", "--device", "cpu"]
+    arguments = [odd, "--weights", file, "--json", answers, "--out", tmp_path / "out", "--device", "cpu"]
+    arguments += ["--backend", backend]
     assert cli.main(["predict", *map(str, arguments), "--score", "0.3"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{len(list(odd.iterdir()))} images") and "could not be read" not in captured.out
@@ -98,6 +103,20 @@ def test_a_video_that_is_cut_off_gives_what_can_be_read_and_one_line(tmp_path, c
     assert cli.main(["predict", str(tmp_path / "end_only.mp4"), "--weights", str(WEIGHTS), "--device", "cpu"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("dfine predict: ") and "end_only.mp4" in line
+
+
+@pytest.mark.parametrize("name", ["car_clip.mp4", "person_clip.mp4"])
+def test_real_videos_give_an_answer_for_every_frame(name, tmp_path, exported):
+    clip = ROOT.parent / "shared" / "data" / "video" / name
+    if not clip.is_file():
+        pytest.skip(f"no shared/data/video/{name} on this machine")
+    pytest.importorskip("av")
+    answers = tmp_path / "found.json"
+    words = ["predict", clip, "--weights", exported, "--json", answers, "--out", tmp_path / "out", "--device", "cpu"]
+    assert cli.main([*map(str, words), "--score", "0.05"]) == 0
+    records = json.loads(answers.read_text())
+    assert [record["frame"] for record in records] == list(range(50)) and (tmp_path / "out" / name).stat().st_size > 0
+    assert all((record["width"], record["height"]) == (640, 360) for record in records)
 
 
 PEAK = """

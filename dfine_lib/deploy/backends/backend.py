@@ -62,8 +62,11 @@ class Backend:
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_hw):
             raise ValueError(f"images must be [B, 3, {self.image_hw[0]}, {self.image_hw[1]}], got {list(images.shape)}")
-        images = images.contiguous()  # quicker while they are bytes
-        pixels = (images.float().div_(255) if images.dtype == torch.uint8 else images.float()).numpy()
+        pixels = images.contiguous().numpy()  # quicker while they are bytes
+        if images.dtype == torch.uint8:  # by numpy: torch would wake threads that take cores from the detector's own
+            pixels = np.divide(pixels, np.float32(255), dtype=np.float32)
+        else:
+            pixels = pixels.astype(np.float32, copy=False)
         sizes = np.ascontiguousarray(np.asarray(sizes_wh), dtype=np.int64)
         count, step = len(pixels), self.batch or max(1, len(pixels))
         found: list[Detections] = []
