@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -16,7 +19,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "dfine_s_coco, or an exported .onnx or .xml. Without --out and --json each picture is told in a line.",
         epilog="example: dfine predict photos --weights runs/mine/model.safetensors --out found --json found.json",
     )
-    predict.add_argument("source", metavar="SOURCE")
+    predict.add_argument("source", nargs="+", metavar="SOURCE", help="one of these, or several images")
     predict.add_argument("--weights", required=True, metavar="FILE", help="what finds them")
     predict.add_argument("--out", type=Path, metavar="DIR", help="write every picture, or the video, with its boxes")
     predict.add_argument("--json", type=Path, metavar="FILE", help="write what was found, boxes in pixels")
@@ -40,7 +43,10 @@ def _predict(arguments: argparse.Namespace) -> None:
     from dfine_lib.deploy.predict_files import predict_files
     from dfine_lib.deploy.sources import find_source
 
-    found = find_source(arguments.source)  # a mistyped path is told before weights are loaded
+    several = len(arguments.source) > 1  # a pattern without quotes: the shell has made a list of it
+    found = find_source(
+        arguments.source if several else arguments.source[0]
+    )  # a mistyped path is told before weights are loaded
     predictor = Predictor(
         arguments.weights, backend=arguments.backend, device=arguments.device,
         image_size=image_size_of(arguments.image_size),
@@ -51,3 +57,5 @@ def _predict(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size, each=None if quiet else lambda result: print(result, flush=True),
     )  # fmt: skip
     print(summary)
+    if summary.images and not summary.objects:
+        log.info("Nothing is as sure as --score %g; a lower one shows what else was seen.", arguments.score)

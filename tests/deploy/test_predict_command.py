@@ -46,6 +46,19 @@ def test_a_folder_becomes_pictures_and_json(folder, tmp_path, capsys):
     assert all(d["score"] >= 0.3 for r in records for d in r["detections"])
 
 
+def test_several_pictures_are_taken_as_a_shell_gives_them(folder, capsys):
+    assert dfine(folder / "a.jpg", folder / "b.gif", "--weights", WEIGHTS) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 images, ")
+    assert dfine(folder / "a.jpg", folder, "--weights", WEIGHTS) == 2
+    assert "a list holds single pictures" in capsys.readouterr().err
+
+
+def test_nothing_found_is_told_with_the_way_out(folder, capfd, caplog):
+    with caplog.at_level("INFO"):
+        assert dfine(folder / "a.jpg", "--weights", WEIGHTS, "--score", "0.99") == 0
+    assert "Nothing is as sure as --score 0.99; a lower one" in caplog.text
+
+
 def test_sub_folders_stay_apart(folder, tmp_path):
     assert dfine(f"{folder}/**/*.jpg", "--weights", WEIGHTS, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / "a.jpg").is_file() and (tmp_path / "out" / "deep" / "a.jpg").is_file()
