@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse
 from PIL import Image
 
 from dfine_lib import DFINE
@@ -30,6 +27,13 @@ from dfine_lib.deploy.sources import SourceError, as_picture
 from dfine_lib.evaluate.postprocess import postprocess
 from dfine_lib.evaluate.refinement import refinement_of
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from fastapi.responses import FileResponse, JSONResponse
+except ImportError as error:
+    raise SystemExit(f'{error}; the page needs: pip install -e ".[serve]"') from None
 
 PAGE = Path(__file__).with_name("index.html")
 LEAST_SCORE, MOST_OBJECTS = 0.05, 50  # the slider goes no lower; each object carries its distributions

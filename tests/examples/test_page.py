@@ -6,6 +6,7 @@ import http.client
 import importlib.util
 import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,13 @@ def port() -> Iterator[int]:
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join(10)
+
+
+def test_without_its_packages_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    spec = importlib.util.spec_from_file_location("page_app_alone", EXAMPLES / "page" / "app.py")
+    with pytest.raises(SystemExit, match=r"pip install -e \"\.\[serve\]\""):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def post(port: int, content: bytes) -> tuple[int, dict]:
