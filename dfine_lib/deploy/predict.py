@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from dfine_lib.data.transforms import Sample, stretch
 from dfine_lib.deploy.backends import Backend, open_backend
+from dfine_lib.deploy.backends.exported import STREAMS
 from dfine_lib.deploy.pipeline import in_background, in_groups, map_ahead
 from dfine_lib.deploy.results import Prediction
 from dfine_lib.deploy.sources import Frame, ImageSource, SourceError, VideoSource, find_source
@@ -25,6 +26,7 @@ from dfine_lib.deploy.video import VideoReader
 from dfine_lib.model.dfine import DFINE
 
 log = logging.getLogger(__name__)
+MANY = 32  # pictures from which on it pays to open the file once more, for several calls at a time
 
 
 def network_input(image: Tensor, image_hw: tuple[int, int]) -> Tensor:
@@ -153,22 +155,25 @@ class Predictor:
         if isinstance(found, VideoSource):
             reader = VideoReader(found)
             pictures, total, in_memory = self._of_video(reader, batch_size), reader.count, False
+            many = not found.live
         else:
             pictures, total = self._of_images(found, batch_size), len(found)
+            many = total >= MANY
             in_memory = not any(isinstance(item, str | Path) for item in found.items)
-        return self._results(pictures, total, score, batch_size, keep_images or in_memory, progress)
+        return self._results(pictures, total, many, score, batch_size, keep_images or in_memory, progress)
 
-    def _results(self, pictures, total, score, batch_size, keep, progress) -> Iterator[Prediction]:
+    def _results(self, pictures, total, many, score, batch_size, keep, progress) -> Iterator[Prediction]:
         def detected() -> Iterator[Prediction]:
-            batches = map_ahead(
-                lambda batch: self._detect(batch, score, keep), in_groups(pictures, batch_size), streams, streams
-            )
+            groups = in_groups(pictures, batch_size)
+            batches = map_ahead(lambda batch: self._detect(backend, batch, score, keep), groups, streams, streams)
             with contextlib.closing(pictures), contextlib.closing(batches):
                 for batch in batches:
                     yield from batch
 
-        # Two at a time on the processor: where one waits for a thread of its own, the other goes on.
-        streams = 2 if self.backend.name == "onnxruntime" and self.backend.device == "cpu" and total != 1 else 1
+        # Several at a time on the processor: where one waits for a thread of its own, another goes on.
+        backend, streams = self.backend, 1
+        if backend.shared is not None and total != 1:
+            backend, streams = (backend.shared(), STREAMS) if many else (backend, 2)
         results = in_background(detected(), ahead=batch_size)
         with contextlib.closing(results), tqdm(
             total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, disable=not progress, delay=1.0
@@ -178,9 +183,9 @@ class Predictor:
                 del result
                 bar.update(count + len(self.skipped) - bar.n)
 
-    def _detect(self, batch: list[_Ready], score: float, keep: bool) -> list[Prediction]:
+    def _detect(self, backend: Backend, batch: list[_Ready], score: float, keep: bool) -> list[Prediction]:
         sizes_wh = torch.tensor([ready.frame.size_wh for ready in batch])
-        found, edges = self.backend.detect(torch.stack([ready.pixels for ready in batch]), sizes_wh)
+        found, edges = backend.detect(torch.stack([ready.pixels for ready in batch]), sizes_wh)
         about = dict(class_names=self.backend.class_names, category_ids=self.backend.category_ids)
         results = []
         for i, (one, (frame, _)) in enumerate(zip(found, batch, strict=True)):

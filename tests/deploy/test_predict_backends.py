@@ -17,7 +17,7 @@ from dfine_lib.categories import COCO
 from dfine_lib.config import DataConfig
 from dfine_lib.data.transforms import EvalTransform, Sample
 from dfine_lib.deploy.backends import BackendError, open_backend
-from dfine_lib.deploy.predict import Predictor, network_input
+from dfine_lib.deploy.predict import MANY, Predictor, network_input
 from dfine_lib.deploy.results import same_objects
 from dfine_lib.deploy.sources import SourceError, read_picture
 
@@ -243,3 +243,14 @@ def test_leaving_the_loop_early_ends_the_work(predictors):
 def test_numbers_out_of_range_are_refused(predictors, options):
     with pytest.raises(ValueError, match=r"batch_size|score"):
         predictors["torch"](np.zeros((8, 8, 3), np.uint8), **options)
+
+
+def test_many_pictures_are_answered_several_at_a_time_and_the_same(exported, photographs):
+    predictor = Predictor(exported, backend="onnxruntime", device="cpu")
+    files = [photographs[i % len(photographs)] for i in range(MANY)]
+    found = predictor(files, score=0.1, batch_size=3)
+    assert predictor.backend.shared() is predictor.backend.shared(), "opened once"
+    expected = predictor(photographs, score=0.1)
+    assert len(found) == MANY
+    for i, one in enumerate(found):
+        assert same_objects(one, expected[i % len(photographs)], 0.15) == []

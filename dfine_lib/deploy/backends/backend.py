@@ -43,6 +43,7 @@ class Backend:
     device: str
     answer: Callable[[np.ndarray, np.ndarray], tuple[list[Detections], list[EdgeDistributions] | None]]
     about: Mapping[str, str] = field(default_factory=dict)  # what an exported file says of itself
+    shared: Callable[[], Backend] | None = None  # the same, for several calls at a time; opened once, when asked for
 
     def detect(
         self, images: Tensor, sizes_wh: Tensor | np.ndarray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,9 @@ import torch
 from dfine_lib.config import DataConfig
 from dfine_lib.deploy.backends.backend import BackendError
 from dfine_lib.evaluate.postprocess import Detections, postprocess
+
+CORES = os.cpu_count() or 1
+STREAMS = min(CORES, 8)  # calls at a time that share the cores, where many pictures wait
 
 INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")  # as the authors name them
 RAW_OUTPUTS = ("pred_logits", "pred_boxes")  # of a file without post-processing; its one input is `images`
@@ -29,6 +33,7 @@ class Opened(NamedTuple):
     image_shape: list[int | None]  # of `images`; None: any
     about: Mapping[str, str]  # its metadata
     device: str
+    shared: Callable[[], Opened] | None = None  # the same file anew, for STREAMS calls at a time
 
 
 def signature(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

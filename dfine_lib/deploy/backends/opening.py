@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from pathlib import Path
@@ -10,7 +11,14 @@ import numpy as np
 
 from dfine_lib.categories import COCO
 from dfine_lib.deploy.backends.backend import Backend, BackendError
-from dfine_lib.deploy.backends.exported import as_detections, file_category_ids, file_names, input_size, raw_detections
+from dfine_lib.deploy.backends.exported import (
+    Opened,
+    as_detections,
+    file_category_ids,
+    file_names,
+    input_size,
+    raw_detections,
+)
 from dfine_lib.deploy.backends.onnx_runtime import open_onnxruntime
 from dfine_lib.deploy.backends.openvino_runtime import open_openvino
 from dfine_lib.deploy.backends.pytorch import open_torch
@@ -70,11 +78,16 @@ def open_backend(
         )
         names = COCO
 
-    def answer(images: np.ndarray, sizes: np.ndarray) -> tuple[list[Detections], None]:
-        values = opened.run(images, sizes)
-        return (raw_detections(*values, sizes, top_k) if opened.raw else as_detections(*values)), None
+    def ready(opened: Opened) -> Backend:
+        def answer(images: np.ndarray, sizes: np.ndarray) -> tuple[list[Detections], None]:
+            values = opened.run(images, sizes)
+            return (raw_detections(*values, sizes, top_k) if opened.raw else as_detections(*values)), None
 
-    return Backend(name, source, image_hw, names, file_category_ids(about), batch, opened.device, answer, about)
+        shared = functools.cache(lambda: ready(opened.shared())) if opened.shared is not None else None
+        ids = file_category_ids(about)
+        return Backend(name, source, image_hw, names, ids, batch, opened.device, answer, about, shared)
+
+    return ready(opened)
 
 
 def _whole_name(source: str | Path) -> Path | str:
@@ -82,7 +95,8 @@ def _whole_name(source: str | Path) -> Path | str:
     if path.suffix in (".onnx", ".xml"):
         if not path.is_file():
             raise BackendError(f"{path}: no such file.")
-        return path
+        with open(path, "rb"):  # a file that may not be read is told as that
+            return path
     if path.suffix in (".engine", ".bin", ".tflite", ".mlpackage", ".trt"):
         hint = "Give the .xml beside it." if path.suffix == ".bin" else "Give weights, or a .onnx or .xml file."
         raise BackendError(f"{path}: files of this kind are not run here. {hint}")
