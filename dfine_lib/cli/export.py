@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+NOT_RUN = 3
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what writes files that other programs run."""
@@ -13,13 +15,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="write a file that other programs run, and prove that it finds the same",
         description="The exported file is held against the weights: the same objects on photographs, in batches of 1, "
         "2 and 7, one answer for one image, and with --data the same AP. The report lies beside it as FILE.gate.json. "
-        "Exit code 1: the file was written, but it is not the same.",
+        "Exit code 1: the file was written, but it is not the same; 3: a TensorRT engine was built, but not run, for "
+        "want of a GPU.",
         epilog="example: dfine export --weights runs/mine/model.safetensors --to onnx --out detector.onnx "
         "--data my_set",
     )
     export.add_argument("--weights", required=True, metavar="FILE", help="or the name of a published file")
-    export.add_argument("--to", required=True, choices=("onnx", "openvino"), help="which form")
-    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="NAME.onnx, or NAME.xml for openvino")
+    export.add_argument("--to", required=True, choices=("onnx", "openvino", "tensorrt"), help="which form")
+    export.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="NAME.onnx, NAME.xml for openvino, NAME.engine for tensorrt",
+    )
     export.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the weights')")
     export.add_argument("--data", type=Path, metavar="DIR", help="folder with a val split: compare AP too")
     export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="int8 needs --data")
@@ -42,5 +51,8 @@ def _export(arguments: argparse.Namespace) -> int:
     if report.passed:
         print(f"done: {arguments.out}\n  report: {about}")
         return 0
+    if report.not_run:
+        print(f"built, not run: {arguments.out} was not held against its weights.\n  report: {about}")
+        return NOT_RUN
     print(f"not done: {arguments.out} does not find what its weights find; it was left there.\n  report: {about}")
     return 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,14 +14,15 @@ from dfine_lib.config import DataConfig
 from dfine_lib.data import find_split, read_coco
 from dfine_lib.deploy.backends import BackendError
 from dfine_lib.deploy.export import export_onnx, export_openvino
-from dfine_lib.deploy.gate import GateReport, gate
+from dfine_lib.deploy.gate import Check, GateReport, gate
 from dfine_lib.deploy.predict import network_input
 from dfine_lib.deploy.sources import read_picture
+from dfine_lib.deploy.tensorrt_engine import build_engine, tensorrt_library
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 
 CALIBRATION = 100  # images that the ranges of 8-bit files are measured on
-FORMS = {"onnx": ".onnx", "openvino": ".xml"}
+FORMS = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
 
 
 def export_file(
@@ -37,8 +40,8 @@ def export_file(
 
     Args:
         weights: `.safetensors`, `.pth`, a folder of Hugging Face's, or a published name.
-        out: file to write; OpenVINO writes a `.bin` beside its `.xml`.
-        to: `onnx` or `openvino`.
+        out: file to write; OpenVINO writes a `.bin` beside its `.xml`, TensorRT a `.json` beside its `.engine`.
+        to: `onnx`, `openvino` or `tensorrt`.
         image_size: side, or (height, width); None: as the weights say, else 640.
         data: folder with a val split, to compare the average precision too; of its training images the ranges of
             8-bit files are measured.
@@ -66,16 +69,35 @@ def export_file(
     image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own.image_hw
     model = DFINE(stored.model)
     load_weights(model, stored)
-    write = export_onnx if to == "onnx" else export_openvino
     images = calibration_images(data, image_hw) if precision == "int8" else ()
+    options = dict(
+        category_ids=stored.category_ids, precision=precision, dynamic_sides=dynamic_sides, raw=raw, calibration=images
+    )
+    before: list[Check] = []
     try:
-        write(
-            model.eval(), out, image_hw, stored.category_names, category_ids=stored.category_ids, precision=precision,
-            dynamic_sides=dynamic_sides, raw=raw, calibration=images,
-        )  # fmt: skip
+        if to == "tensorrt":
+            tensorrt_library()  # said before the work, if it is not there
+            with tempfile.TemporaryDirectory(prefix="dfine-engine") as folder:
+                file = Path(folder) / "model.onnx"
+                symmetric = precision == "int8"
+                export_onnx(model.eval(), file, image_hw, stored.category_names, symmetric=symmetric, **options)
+                before = _engine(weights, file, out, data)
+        else:
+            write = export_onnx if to == "onnx" else export_openvino
+            write(model.eval(), out, image_hw, stored.category_names, **options)
     except ImportError as error:
         raise BackendError(str(error)) from error
-    return gate(weights, out, data=data, image_size=image_hw)
+    return gate(weights, out, data=data, image_size=image_hw, before=before)
+
+
+def _engine(weights: str | Path, file: Path, out: Path, data: str | Path | None) -> list[Check]:
+    """Build an engine from an ONNX file; what the gate says of that file, and what was built."""
+    report = gate(weights, file, data=data, backends=["onnxruntime"], report=file.with_suffix(".json"))
+    checks = [replace(check, name=f"its ONNX file, {check.name}") for check in report.checks]
+    built = build_engine(file, out, timing_cache=out.with_suffix(".timing"))
+    norms = ", ".join(f"{count} in {kind}" for kind, count in built.layers.get("NORMALIZATION", {}).items())
+    words = f"by {built.library}, for 1 to {built.about['largest_batch']} images; norms: {norms}"
+    return [*checks, Check("tensorrt: built", True, words, built.layers)]
 
 
 def calibration_images(data: str | Path, image_hw: tuple[int, int], most: int = CALIBRATION) -> Iterator[Tensor]:

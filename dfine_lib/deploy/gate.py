@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from dfine_lib.data import check_images, find_split, read_coco
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.deploy.backends import BACKENDS, Backend, open_backend
+from dfine_lib.deploy.gate_report import Check, GateReport, report_path
 from dfine_lib.deploy.predict import Predictor, network_input
 from dfine_lib.deploy.results import Prediction, same_objects
 from dfine_lib.deploy.sources import find_source
@@ -52,44 +52,6 @@ class GateError(ValueError):
     """The gate cannot be held: nothing to compare on."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One question and its answer."""
-
-    name: str
-    passed: bool
-    detail: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """What the gate found."""
-
-    file: str
-    weights: str
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every question was answered well."""
-        return all(check.passed for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
-        checks = [_finite(asdict(check)) for check in self.checks]
-        return {"passed": self.passed, "file": self.file, "weights": self.weights, "checks": checks}
-
-    def __str__(self) -> str:
-        width = max(len(check.name) for check in self.checks)
-        return "\n".join(f"{'ok  ' if c.passed else 'FAIL'} {c.name:{width}}  {c.detail}" for c in self.checks)
-
-
-def report_path(file: str | Path) -> Path:
-    """Where the gate's report on a file lies: beside it, `detector.onnx.gate.json`."""
-    return Path(f"{file}.gate.json")
-
-
 def gate(
     weights: str | Path | DFINE,
     file: str | Path,
@@ -99,18 +61,22 @@ def gate(
     backends: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     report: Path | None = None,
+    before: Sequence[Check] = (),
 ) -> GateReport:
     """Hold an exported file against its weights, on a CPU. Nothing is deleted, whatever comes out.
 
+    A TensorRT engine is run on a GPU; where there is none, that check is `not run`, and the report does not pass.
+
     Args:
         weights: what the file was made from.
-        file: `.onnx` or `.xml`.
+        file: `.onnx`, `.xml` or `.engine`.
         data: folder with a val split: its first images are the pictures, and AP is measured on all of it.
         pictures: what to compare on, as `find_source` takes it (images); None: of `data`, else two photographs that
             scikit-learn brings, and parts of them.
         backends: what runs the file; None: all that are installed and can.
         image_size: input size of the weights where they do not say; the file's, if None.
         report: JSON to write; None: beside the file, `report_path`.
+        before: checks that were made on the way to the file.
 
     Returns:
         The report. A file that cannot even be opened is a check that failed, not an error.
@@ -127,11 +93,15 @@ def gate(
         index = read_coco(annotation_file, image_folder, training=False)
         check_images(index, every=False)
     images = _pictures(pictures, index)
-    checks = [_sound(file)] if file.suffix == ".onnx" else []
+    checks = [*before, *([_sound(file)] if file.suffix == ".onnx" else [])]
     reference: Predictor | None = None
     for name in runs:
+        if name == "tensorrt" and not torch.cuda.is_available():
+            words = "built, not run: torch finds no NVIDIA GPU here. Export again where there is one, to hold it there."
+            checks.append(Check(f"{name}: same answers", False, words, run=False))
+            continue
         try:
-            exported = open_backend(file, backend=name, device="cpu")
+            exported = open_backend(file, backend=name, device=_device(name))
         except ValueError as error:
             checks.append(Check(f"{name}: opens", False, str(error)))
             continue
@@ -150,7 +120,9 @@ def gate(
 def _runs(file: Path, backends: Sequence[str] | None) -> list[str]:
     import importlib.util
 
-    kinds = ("openvino",) if file.suffix == ".xml" else ("onnxruntime", "openvino")
+    kinds = {".xml": ("openvino",), ".engine": ("tensorrt",)}.get(file.suffix, ("onnxruntime", "openvino"))
+    if backends is None and file.suffix == ".engine":
+        return list(kinds)
     if backends is None:
         found = [kind for kind in kinds if importlib.util.find_spec(kind)]
         if not found:
@@ -160,6 +132,10 @@ def _runs(file: Path, backends: Sequence[str] | None) -> list[str]:
         if name not in kinds:
             raise GateError(f"{file}: the backend {name} does not run such files; {' and '.join(kinds)} can.")
     return list(backends)
+
+
+def _device(backend: str) -> str:
+    return "cuda" if backend == "tensorrt" else "cpu"
 
 
 def _reference(weights: str | Path | DFINE, image_size: int | tuple[int, int]) -> Predictor:
@@ -257,7 +233,7 @@ def _other_sides(weights: str | Path | DFINE, file: Path, exported: Backend, ima
     for hw in SIDES if least else ():
         if hw != exported.image_hw and min(hw) >= least:
             expected = _reference(weights, hw)(images, score=0.0)
-            opened = open_backend(file, backend=exported.name, device="cpu", image_size=hw)
+            opened = open_backend(file, backend=exported.name, device=_device(exported.name), image_size=hw)
             name = f"{exported.name}: {hw[0]} x {hw[1]}"
             checks.append(_same_answers(name, expected, opened, images, 2))
     return checks
@@ -333,12 +309,3 @@ def _largest_differences(expected: list[Prediction], found: list[Prediction], sc
             boxes.append(distances[nearest])
             scores.append(gaps[nearest])
     return dict(box_px=float(torch.stack(boxes).max()), score_difference=float(torch.stack(scores).max()))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

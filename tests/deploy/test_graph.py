@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,13 @@ from dfine_lib import DFINE
 from dfine_lib.boxes import box_cxcywh_to_xyxy
 from dfine_lib.config import SIZES
 from dfine_lib.deploy.deployed import ClampedConv
+from dfine_lib.deploy.export import export_onnx
+from dfine_lib.deploy.gate import gate
 from dfine_lib.deploy.graph import graph_form
 from dfine_lib.deploy.graph.encoder import GraphEncoder
 from dfine_lib.deploy.graph.padding import join_padding
+from dfine_lib.deploy.predict import network_input
+from dfine_lib.deploy.sources import read_picture
 from dfine_lib.model.hgnetv2 import ConvBlock, LearnableAffine
 from dfine_lib.model.hybrid_encoder import HybridEncoder
 from dfine_lib.model.layers import FrozenBatchNorm2d
@@ -138,3 +143,20 @@ def test_padding_goes_into_what_reads_it_if_it_pads_alike():
         assert len(model.graph.node) == (1 if joined else 2), (kind, value)
         found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")])
+def test_the_file_of_every_size_passes_the_gate_on_photographs(size, tmp_path):
+    """Training form = ONNX Runtime = OpenVINO: batches of 1, 2 and 7, at 640 x 640, 384 x 640 and 320 x 320."""
+    for package in ("onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    datasets = pytest.importorskip("sklearn.datasets")
+    files = sorted((Path(datasets.__file__).parent / "images").glob("*.jpg"))
+    torch.manual_seed(0)
+    pixels = torch.stack([network_input(read_picture(file), (640, 640)) for file in files]).float() / 255
+    model = as_if_trained(DFINE(SIZES[size]), pixels)
+    file = export_onnx(model, tmp_path / f"{size}.onnx", 640, dynamic_sides=True)
+    report = gate(model, file, pictures=files)
+    assert report.passed, str(report)
+    names = {check.name for check in report.checks}
+    assert {f"{kind}: {hw}" for kind in ("onnxruntime", "openvino") for hw in ("384 x 640", "320 x 320")} <= names

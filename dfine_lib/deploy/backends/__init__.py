@@ -1,4 +1,4 @@
-"""What runs a detector: torch, ONNX Runtime, OpenVINO, a file each. The same pixels in, the same detections out."""
+"""What runs a detector: torch, ONNX Runtime, OpenVINO, TensorRT, a file each. Same pixels in, same detections out."""
 
 from dfine_lib.deploy.backends.backend import Backend, BackendError, EdgeDistributions
 from dfine_lib.deploy.backends.opening import BACKENDS, open_backend

@@ -34,7 +34,7 @@ class EdgeDistributions:
 class Backend:
     """A detector ready to run, whatever runs it."""
 
-    name: str  # torch, onnxruntime, openvino
+    name: str  # torch, onnxruntime, openvino, tensorrt
     file: Path | None  # None: a model in memory
     image_hw: tuple[int, int]  # of its input
     class_names: tuple[str, ...]  # by label; empty where the file does not say

@@ -22,12 +22,13 @@ from dfine_lib.deploy.backends.exported import (
 from dfine_lib.deploy.backends.onnx_runtime import open_onnxruntime
 from dfine_lib.deploy.backends.openvino_runtime import open_openvino
 from dfine_lib.deploy.backends.pytorch import open_torch
+from dfine_lib.deploy.backends.tensorrt_runtime import open_tensorrt
 from dfine_lib.evaluate.postprocess import Detections
 from dfine_lib.model.dfine import DFINE
 
 log = logging.getLogger(__name__)
-_KINDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
-_OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+_KINDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".engine": ("tensorrt",)}
+_OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino, "tensorrt": open_tensorrt}
 BACKENDS = ("torch", *_OPEN)
 
 
@@ -45,8 +46,8 @@ def open_backend(
 
     Args:
         source: weights (`.safetensors`, `.pth`, a folder of Hugging Face's, a published name) or a `DFINE`, run by
-            torch; `.onnx`, run by ONNX Runtime or OpenVINO; `.xml`, run by OpenVINO. An ONNX file of the authors'
-            tools runs too.
+            torch; `.onnx`, run by ONNX Runtime or OpenVINO; `.xml`, run by OpenVINO; `.engine`, run by TensorRT. An
+            ONNX file of the authors' tools runs too.
         backend: `auto`, or one of `BACKENDS`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`; `gpu` is OpenVINO's name for an Intel one.
         image_size: side, or (height, width), of the input; None: as the file says, else 640.
@@ -92,12 +93,12 @@ def open_backend(
 
 def _whole_name(source: str | Path) -> Path | str:
     path = Path(source)
-    if path.suffix in (".onnx", ".xml"):
+    if path.suffix in _KINDS:
         if not path.is_file():
             raise BackendError(f"{path}: no such file.")
         with open(path, "rb"):  # a file that may not be read is told as that
             return path
-    if path.suffix in (".engine", ".bin", ".tflite", ".mlpackage", ".trt"):
+    if path.suffix in (".bin", ".tflite", ".mlpackage", ".trt"):
         hint = "Give the .xml beside it." if path.suffix == ".bin" else "Give weights, or a .onnx or .xml file."
         raise BackendError(f"{path}: files of this kind are not run here. {hint}")
     return source

@@ -1,0 +1,69 @@
+"""What the gate found: a check for each question, and the report that lies beside a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+_WORDS = {(True, True): "ok     ", (False, True): "FAIL   ", (False, False): "not run"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    passed: bool
+    detail: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    run: bool = True  # False: it could not be asked here, which is no pass
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate found."""
+
+    file: str
+    weights: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every question was answered well."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def not_run(self) -> bool:
+        """Whether nothing failed, but something could not be asked on this machine."""
+        return not self.passed and all(check.passed for check in self.checks if check.run)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        checks = [_finite(asdict(check)) for check in self.checks]
+        return {
+            "passed": self.passed,
+            "not_run": self.not_run,
+            "file": self.file,
+            "weights": self.weights,
+            "checks": checks,
+        }
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        return "\n".join(f"{_WORDS[c.passed, c.run]} {c.name:{width}}  {c.detail}" for c in self.checks)
+
+
+def report_path(file: str | Path) -> Path:
+    """Where the gate's report on a file lies: beside it, `detector.onnx.gate.json`."""
+    return Path(f"{file}.gate.json")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
