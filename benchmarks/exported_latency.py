@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def one_row(size: str, runtime: str, ours: Path, theirs: Path, turns: int) -> Ro
         details["convolutions, of one thread's time"] = shares
     details["gflop"] = profile(f"{size}_coco").total.flops / 1e9
     row = compare(
-        lambda: sessions[0]() and None, lambda: sessions[1]() and None, turns=turns, warmup=2,
+        lambda: _seconds(sessions[0]), lambda: _seconds(sessions[1]), turns=turns,
         what="latency of an exported file", case=f"{size}, {SIDE} px, {runtime}", against=authors.NAME,
         at_most=AT_MOST, details=details,
     )  # fmt: skip
@@ -85,6 +86,16 @@ def one_row(size: str, runtime: str, ours: Path, theirs: Path, turns: int) -> Ro
     if details["nodes"]["ours"] > min(details["nodes"].values()):
         raise SystemExit(f"{size}: our file has more nodes than theirs: {details['nodes']}")
     return row
+
+
+def _seconds(session: Run, runs: int = 3) -> float:
+    """Mean of a few runs, after one to warm up, when the other session's threads have gone to sleep."""
+    time.sleep(0.2)
+    session()
+    start = time.perf_counter()
+    for _ in range(runs):
+        session()
+    return (time.perf_counter() - start) / runs
 
 
 def _inputs() -> dict[str, np.ndarray]:
@@ -114,13 +125,14 @@ def _open(runtime: str, file: Path) -> Run:
 
 
 def _equal(size: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, Any]:
-    """Scores in order, and the boxes of those whose place is no near-tie; stops where they differ."""
+    """Scores in order, and the surest hundred as a set, for near-ties change places; stops where they differ."""
     scores = float(np.abs(ours[2] - theirs[2]).max())
-    same = ours[0][0] == theirs[0][0]
-    boxes = float(np.quantile(np.abs(ours[1][0] - theirs[1][0]).max(1)[same], 0.9)) if same.any() else np.inf
-    if scores > 1e-3 or boxes > 0.05 or same.mean() < 0.8:
-        raise SystemExit(f"{size}: answers differ, scores by {scores:.1e}, boxes by {boxes:.1e} px, {same.mean():.0%}")
-    return {"score_difference": scores, "box_difference_px_of_nine_tenths": boxes, "same_order": float(same.mean())}
+    off = np.abs(ours[1][0][:100, None] - theirs[1][0][None]).max(-1)  # px
+    off[ours[0][0][:100, None] != theirs[0][0][None]] = np.inf
+    boxes = float(np.quantile(off.min(1), 0.98, method="higher"))
+    if scores > 1e-3 or boxes > 0.05:
+        raise SystemExit(f"{size}: answers differ, scores by {scores:.1e}, boxes by {boxes:.1e} px")
+    return {"score_difference": scores, "box_difference_px": boxes}
 
 
 def _nodes(file: Path, slim: bool = False) -> int:

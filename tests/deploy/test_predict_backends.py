@@ -175,7 +175,7 @@ def test_what_a_backend_cannot_run_is_said_in_a_line(exported, tmp_path):
     )  # fmt: skip
     onnx.save(other, tmp_path / "other.onnx")
     (tmp_path / "damaged.onnx").write_bytes(exported.read_bytes()[:1000])
-    (tmp_path / "x.engine").write_bytes(b"1")
+    (tmp_path / "x.tflite").write_bytes(b"1")
     cases = [
         (exported, dict(backend="torch"), "the backend torch cannot run it, onnxruntime and openvino can"),
         (WEIGHTS, dict(backend="onnxruntime"), "dfine export"),
@@ -185,7 +185,7 @@ def test_what_a_backend_cannot_run_is_said_in_a_line(exported, tmp_path):
         (tmp_path / "none.onnx", {}, "no such file"),
         (tmp_path / "other.onnx", {}, "maps x to y"),
         (tmp_path / "damaged.onnx", {}, "cannot|can run"),
-        (tmp_path / "x.engine", {}, "not run here"),
+        (tmp_path / "x.tflite", {}, "not run here"),
     ]
     if HAS_OPENVINO:
         cases.append((tmp_path / "damaged.onnx", dict(backend="openvino"), "OpenVINO can read"))
