@@ -130,7 +130,7 @@ def _equal(size: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[
     off = np.abs(ours[1][0][:100, None] - theirs[1][0][None]).max(-1)  # px
     off[ours[0][0][:100, None] != theirs[0][0][None]] = np.inf
     boxes = float(np.quantile(off.min(1), 0.98, method="higher"))
-    if scores > 1e-3 or boxes > 0.05:
+    if scores > 1e-3 or boxes > 1e-3 * SIDE:
         raise SystemExit(f"{size}: answers differ, scores by {scores:.1e}, boxes by {boxes:.1e} px")
     return {"score_difference": scores, "box_difference_px": boxes}
 

@@ -43,22 +43,41 @@ class GraphModel(nn.Module):
 
 
 class GraphStem(nn.Module):
-    """A `Stem` whose pooling is one node."""
+    """A `Stem` whose pooling is one node, and whose two branches are added up by convolutions, not concatenated.
+
+    The maps are the largest of all; a convolution of two of them is the sum of one of each.
+    """
 
     def __init__(self, stem: Stem) -> None:
         super().__init__()
-        self.stem1, self.stem2a, self.stem2b = stem.stem1, stem.stem2a, stem.stem2b
-        self.stem3, self.stem4 = stem.stem3, stem.stem4
-        first = stem.stem1
+        self.stem1, self.stem2a, self.stem2b, self.stem4 = stem.stem1, stem.stem2a, stem.stem2b, stem.stem4
         # The model pads by zeros and then takes the largest. Where nothing is below 0, zeros never win over what is
         # there, and padding by -inf, which a pooling node does by itself, is the same.
-        self.padding = -torch.inf if not isinstance(first, ClampedConv) or first.low >= 0 else 0.0
+        self.padding = -torch.inf if not isinstance(stem.stem1, ClampedConv) or stem.stem1.low >= 0 else 0.0
+        self.from_pooled, self.from_convolved = _by_input(stem.stem3.conv)
+        self.joined = stem.stem3  # what it does behind its convolution
+        self.joined.conv = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         x, after = self.stem1(images), (0, 1, 0, 1)
         pooled = F.max_pool2d(F.pad(x, after, value=self.padding), 2, 1)
         convolved = self.stem2b(F.pad(self.stem2a(F.pad(x, after)), after))
-        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
+        return self.stem4(self.joined(self.from_pooled(pooled) + self.from_convolved(convolved)))
+
+
+def _by_input(conv: nn.Conv2d) -> list[nn.Conv2d]:
+    """Two convolutions, of the first and the last half of the input's channels, whose sum is the one given."""
+    halves = []
+    for i, weight in enumerate(conv.weight.chunk(2, dim=1)):
+        half = nn.Conv2d(
+            weight.shape[1], conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=i == 0,
+            device=weight.device, dtype=weight.dtype,
+        )  # fmt: skip
+        half.weight.copy_(weight)
+        if i == 0:
+            half.bias.copy_(conv.bias)
+        halves.append(half.requires_grad_(False))
+    return halves
 
 
 def graph_form(model: DFINE, image_hw: tuple[int, int] | None) -> GraphModel:
