@@ -4,13 +4,15 @@ python -m benchmarks.training_step --authors path/to/D-FINE [--only "320 px"]
 
 A step is forward pass, criterion with matching, backward pass, clipping, AdamW and the moving average, in float32. The
 authors' is what their `train_one_epoch` does; that of `transformers` has its own, shorter loss and no average, which is
-then left out of ours too.
+then left out of ours too. Equal losses are checked first, in one process; then each side trains in a process of its own,
+the two by turns: ours with what `dfine train` sets (freed memory is kept, waiting threads sleep soon), theirs as it comes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 
 from benchmarks.peers import authors
 from benchmarks.peers.cases import TRAINING, Case, Clock, worst_difference
+from benchmarks.peers.process import Side
 from benchmarks.ratio import Row, arguments, compare, record, use_threads
 from dfine_lib.criterion import build_criterion
 from dfine_lib.train.ema import ModelEMA
@@ -59,21 +62,40 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
     difference, term = worst_difference(found, expected)
     if difference > 1e-3:
         raise SystemExit(f"{case}: {term} differs by {difference:.1e} of itself; nothing is measured")
-    del found, expected
+    del found, expected, model, theirs
+    threads = torch.get_num_threads()
+    with (
+        Side(our_side, case, threads, as_we_train=True) as ours,
+        Side(authors_side, case, threads, peer.checkout, as_we_train=False) as others,
+    ):
+        return compare(
+            ours, others, turns=turns, what="training step", case=str(case), against=authors.NAME,
+            at_most=AIMS.get(str(case)), details={"worst_loss_difference": difference},
+        )  # fmt: skip
 
-    return compare(
-        our_step(case, model), their_step(case, model, peer, theirs), turns=turns,
-        what="training step", case=str(case), against=authors.NAME, at_most=AIMS.get(str(case)),
-        details={"worst_loss_difference": difference},
-    )  # fmt: skip
+
+def our_side(case: Case, threads: int, average: bool = True) -> Callable[[], dict[str, float]]:
+    """Our step, with everything built for it."""
+    torch.set_num_threads(threads)
+    return our_step(case, case.model(), average)
 
 
-def their_step(
-    case: Case, model: nn.Module, peer: authors.Authors, theirs: nn.Module | None = None
-) -> Callable[[], dict[str, float]]:
-    """The authors' step, of the same shape as our `model`; `theirs` is built where it is not given."""
+def authors_side(case: Case, threads: int, checkout: Path) -> Callable[[], dict[str, float]]:
+    """Theirs, likewise."""
+    torch.set_num_threads(threads)
+    return their_step(case, case.model(), authors.Authors(checkout))
+
+
+def transformers_side(case: Case, threads: int) -> Callable[[], dict[str, float]]:
+    """That of `transformers`, likewise."""
+    torch.set_num_threads(threads)
+    return transformers_step(case, transformers_model(case.model()).train())
+
+
+def their_step(case: Case, model: nn.Module, peer: authors.Authors) -> Callable[[], dict[str, float]]:
+    """The authors' step, of the same shape as our `model`."""
     recipe, batch = case.recipe, case.data()
-    theirs = peer.model(model, case.side).train() if theirs is None else theirs
+    theirs = peer.model(model, case.side).train()
     criterion, average = peer.criterion(recipe), peer.ema(theirs, recipe)
     optimizer = peer.optimizer(theirs, build_optimizer(model, recipe).param_groups, model)
 
@@ -118,45 +140,61 @@ def beside_transformers(case: Case, turns: int) -> Row:
     """Forward pass with loss, backward pass, clipping and AdamW of both."""
     import transformers
 
-    from dfine_lib.model.huggingface import huggingface_config, to_huggingface
-
-    recipe, batch, model = case.recipe, case.data(), case.model()
-    config = transformers.DFineConfig(**huggingface_config(recipe.model, []))
-    theirs = transformers.DFineForObjectDetection(config)
-    load_converted(theirs, to_huggingface(model.state_dict()))
-    model.eval(), theirs.eval()
+    batch, model = case.data(), case.model().eval()
+    theirs = transformers_model(model).eval()
     with torch.no_grad():
         difference = (model(batch.images).pred_logits - theirs(batch.images).logits).abs().median().item()
     if difference > 1e-4:
         raise SystemExit(f"{case}: logits differ by {difference:.1e} from those of transformers; nothing is measured")
-    model.train(), theirs.train()
-    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in batch.targets]
-    optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=recipe.train.lr)
+    del model, theirs
+    threads = torch.get_num_threads()
+    with (
+        Side(our_side, case, threads, False, as_we_train=True) as ours,
+        Side(transformers_side, case, threads, as_we_train=False) as others,
+    ):
+        return compare(
+            ours, others, turns=turns, what="training step", case=str(case),
+            against=f"transformers {transformers.__version__}", at_most=AIM_TRANSFORMERS,
+            details={"median_logit_difference": difference},
+        )  # fmt: skip
 
-    def their_step() -> dict[str, float]:
+
+def transformers_step(case: Case, theirs: nn.Module) -> Callable[[], dict[str, float]]:
+    """A step of `transformers` with its own loss."""
+    train, batch = case.recipe.train, case.data()
+    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in batch.targets]
+    optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=train.lr)
+
+    def run() -> dict[str, float]:
         clock, start = Clock(), time.perf_counter()
         torch.manual_seed(SEED)
         with clock("forward"):
             output = theirs(batch.images, labels=labels)
         optimizer.zero_grad()
         output.loss.backward()
-        nn.utils.clip_grad_norm_(theirs.parameters(), recipe.train.clip_max_norm)
+        nn.utils.clip_grad_norm_(theirs.parameters(), train.clip_max_norm)
         with clock("optimizer"):
             optimizer.step()
         output.loss.item()
         return _with_rest(clock, start)
 
-    return compare(
-        our_step(case, model, average=False), their_step, turns=turns, what="training step", case=str(case),
-        against=f"transformers {transformers.__version__}", at_most=AIM_TRANSFORMERS,
-        details={"median_logit_difference": difference},
-    )  # fmt: skip
+    return run
+
+
+def transformers_model(ours: nn.Module) -> nn.Module:
+    """Their model of the same shape and with the same weights as ours."""
+    import transformers
+
+    from dfine_lib.model.huggingface import huggingface_config, to_huggingface
+
+    theirs = transformers.DFineForObjectDetection(transformers.DFineConfig(**huggingface_config(ours.config, [])))
+    load_converted(theirs, to_huggingface(ours.state_dict()))
+    return theirs
 
 
 def load_converted(theirs: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Weights under the names of their files into their model, by the way that they load files."""
     import tempfile
-    from pathlib import Path
 
     from safetensors.torch import save_file
 

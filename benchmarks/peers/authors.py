@@ -31,7 +31,8 @@ class Authors:
     """Their classes. Only the files that hold them are run, not the packages' `__init__`, which want all of theirs."""
 
     def __init__(self, checkout: str | Path) -> None:
-        source = Path(checkout) / "src"
+        self.checkout = Path(checkout)
+        source = self.checkout / "src"
         if not (source / "zoo" / "dfine" / "dfine_decoder.py").exists():
             raise SystemExit(f"{source}/zoo/dfine/dfine_decoder.py: not there; --authors takes a checkout of D-FINE")
         folders = ["", "core", "misc", "nn", "nn/backbone", "optim", "zoo", "zoo/dfine", "data"]
