@@ -4,8 +4,8 @@ python -m benchmarks.training_step --authors path/to/D-FINE [--only "320 px"]
 
 A step is forward pass, criterion with matching, backward pass, clipping, AdamW and the moving average, in float32. The
 authors' is what their `train_one_epoch` does; that of `transformers` has its own, shorter loss and no average, which is
-then left out of ours too. Equal losses are checked first, in one process; then each side trains in a process of its own,
-the two by turns: ours with what `dfine train` sets (freed memory is kept, waiting threads sleep soon), theirs as it comes.
+then left out of ours too. Equal losses are checked first, in one process; then each side trains in a process of its
+own, the two by turns: ours keeps the memory that it frees, as `dfine train` does. Threads wait as torch's own do.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
     del found, expected, model, theirs
     threads = torch.get_num_threads()
     with (
-        Side(our_side, case, threads, as_we_train=True) as ours,
-        Side(authors_side, case, threads, peer.checkout, as_we_train=False) as others,
+        Side(our_side, case, threads, keep_memory=True) as ours,
+        Side(authors_side, case, threads, peer.checkout, keep_memory=False) as others,
     ):
         return compare(
             ours, others, turns=turns, what="training step", case=str(case), against=authors.NAME,
@@ -149,8 +149,8 @@ def beside_transformers(case: Case, turns: int) -> Row:
     del model, theirs
     threads = torch.get_num_threads()
     with (
-        Side(our_side, case, threads, False, as_we_train=True) as ours,
-        Side(transformers_side, case, threads, as_we_train=False) as others,
+        Side(our_side, case, threads, False, keep_memory=True) as ours,
+        Side(transformers_side, case, threads, keep_memory=False) as others,
     ):
         return compare(
             ours, others, turns=turns, what="training step", case=str(case),

@@ -1,13 +1,10 @@
-"""One side of a comparison in a process of its own: allocator and threads as that side's own training sets them."""
+"""One side of a comparison in a process of its own: with the allocator as that side's own training sets it."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from typing import Any
-
-SPIN = "GOMP_SPINCOUNT"  # how long waiting threads spin; read when torch is loaded
 
 
 class Side:
@@ -15,22 +12,14 @@ class Side:
 
     Args:
         make: a function of a module; makes the work from `arguments`, there.
-        as_we_train: with what `dfine train` sets for its process; otherwise with nothing set.
+        keep_memory: what is freed is kept for the next step, as `dfine train` does.
     """
 
-    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any, as_we_train: bool) -> None:
+    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any, keep_memory: bool) -> None:
         self._here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_serve, args=(there, as_we_train, make, arguments), daemon=True)
-        before = os.environ.pop(SPIN, None)
-        if as_we_train:
-            os.environ[SPIN] = "1000"
-        try:
-            self._process.start()
-        finally:
-            os.environ.pop(SPIN, None)
-            if before is not None:
-                os.environ[SPIN] = before
+        self._process = context.Process(target=_serve, args=(there, keep_memory, make, arguments), daemon=True)
+        self._process.start()
         there.close()
         self._here.recv()  # made
 
@@ -47,8 +36,8 @@ class Side:
         self._process.kill()
 
 
-def _serve(connection: Any, as_we_train: bool, make: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
-    if as_we_train:
+def _serve(connection: Any, keep_memory: bool, make: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
+    if keep_memory:
         from dfine_lib.data.loader import keep_freed_memory
 
         keep_freed_memory(2047)
