@@ -162,13 +162,13 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def scaled(recipe: Recipe, batch_size: int) -> Recipe:
+def scaled(recipe: Recipe, batch: int) -> Recipe:
     """The recipe at another batch size: learning rates, EMA window, EMA ramp and warm-up keep their length in images.
 
     For a batch larger by the factor k: rates times k, EMA decay 1 - (1 - d) k, ramp and warm-up divided by k.
     """
-    data, train = replace(recipe.data, batch_size=batch_size), recipe.train
-    k = batch_size / recipe.data.batch_size
+    data, train = replace(recipe.data, batch_size=batch), recipe.train
+    k = batch / recipe.data.batch_size
     decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
     train = replace(
         train,

@@ -249,7 +249,7 @@ def test_a_setting_that_does_not_fit_is_refused(setting, value, says):
 
 
 def test_twice_the_batch_by_hand():
-    recipe = scaled(get_recipe("l_coco"), batch_size=64)
+    recipe = scaled(get_recipe("l_coco"), batch=64)
     assert recipe.data.batch_size == 64
     assert recipe.train.lr == pytest.approx(5e-4)
     assert recipe.train.backbone_lr == pytest.approx(2.5e-5)
