@@ -90,7 +90,7 @@ class DataConfig:
     flip: float = 0.5
     batch_size: int = 32  # images per optimizer step over all ranks and accumulation steps
     eval_batch_size: int = 64
-    num_workers: int = 4
+    num_workers: int | None = None  # processes that read; None: 4, fewer where a process has fewer cores
     repeat_threshold: float | None = None  # images of classes in a smaller share of the images than this: drawn oftener
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class DataConfig:
             raise ValueError(f"image_size must be a multiple of 32, at least 32, got {self.image_size}")
         if self.batch_size < 1 or self.eval_batch_size < 1:
             raise ValueError(f"batch sizes must be at least 1, got {self.batch_size} and {self.eval_batch_size}")
-        if self.num_workers < 0:
+        if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         if self.repeat_threshold is not None and not 0 < self.repeat_threshold <= 1:
             raise ValueError(f"repeat_threshold is a share of the images, 0 < t <= 1, got {self.repeat_threshold}")

@@ -122,7 +122,7 @@ def _add_input_size(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> None:
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images (unless given: up to 4)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
     if any_field:
         parser.add_argument(

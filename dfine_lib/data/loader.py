@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,6 +210,14 @@ def _start_worker(_: int) -> None:
     gc.freeze()  # the collector leaves the parent's objects alone, so their pages stay shared
 
 
+def workers_of(data: DataConfig) -> int:
+    """Processes that read images for this one: `num_workers` as given, or 4 but no more than cores it may use."""
+    if data.num_workers is not None:
+        return data.num_workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores)
+
+
 def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataLoader:
     return DataLoader(
         images,
@@ -277,7 +286,7 @@ class TrainLoader:
         self.factors = repeat_factors(index, recipe.data.repeat_threshold)
         self.steps_per_epoch = max(1, draws_per_epoch(self.factors) // recipe.data.batch_size)
         self._chunks = _Chunks([])
-        self._loader = _data_loader(CocoImages(index, recipe.data, seed=seed), self._chunks, recipe.data.num_workers)
+        self._loader = _data_loader(CocoImages(index, recipe.data, seed=seed), self._chunks, workers_of(recipe.data))
         self._passes = 0
 
     def __len__(self) -> int:
@@ -361,7 +370,7 @@ class EvalLoader:
         size = max(1, recipe.data.eval_batch_size // world_size)
         self._chunks = _Chunks([own[start : start + size] for start in range(0, len(own), size)])
         self.images = CocoImages(index, recipe.data)
-        self._loader = _data_loader(self.images, self._chunks, recipe.data.num_workers)
+        self._loader = _data_loader(self.images, self._chunks, workers_of(recipe.data))
 
     def __len__(self) -> int:
         """Batches of this rank; 0 if there are fewer images than ranks."""

@@ -41,6 +41,7 @@ from dfine_lib.data.loader import (
     collate,
     derived_seed,
     finish,
+    workers_of,
 )  # fmt: skip
 
 FORMAT = "dfine shards 1"
@@ -323,7 +324,7 @@ class ShardTrainLoader(TrainLoader):
         return self._finished(epoch, start_batch, streams)
 
     def _finished(self, epoch: int, start_batch: int, streams: ShardStreams) -> Iterator[Batch]:
-        for batch, raw in enumerate(_run(streams, self.recipe.data.num_workers), start_batch):
+        for batch, raw in enumerate(_run(streams, workers_of(self.recipe.data)), start_batch):
             yield finish(raw, self.index, self.image_hw(epoch, batch), self.device)
 
 
@@ -342,7 +343,7 @@ class ShardEvalLoader(EvalLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.arange(len(self.images.shards.names))
-        for raw in _run(ShardStreams(self.images, order, self.start, self.sizes), self.recipe.data.num_workers):
+        for raw in _run(ShardStreams(self.images, order, self.start, self.sizes), workers_of(self.recipe.data)):
             yield finish(raw, self.index, self.recipe.data.image_hw, self.device)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections import Counter
 
 import pytest
@@ -71,6 +72,22 @@ def test_an_epoch_sees_each_image_at_most_once_and_another_order_the_next(many, 
     assert len(set(first)) == len(first) == 20  # of 23: the last partial batch is dropped
     assert first != second
     assert ids(TrainLoader(many, recipe, seed=1).epoch(0)) != first
+
+
+@pytest.mark.parametrize(("cores", "workers"), [({0}, 1), ({3, 5}, 2), (set(range(64)), 4)])
+def test_workers_that_nobody_chose_are_no_more_than_the_cores(monkeypatch, many, varied, cores, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: cores, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of more workers than cores
+        for loader in (TrainLoader(many, varied(num_workers=None), seed=0), EvalLoader(many, varied(num_workers=None))):
+            assert loader._loader.num_workers == workers
+
+
+def test_workers_that_were_chosen_stay_and_torch_may_warn_of_them(monkeypatch, many, varied):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    with pytest.warns(UserWarning, match="suggested max number of worker"):
+        assert TrainLoader(many, varied(num_workers=3), seed=0)._loader.num_workers == 3
+    assert TrainLoader(many, varied(num_workers=0), seed=0)._loader.num_workers == 0
 
 
 @pytest.mark.parametrize("epoch", [0, 3], ids=["stage 1", "stage 2"])

@@ -36,6 +36,7 @@ PLUMBING: dict[str, str] = {
     "ShardEvalLoader": "evaluation batches out of tars",
     "train_loader": "the loader that fits a data folder",
     "eval_loader": "the same for evaluation",
+    "workers_of": "how many processes read images where nobody chose",
     "PackedIndex": "an index whose arrays are maps of a file",
     "write_packed": "a training index in one file, for millions of images",
     "read_packed": "opens it again without reading it",
