@@ -22,6 +22,10 @@ MOST_FILES = 5_000_000
 # JSON of boxes shrinks to a twentieth, pictures do not shrink at all; a bomb unpacks to a thousand times its size.
 MOST_TIMES, MOST_BESIDES = 100, 64 << 20  # times the archive's size, plus bytes
 _BLOCK = 1 << 20
+_LONGEST_HEADER = 1 << 20  # bytes of a long name or of extended attributes, which tarfile reads into memory whole
+_EXTENDED = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+)  # fmt: skip
 
 
 def unpack(archive: Path, folder: Path, *, only: str = "*", progress: bool = True) -> int:
@@ -101,8 +105,24 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     yield member.filename, stream
 
 
+class _Member(tarfile.TarInfo):
+    """A member of a tar, refused before tarfile reads a header of any length or a boundless list of holes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENDED and member.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a file with holes")
+        return member
+
+    def _proc_gnusparse_10(self, *_: object) -> None:  # the other form, whose list stands before the file
+        raise tarfile.ReadError("a file with holes")
+
+
 def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(archive, "r|*") as opened:  # in one pass
+    with tarfile.open(archive, "r|*", tarinfo=_Member) as opened:  # in one pass
         for member in opened:
             if member.isdir():
                 continue

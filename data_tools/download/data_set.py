@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import parse
-from data_tools.convert.records import clean_name
+from data_tools.convert.records import clean_name, decoded
 from dfine_lib.data.images import DataError
 
 ADDRESSES = Path(__file__).with_name("addresses.json")
@@ -72,7 +72,7 @@ def known_sets(addresses: Path | str = ADDRESSES) -> dict[str, DataSet]:
         DataError: it is not in the form of `addresses.json`.
     """
     addresses = Path(addresses)
-    content = parse(addresses.read_text(encoding="utf-8"), str(addresses))
+    content = parse(decoded(addresses.read_bytes(), addresses), str(addresses))
     try:
         return {name: _data_set(name, entry) for name, entry in content.items()}
     except (TypeError, KeyError, AttributeError) as error:

@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.convert.json_stream import parse
 from data_tools.convert.pictures import bring
+from data_tools.convert.records import decoded
 from data_tools.download.archives import SUFFIXES, unpack
 from data_tools.download.data_set import DataSet, RemoteFile
 from dfine_lib.data.images import DataError
@@ -116,7 +118,9 @@ class _Work:
         self.note_lock, self.stop = threading.Lock(), threading.Event()
         self.note = {"set": data_set.name, "terms": data_set.terms, "files": {}}
         if (out / NOTE).exists():
-            found = json.loads((out / NOTE).read_text())
+            found = parse(decoded((out / NOTE).read_bytes(), out / NOTE), str(out / NOTE))
+            if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+                raise DataError(f"{out / NOTE}: not the note of a download. Choose another folder, or remove it.")
             if found.get("set") != data_set.name:
                 raise DataError(f"{out} holds {found.get('set')!r}: choose another folder.")
             self.note["files"] = found["files"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -268,6 +269,24 @@ def test_an_archive_that_means_harm_leaves_nothing(tmp_path, monkeypatch, name, 
         unpack(archive, tmp_path / "deep/out", progress=False)
     assert name in str(caught.value) and len(str(caught.value)) < 500
     assert tree(tmp_path) == [f"in/{name}"] and archive.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE])
+def test_a_tar_whose_headers_fill_the_memory_is_refused(tmp_path, kind):
+    entry = tarfile.TarInfo("long")
+    entry.type, entry.size = kind, 2 << 20
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(entry.tobuf() + b"a" * entry.size))
+    with pytest.raises(DataError, match=r"a header of 2,097,152 bytes|a file with holes"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b'{"set": "small"}', b"[" * 100_000, b"\xff"])
+def test_a_damaged_note_of_an_earlier_download_is_told(server, tmp_path, note):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "download.json").write_bytes(note)
+    with pytest.raises(DataError, match=r"download\.json"):
+        fetch_data_set(small(tmp_path, server.address), tmp_path / "out", progress=False)
 
 
 def test_an_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
