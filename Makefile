@@ -13,7 +13,7 @@ SHELL := bash
 
 PYTHON3 ?= python3
 # Waiting threads spin for a moment, then sleep: long spinning slows a machine that has other work, none a free one.
-export GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT ?= 2000
 # The kernel of the environment in use goes before one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH ?= 1
 # An environment that is used as it was found need not have this project installed.

@@ -19,7 +19,7 @@ BUSY = "while True: sum(range(10000))"
 
 
 def main() -> None:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded, by what is imported below
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is loaded, by what is imported below
     from benchmarks.peers.cases import TRAINING
     from dfine_lib.data.loader import keep_freed_memory
 

@@ -1,4 +1,4 @@
-"""Evaluation without an exported file: one image at 640 px through the deployed form, beside the authors' `deploy()`.
+"""Inference in torch: one image at 640 px as `dfine predict` runs it, beside the authors' `deploy()`.
 
 python -m benchmarks.forward --authors path/to/D-FINE [--only "s,"]
 """
@@ -10,7 +10,8 @@ import torch
 from benchmarks.peers import authors
 from benchmarks.peers.cases import Case
 from benchmarks.ratio import Row, arguments, compare, record, use_threads
-from dfine_lib.deploy.deployed import deployed_form
+from dfine_lib.deploy.backends.pytorch import FixedSides
+from dfine_lib.deploy.graph import graph_form
 
 AIM = 0.80
 CASES = [Case("n", 640, 1), Case("s", 640, 1)]
@@ -35,7 +36,7 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
     """One image, from its tensor to logits and boxes of the last layer."""
     images, model = case.data().images, case.model().eval()
     theirs = peer.model(model, case.side).eval().deploy()
-    ours = deployed_form(model).to(memory_format=torch.channels_last)
+    ours = FixedSides(graph_form(model, (case.side, case.side))).to(memory_format=torch.channels_last)
     found, expected = ours(images), theirs(images)
     difference = (found.pred_logits - expected["pred_logits"]).abs().median().item()
     if difference > 1e-4:

@@ -30,7 +30,7 @@ from dfine_lib.recipes import get_recipe
 SEED, SIDE, IMAGES = 0, 320, 200
 BATCHES = (1, 4)
 LEAST_SHARE = 0.9  # of the model's own images a second
-SETTINGS = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT")}  # `dfine predict` and `make bench` set it to 1000
+SETTINGS = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT")}  # `dfine predict` and `make bench` set it to 2000
 OBJECTS = 20  # that an image's answer holds
 
 

@@ -70,7 +70,7 @@ def _run(size: str, side: int, processes: int, data: Path, out: Path) -> dict[st
     command += ["--workers", "0", "--device", "cpu", "--nproc", str(processes)]
     for setting in [*settings, "train.evaluate_every=2"]:
         command += ["--set", setting]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "2000"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")

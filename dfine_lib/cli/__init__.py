@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         status = arguments.call(arguments)

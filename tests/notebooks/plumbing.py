@@ -180,6 +180,8 @@ PLUMBING: dict[str, str] = {
     "HalfLinear": "a linear layer in 16 bits",
     # The model once more, as a graph of few nodes; tests hold it against the one that is taught.
     "GraphModel": "backbone, encoder and decoder as they are exported",
+    "Answer": "what a model says of a batch",
+    "FixedSides": "a graph whose images all have its sides",
     "graph_form": "a model as the graph that is exported",
     "GraphStem": "a stem whose pooling is one node",
     "GraphEncoder": "an encoder whose projections are folded into what follows",
