@@ -137,6 +137,7 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 def _train(arguments: argparse.Namespace) -> int:
     goes_on = "; the same command goes on from the last saved state"
     rows = _rows_of(arguments)
+    _end_with_notebook()
     if arguments.nproc != 1 or arguments.max_restarts:
         _recipe_of(arguments)  # a wrong setting is told here, before anything starts
         if not _started_by_torchrun():
@@ -199,6 +200,15 @@ def _tell(metrics: dict[str, Any], out: Path | None) -> None:
         content = json.dumps(metrics | {"per_class": per_class}, indent=1) + "\n"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(content, encoding="utf-8")
+
+
+def _end_with_notebook() -> None:
+    from dfine_lib.train.launch import STARTED_BY
+
+    if starter := os.environ.pop(STARTED_BY, ""):  # not for the processes that this one starts
+        from dfine_lib.train.distributed import end_with_parent
+
+        end_with_parent(int(starter))
 
 
 def _started_by_torchrun() -> bool:

@@ -119,7 +119,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         ToldElsewhere: see above.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        _end_with_parent(os.getppid())
+        end_with_parent(os.getppid())
     if current_ranks().size > 1 or not _started_by_torchrun():
         yield current_ranks()
         return
@@ -199,15 +199,20 @@ def _is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
-def _end_with_parent(parent: int) -> None:
-    """A training that nobody watches over would hold its folder for ever: end when torchrun is gone."""
+def end_with_parent(parent: int) -> None:
+    """End, as by SIGTERM, when the process that started this one is gone: nobody would watch over a training any more.
+
+    Args:
+        parent: its id.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
         if os.getpgrp() == os.getpid():  # as torchrun starts it: its workers are in its group
             os.killpg(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     if all(thread.name != "dfine_lib.parent" for thread in threading.enumerate()):
         threading.Thread(target=watch, name="dfine_lib.parent", daemon=True).start()

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm  # text, not a widget: `make run` shows it in the terminal
 
 PATIENCE = 30.0  # seconds that an interrupted run has to end by itself
+STARTED_BY = "DFINE_STARTED_BY"  # variable: the process that a run ends with
 
 
 class TrainingFailed(RuntimeError):
@@ -65,7 +66,7 @@ def training_command(
 def start_training(command: Sequence[str], out: str | Path) -> subprocess.Popen:
     """Start a training command in its own process group and return at once; its words go to `<out>/train.log`.
 
-    The run goes on by itself, whatever becomes of this process: whoever starts it waits for it, or ends it.
+    A `dfine train` started so ends with this process, however that ends. Its last whole epoch is on disk then.
 
     Args:
         command: from `training_command`.
@@ -75,8 +76,8 @@ def start_training(command: Sequence[str], out: str | Path) -> subprocess.Popen:
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "train.log", "ab") as log:
         return subprocess.Popen(
-            list(command), stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            start_new_session=True,
+            list(command), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", STARTED_BY: str(os.getpid())},
         )  # fmt: skip
 
 
@@ -86,8 +87,7 @@ def launch_training(
     """Run a training command in its own process group until it ends; its words go to `<out>/train.log`.
 
     An interrupt of this process (Ctrl-C, the notebook's stop button) is passed on; the run keeps its last state, and
-    the same command goes on from there. A run whose notebook was killed goes on by itself; its folder stays locked, and
-    the same command then names the process that holds it.
+    the same command goes on from there. So it is where this process is killed: the run ends too, a second later.
 
     Args:
         command: from `training_command`.

@@ -182,6 +182,7 @@ PLUMBING: dict[str, str] = {
     "GraphModel": "backbone, encoder and decoder as they are exported",
     "Answer": "what a model says of a batch",
     "FixedSides": "a graph whose images all have its sides",
+    "end_with_parent": "a training ends with who started it",
     "graph_form": "a model as the graph that is exported",
     "GraphStem": "a stem whose pooling is one node",
     "GraphEncoder": "an encoder whose projections are folded into what follows",

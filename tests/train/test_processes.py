@@ -264,3 +264,20 @@ def test_a_second_rank_writes_nothing(tmp_path):
     folder.forget_rows_after(0)
     folder.release()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_ends_with_the_notebook_that_started_it(data, tmp_path, nproc, how):
+    out = tmp_path / "run"
+    command = command_of(data, out, nproc=nproc, **{"train.epochs": 200})
+    words = f"from dfine_lib.train.launch import launch_training; launch_training({command!r}, {str(out)!r})"
+    notebook = start([sys.executable, "-c", words], tmp_path / "words")
+    after_an_epoch(out, notebook)
+    processes = descendants(notebook)
+    assert processes
+    notebook.send_signal(how)
+    notebook.wait(60)
+    assert gone(processes, seconds=60)
+    assert load_state(out / "last.pt")["step"] >= 2
+    RunFolder(out).lock()  # nobody holds it
