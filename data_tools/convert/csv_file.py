@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from data_tools.convert.records import annotation_file
 from dfine_lib.data.images import DataError
 
 LONGEST_FIELD = 100_000  # characters
+LONGEST_ROW = 1 << 20  # characters, over all its lines; the reader would hold a row of any length
 
 
 def rows(file: Path, root: Path, follow_links: bool = False) -> Iterator[tuple[int, list[str]]]:
@@ -22,9 +24,9 @@ def rows(file: Path, root: Path, follow_links: bool = False) -> Iterator[tuple[i
             first = stream.readline(LONGEST_FIELD)
             delimiter = max(",;\t", key=first.count)
             stream.seek(0)
-            reader = csv.reader(stream, delimiter=delimiter)
-            for row in reader:
-                line = reader.line_num
+            lines = _Lines(stream, file)
+            for row in csv.reader(lines, delimiter=delimiter):
+                line, lines.left = lines.number, LONGEST_ROW
                 if any(field.strip() for field in row):
                     yield line, row
     except UnicodeDecodeError as error:
@@ -33,6 +35,30 @@ def rows(file: Path, root: Path, follow_links: bool = False) -> Iterator[tuple[i
         raise DataError(f"{file}, after line {line}: no valid CSV: {error}.") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
+
+
+class _Lines:
+    """Lines for `csv.reader`, which joins those of a quoted field: together no more than `left` characters."""
+
+    def __init__(self, stream: TextIO, file: Path):
+        self.stream, self.file = stream, file
+        self.number, self.left = 0, LONGEST_ROW
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.stream.readline(self.left + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.left -= len(line)
+        if self.left < 0:
+            raise DataError(
+                f"{self.file}, line {self.number}: a row of more than {LONGEST_ROW:,} characters. Is it a CSV file, is "
+                "every quotation mark closed?"
+            )
+        return line
 
 
 def csv_files(source: Path, skip: tuple[str, ...] = ()) -> list[Path]:

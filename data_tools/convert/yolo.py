@@ -190,13 +190,21 @@ def _from_list(file: Path, root: Path, follow_links: bool) -> Iterator[tuple[str
 
 
 def _label_file(picture: Path) -> Path | None:
-    """Beside the picture, or in `labels` where the picture lies in `images`."""
+    """Beside the picture, or in `labels` where the picture lies in `images`; whatever it is: reading refuses a pipe."""
     parts = list(picture.parts)
     places = [picture.with_suffix(".txt")]
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index("images")
         places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if _is_there(place)), None)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _by_layout(root: Path, split: str) -> dict[str, list[tuple[str, Path, Path | None]]]:

@@ -78,8 +78,7 @@ def _unpack(archive: Path, folder: Path, only: str, progress: bool) -> list[str]
             target = folder / name
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise DataError(f"{archive}: member {name[:80]!r} leads out of the folder; refused.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as out:
+            with _new_file(target, f"{archive}: member {name[:80]!r}") as out:
                 while block := stream.read(_BLOCK):
                     left -= len(block)
                     if left < 0:
@@ -91,6 +90,16 @@ def _unpack(archive: Path, folder: Path, only: str, progress: bool) -> list[str]
             names.append(name)
             bar.update()
     return list(dict.fromkeys(names))
+
+
+def _new_file(target: Path, member: str) -> IO[bytes]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target.open("wb")
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:  # they name a folder that will be gone
+        raise DataError(
+            f"{member} is a file and a folder at once, or lies in a file; the archive is damaged."
+        ) from error
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -54,7 +54,7 @@ class DataSet:
         """
         known = {file.split for file in self.files} - {"both"}
         if unknown := [split for split in splits if split not in known]:
-            raise DataError(f"{self.name}: no split {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+            raise DataError(f"{self.name}: no split {unknown[0]!r}; there are {', '.join(sorted(known)) or 'none'}.")
         return tuple(file for file in self.files if file.split in (*splits, "both"))
 
     def told(self, files: tuple[RemoteFile, ...]) -> str:
@@ -69,30 +69,56 @@ def known_sets(addresses: Path | str = ADDRESSES) -> dict[str, DataSet]:
     """Data sets of a file of addresses, by name.
 
     Raises:
-        DataError: it is not in the form of `addresses.json`.
+        DataError: it is not in the form of `addresses.json`; the message names the key and what is expected.
     """
     addresses = Path(addresses)
     content = parse(decoded(addresses.read_bytes(), addresses), str(addresses))
-    try:
-        return {name: _data_set(name, entry) for name, entry in content.items()}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{addresses}: not in the form of {ADDRESSES} ({error}).") from error
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{addresses}: holds no data set; expected {{NAME: {{{', '.join(_SET)}}}}}, {_EXAMPLE}.")
+    return {name: _data_set(name, entry, f"{addresses}, {name[:80]!r}") for name, entry in content.items()}
 
 
-def _data_set(name: str, entry: dict[str, Any]) -> DataSet:
-    files = tuple(file for record in entry["files"] for file in _files(record))
-    wanted = ("title", "home", "terms", "gigabytes", "unpacked_gigabytes", "next")
-    return DataSet(name=name, files=files, **{key: entry[key] for key in wanted})
+_EXAMPLE = f"as in {ADDRESSES}"
+_WORDS = {str: "a text", (int, float): "a number", list: "a list"}
+_SET = {"title": str, "home": str, "terms": str, "gigabytes": (int, float), "unpacked_gigabytes": (int, float),
+        "next": str, "files": list}  # fmt: skip
+_FILE = {"split": str, "name": str, "address": str, "to": str}
+_FILE_TOO = {"only": str, "checksum": str, "page": str, "numbers": list}  # may be left out
 
 
-def _files(record: dict[str, Any]) -> Iterator[RemoteFile]:
+def _check_keys(entry: Any, needed: dict[str, Any], optional: dict[str, Any], place: str) -> None:
+    if not isinstance(entry, dict):
+        raise DataError(f"{place}: expected an object with {', '.join(needed)}, {_EXAMPLE}.")
+    for key, kind in (needed | optional).items():
+        if key not in entry and key in needed:
+            raise DataError(f"{place}: no key {key!r}; expected {_WORDS[kind]}, {_EXAMPLE}.")
+        if key in entry and not isinstance(entry[key], kind):
+            raise DataError(f"{place}: {key!r} is {json.dumps(entry[key])[:80]}; expected {_WORDS[kind]}, {_EXAMPLE}.")
+
+
+def _data_set(name: str, entry: Any, place: str) -> DataSet:
+    _check_keys(entry, _SET, {}, place)
+    if not entry["files"]:
+        raise DataError(f"{place}: 'files' is empty; expected an object for each file, {_EXAMPLE}.")
+    files = tuple(file for i, record in enumerate(entry["files"]) for file in _files(record, f"{place}, files[{i}]"))
+    return DataSet(name=name, **{key: entry[key] for key in _SET} | {"files": files})
+
+
+def _files(record: Any, place: str) -> Iterator[RemoteFile]:
     """One, or one for each of `numbers`, first and last, put in place of {} in name and address."""
-    record = dict(record)
-    first, last = record.pop("numbers", (None, None))
-    clean_name(f"{record['to']}/{record['name']}", json.dumps(record)[:80])
-    if not str(record["address"]).startswith(("http://", "https://")):
-        raise DataError(f"{record['address']}: an address begins with https:// or http://.")
-    for number in [None] if first is None else range(first, last + 1):
-        filled = {key: value.replace("{}", str(number)) if key in ("name", "address") else value
-                  for key, value in record.items()}  # fmt: skip
-        yield RemoteFile(**filled)
+    _check_keys(record, _FILE, _FILE_TOO, place)
+    if unknown := record.keys() - _FILE.keys() - _FILE_TOO.keys():
+        raise DataError(f"{place}: unknown key {min(unknown)[:80]!r}; known are {', '.join([*_FILE, *_FILE_TOO])}.")
+    clean_name(f"{record['to']}/{record['name']}", place)
+    if not record["address"].startswith(("http://", "https://")):
+        raise DataError(f"{place}: address {record['address'][:200]!r}; an address begins with https:// or http://.")
+    values = {key: value for key, value in record.items() if key != "numbers"}
+    if "numbers" not in record:
+        yield RemoteFile(**values)
+        return
+    numbers = record["numbers"]
+    if len(numbers) != 2 or any(type(number) is not int for number in numbers) or not 0 <= numbers[0] <= numbers[1]:
+        raise DataError(f"{place}: 'numbers' is {json.dumps(numbers)[:80]}; expected the first and the last number.")
+    for number in range(numbers[0], numbers[1] + 1):
+        filled = {key: values[key].replace("{}", str(number)) for key in ("name", "address")}
+        yield RemoteFile(**values | filled)

@@ -1,8 +1,14 @@
 """COCO JSON to batches."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from dfine_lib.data.coco import CocoIndex, DataError, check_images, find_split, read_coco
 from dfine_lib.data.images import read_image
-from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader
+
+if TYPE_CHECKING:
+    from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader
 
 __all__ = [
     "Batch",
@@ -15,3 +21,12 @@ __all__ = [
     "read_coco",
     "read_image",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what needs torch on first use, so that tools which only read and write data sets do without."""
+    if name in ("Batch", "EvalLoader", "TrainLoader"):
+        from dfine_lib.data import loader
+
+        return getattr(loader, name)
+    raise AttributeError(f"module 'dfine_lib.data' has no attribute {name!r}")

@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
-from torch import Tensor
 from tqdm import tqdm
 
-try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # torchvision has announced that they will go
-    decode_jpeg = None
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dfine_lib.data.coco import CocoIndex
 
 
@@ -81,6 +76,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB picture as uint8 `[3, H, W]`, channels last in memory, which is what resizing is fastest on."""
+    import torch  # here, not above: whoever only reads sizes needs none
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -111,8 +108,12 @@ def decode_image(path: Path | str, content: bytes | None = None) -> Tensor:
 
 def _decoded(path: Path | str, content: bytes | None) -> Tensor | None:
     """A JPEG's pixels, equal to PIL's in half the time (the same decoder, fewer copies); None: PIL should try."""
-    if decode_jpeg is None:
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError:  # torchvision has announced that they will go
         return None
+    import torch
+
     try:
         data = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8).copy()
         return decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB)

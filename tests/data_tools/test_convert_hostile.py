@@ -273,6 +273,27 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, read,
     refused(tmp_path, read, {}, "not a file")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_a_yolo_label_that_is_no_file_is_refused_and_no_picture_without_objects(tmp_path, make):
+    for folder in ("images/train", "labels/train"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    (tmp_path / "set/classes.txt").write_text("cat\n")
+    Image.new("RGB", (20, 10)).save(tmp_path / "set/images/train/1.png")
+    make(tmp_path / "set/labels/train/1.txt")
+    assert "labels/train/1.txt" in refused(tmp_path, "yolo", {}, "not a file|no such file")
+
+
+@pytest.mark.parametrize("row", ["," * 3_000_000, '"a\n",' * 600_000], ids=["one line", "lines in quotes"])
+def test_memory_holds_no_row_of_any_length_of_a_csv_file(tmp_path, row):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,3,4\n" + row)
+    tracemalloc.start()
+    message = refused(tmp_path, "csv", {}, r"a\.csv, line \d+: a row of more than 1,048,576 characters")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in message and peak < 60 << 20
+
+
 def test_a_pipe_in_place_of_a_picture_is_a_missing_picture(tmp_path):
     images = [{"id": i, "file_name": f"{i}.png", "width": 20, "height": 10} for i in (1, 2)]
     (tmp_path / "set/annotations").mkdir(parents=True)

@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import random
+import re
 import stat
 import tarfile
 import threading
@@ -258,6 +259,9 @@ def special_in_tar(kind, target=""):
         ("a.tar.gz", special_in_tar(tarfile.FIFOTYPE), "link or a device"),
         ("a.tar.gz", tarred({"bomb": bytes(3_000_000)}), "100 times its size"),
         ("a.tar", b"no tar at all", "cannot be unpacked"),
+        ("a.tar.gz", tarred({"a": b"1", "a/b": b"2"}), "member 'a/b' is a file and a folder at once"),
+        ("a.tar.gz", tarred({"a/b": b"1", "a": b"2"}), "member 'a' is a file and a folder at once"),
+        ("a.tar.gz", tarred({"a": b"1", "a/b/c": b"2"}), "member 'a/b/c' is a file and a folder at once"),
     ],
 )
 def test_an_archive_that_means_harm_leaves_nothing(tmp_path, monkeypatch, name, content, message):
@@ -326,12 +330,31 @@ def test_the_official_addresses_are_complete():
         ({"split": "val", "name": "../a", "address": "https://x", "to": "."}, "leaves the data folder"),
         ({"split": "val", "name": "a", "address": "https://x", "to": "/etc"}, "leaves the data folder"),
         ({"split": "val", "name": "a", "address": "file:///etc/passwd", "to": "."}, "begins with https"),
-        ({"split": "val", "name": "a", "to": "."}, "not in the form"),
+        ({"split": "val", "name": "a", "to": "."}, r"'small', files\[0\]: no key 'address'; expected a text, as in "),
+        ({"split": "val", "name": "a", "address": 1, "to": "."}, "'address' is 1; expected a text"),
+        ({"split": "val", "name": "a", "address": "https://x", "to": ".", "sha": "1"}, "unknown key 'sha'; known are"),
+        ({"split": "val", "name": "a", "address": "https://x", "to": ".", "numbers": [3]}, r"'numbers' is \[3\]"),
     ],
 )
 def test_a_file_of_addresses_that_means_harm_is_refused(tmp_path, record, message):
     with pytest.raises(DataError, match=message):
         small(tmp_path, "", files=[record])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"mine\.json: holds no data set; expected \{NAME: \{title, .*, files\}\}, as in .*addresses\.json"),
+        ("[]", r"mine\.json: holds no data set"),
+        ('{"mini": {}}', r"mine\.json, 'mini': no key 'title'; expected a text, as in .*addresses\.json"),
+        ('{"mini": 3}', r"mine\.json, 'mini': expected an object with title, "),
+    ],
+)
+def test_a_file_of_addresses_without_what_is_needed_names_the_key(tmp_path, capsys, text, message):
+    (tmp_path / "mine.json").write_text(text)
+    words = ["data", "download", "mini", str(tmp_path / "out"), "--addresses", str(tmp_path / "mine.json")]
+    assert main(words) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_the_command_says_size_and_terms_first_and_fails_with_2(server, tmp_path, capsys):

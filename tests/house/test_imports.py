@@ -27,8 +27,18 @@ LARGE = ("torch", "torchvision", "numpy", "PIL", "safetensors", "tqdm", *OPTIONA
         ("from dfine_lib import cli; assert cli.main(['train', '--help']) == 0", LARGE),
         ("from dfine_lib import DFINE, Predictor", OPTIONAL),
         ("import dfine_lib.evaluate.saved", OPTIONAL),
+        ("import data_tools.convert.conversion", ("torch", "torchvision")),
+        ("import data_tools.subset", ("torch", "torchvision")),
     ],
-    ids=["import dfine_lib", "dfine --help", "dfine train --help", "DFINE and Predictor", "dfine eval"],
+    ids=[
+        "import dfine_lib",
+        "dfine --help",
+        "dfine train --help",
+        "DFINE and Predictor",
+        "dfine eval",
+        "dfine data convert",
+        "dfine data subset",
+    ],
 )
 def test_only_what_is_needed_is_imported(code, unwanted):
     print_found = f"import sys; print('found', *sorted(set({unwanted!r}) & set(sys.modules)))"
