@@ -58,13 +58,14 @@ everything = notebooks,deploy,video,serve,shards,tensorrt-rtx,dev
 
 # ---- test ------------------------------------------------------------------------------------------------------------
 
-# One thread a process and two processes beat the reverse on tests this small.
+# One thread a process and two processes beat the reverse on tests this small. A process that dies ends the run, which
+# would wait for it for ever otherwise (pytest-xdist 3.8 with loadfile).
 test:
 	@set -euo pipefail; \
 	python=$$("$(PYTHON3)" environment.py $(everything)); \
 	export OMP_NUM_THREADS=1; \
-	"$$python" -m pytest tests -p no:nbval -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS); \
-	"$$python" -m pytest --nbval-lax $(lessons) -n 2 --dist loadfile
+	"$$python" -m pytest tests -p no:nbval -m "not slow and not gpu" -n 2 --dist loadfile --max-worker-restart 0 $(ARGS); \
+	"$$python" -m pytest --nbval-lax $(lessons) -n 2 --dist loadfile --max-worker-restart 0
 
 lessons = notebooks/00_start_here.ipynb notebooks/lessons notebooks/solutions
 

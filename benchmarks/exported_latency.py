@@ -24,6 +24,7 @@ from benchmarks.peers import authors
 from benchmarks.peers.cases import Case
 from benchmarks.peers.exporting import as_if_trained, authors_onnx
 from benchmarks.ratio import Row, arguments, compare, record, use_threads
+from dfine_lib.deploy.backends.openvino_runtime import shared_core
 from dfine_lib.deploy.export import export_onnx
 from dfine_lib.evaluate.profile import profile
 
@@ -112,10 +113,8 @@ def _open(runtime: str, file: Path) -> Run:
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         return lambda: session.run(outputs, inputs)
-    import openvino
-
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
+    request = shared_core().compile_model(file, "CPU", settings).create_infer_request()
 
     def run() -> list[np.ndarray]:
         request.infer(inputs)

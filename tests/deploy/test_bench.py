@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,8 +18,7 @@ from dfine_lib.deploy.sources import SourceError
 from dfine_lib.deploy.timing import Peak, authors_latency, cost, latency, repeated
 from dfine_lib.viz import accuracy_by_latency
 
-ROOT = Path(__file__).parents[2]
-WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
 @pytest.mark.parametrize("size", "nm")  # all five, and exactly: tests/evaluate/test_profile.py
@@ -98,19 +94,15 @@ def test_memory_that_is_taken_is_seen():
     assert peak.megabytes() > 30
 
 
-def test_a_report_has_both_tables_the_machine_and_a_figure(tmp_path, exported):
+def test_a_report_has_both_tables_the_machine_and_a_figure(tmp_path, capsys, exported):
     (tmp_path / "run").mkdir()
     weights = tmp_path / "run" / "model.safetensors"
     weights.write_bytes(WEIGHTS.read_bytes())
     (tmp_path / "run" / "metrics.json").write_text('{"ap": 0.5}')
     words = ["bench", weights, exported, "--backend", "torch,onnxruntime", "--batch", "1,2", "--seconds", "0.05"]
     files = ["--json", tmp_path / "bench.json", "--figure", tmp_path / "bench.png"]
-    # In a process of its own, as users run it: what the tests before have taken or left behind is not measured too.
-    command = [sys.executable, "-m", "dfine_lib.cli", *map(str, words), *map(str, files), "--device", "cpu"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout
+    assert cli.main([*map(str, words), *map(str, files), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
     assert "GFLOPs" in said and "images/s" in said and "cores" in said
     content = json.loads((tmp_path / "bench.json").read_text())
     rows = {(row["model"], row["backend"], row["batch"]): row for row in content["latencies"]}

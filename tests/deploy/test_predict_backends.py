@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,26 @@ def test_every_backend_finds_the_same_objects(predictors, photographs, name, bat
     assert sum(len(one.above(0.3)) for one in expected) > 20
     assert [line for pair in zip(expected, found) for line in same_objects(*pair, 0.3)] == []
     assert predictors[name].class_names == NAMES
+
+
+@pytest.mark.skipif(not HAS_OPENVINO, reason="needs openvino")
+def test_a_signal_after_two_openvino_predictors_ends_nothing(exported):
+    """With a core each it was SIGSEGV: freed in the order of their making, they left an unmapped signal stack."""
+    program = """
+import gc, signal, sys
+from dfine_lib.deploy.predict import Predictor
+came = []
+signal.signal(signal.SIGUSR1, lambda *_: came.append(True))
+first, second = (Predictor(sys.argv[1], backend="openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+assert came
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(exported)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, (done.returncode, done.stderr)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/coco_free")

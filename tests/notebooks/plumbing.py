@@ -150,6 +150,7 @@ PLUMBING: dict[str, str] = {
     "open_torch": "weights as a backend",
     "open_onnxruntime": "an ONNX file in a session",
     "open_openvino": "a file compiled by OpenVINO",
+    "shared_core": "one core of OpenVINO for all of them, never freed",
     "Opened": "an exported file in its runtime",
     "signature": "names of inputs and outputs, with or without post-processing",
     "input_size": "which image sizes a file takes",

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfine_lib.deploy.backends.backend import BackendError
 from dfine_lib.deploy.backends.exported import ABOUT, RAW_OUTPUTS, Opened, first_line, signature
 
+if TYPE_CHECKING:
+    import openvino
+
 RT_INFO = "dfine"  # section of an OpenVINO file that holds what an ONNX file has as metadata
+
+
+@cache
+def shared_core() -> openvino.Core:
+    """One core for all models, never freed.
+
+    Every core of OpenVINO (2026.4) gives its thread a signal stack, and unmaps it at its end. When of two cores the
+    first ends first, the second puts the unmapped stack back, and the next signal with a Python handler (Ctrl-C, the
+    end of a loader's worker) ends the process with SIGSEGV.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def open_openvino(path: Path, device: str) -> Opened:
@@ -19,13 +37,12 @@ def open_openvino(path: Path, device: str) -> Opened:
         BackendError: not installed, another device than it knows, or a file that it cannot run.
     """
     try:
-        import openvino
+        core = shared_core()
     except ImportError as error:
         raise BackendError('running OpenVINO needs openvino: pip install -e ".[deploy]"') from error
     kind = {"auto": "CPU", "cpu": "CPU", "gpu": "GPU"}.get(device)
     if kind is None:
         raise BackendError(f"device {device!r}: OpenVINO runs on cpu or gpu (Intel's) here.")
-    core = openvino.Core()
     try:
         model = core.read_model(path)
     except Exception as error:
