@@ -30,11 +30,10 @@ def main() -> None:
     authors.add_argument(parser)
     options = parser.parse_args()
     use_threads(options.threads)
-    if not options.authors:
-        print("no --authors: nothing to compare with")
+    peer = authors.asked_for(options)
+    if peer is None:
         return
     many = [replace(case, boxes=MANY) for case in TRAINING if case.queries is None]  # others have fewer queries
-    peer = authors.Authors(options.authors)
     cases = [case for case in TRAINING + many if options.only in str(case)]
     rows = [row for case in cases for row in beside_authors(case, peer, options.turns)]
     if not options.dry:

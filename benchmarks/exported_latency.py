@@ -40,10 +40,9 @@ def main() -> None:
     parser.add_argument("--files", type=Path, help="folder to keep the exported files in, and to find them again")
     options = parser.parse_args()
     use_threads(options.threads)
-    if not options.authors:
-        print("exported_latency: left out; it needs --authors, a checkout of the authors' code")
+    peer = authors.asked_for(options)
+    if peer is None:
         return
-    peer = authors.Authors(options.authors)
     rows = []
     for size in SIZES:
         if options.only not in size:

@@ -22,10 +22,9 @@ def main() -> None:
     authors.add_argument(parser)
     options = parser.parse_args()
     use_threads(options.threads)
-    if not options.authors:
-        print("no --authors: nothing to compare with")
+    peer = authors.asked_for(options)
+    if peer is None:
         return
-    peer = authors.Authors(options.authors)
     rows = [beside_authors(case, peer, options.turns) for case in CASES if options.only in str(case)]
     if not options.dry:
         record("forward", rows)

@@ -27,6 +27,14 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def asked_for(options: argparse.Namespace) -> Authors | None:
+    """What `--authors` names; says so where it was not given."""
+    if options.authors is None:
+        print("left out: it needs --authors, a checkout of the authors' code")
+        return None
+    return Authors(options.authors)
+
+
 class Authors:
     """Their classes. Only the files that hold them are run, not the packages' `__init__`, which want all of theirs."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import gzip
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -55,7 +58,11 @@ def unpack(archive: Path, folder: Path, *, only: str = "*", progress: bool = Tru
             target.parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).replace(target)
         return len(names)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}); it is damaged.") from error
+    except OSError as error:
+        if error.errno is not None:  # bz2 and gzip have no exceptions of their own, and give no number
+            raise
         raise DataError(f"{archive}: cannot be unpacked ({error}); it is damaged.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,13 +109,32 @@ def _new_file(target: Path, member: str) -> IO[bytes]:
         ) from error
 
 
+@contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:  # Deflate64 and the like
+        raise DataError(
+            f"{archive}: whole, but of a kind that Python's zipfile cannot read ({error}). Unpack it by other means, "
+            "and pack it again as .tar or a common .zip."
+        ) from error
+
+
+_ENCRYPTED = 0x1  # bit of a zip member's flags
+
+
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(archive) as opened:
+    with _readable(archive), zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{archive}: member {member.filename[:80]!r} is a link or a device; refused.")
             clean_name(member.filename, f"{archive}: member")
+            if member.flag_bits & _ENCRYPTED:
+                raise DataError(
+                    f"{archive}: member {member.filename[:80]!r} is encrypted. Unpack the archive with its password, "
+                    "and pack it again without one."
+                )
             if not member.is_dir():
                 with opened.open(member) as stream:
                     yield member.filename, stream
@@ -131,13 +157,22 @@ class _Member(tarfile.TarInfo):
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(archive, "r|*", tarinfo=_Member) as opened:  # in one pass
-        for member in opened:
-            if member.isdir():
-                continue
-            if not member.isreg():
-                raise DataError(f"{archive}: member {member.name[:80]!r} is a link or a device; refused.")
-            stream = opened.extractfile(member)
-            if stream is not None:
-                yield member.name, stream
-            opened.members = []  # it would remember every member
+    with archive.open("rb") as file:
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=file) if packed else file  # tarfile's own gzip would not look at the checksum
+        with tarfile.open(fileobj=stream, mode="r|" if packed else "r|*", tarinfo=_Member) as opened:  # in one pass
+            yield from _regular_members(archive, opened)
+        while packed and stream.read(_BLOCK):  # up to the checksum, at the end
+            pass
+
+
+def _regular_members(archive: Path, opened: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    for member in opened:
+        if member.isdir():
+            continue
+        if not member.isreg():
+            raise DataError(f"{archive}: member {member.name[:80]!r} is a link or a device; refused.")
+        stream = opened.extractfile(member)
+        if stream is not None:
+            yield member.name, stream
+        opened.members = []  # it would remember every member

@@ -185,6 +185,46 @@ def test_a_damaged_archive_is_told_and_fetched_again(server, tmp_path):
     assert tree(tmp_path / "out") == WHOLE
 
 
+def test_what_zip_cannot_open_here_is_told_apart_from_damage(tmp_path):
+    """A password (bit 0 of a member's flags), a way to compress (method 9), and bytes that are not what was packed."""
+    for method, name, place, value, told in (
+        (zipfile.ZIP_STORED, "locked", 8, 1, "'a.txt' is encrypted.*pack it again without"),
+        (zipfile.ZIP_STORED, "deflate64", 10, 9, "whole, but of a kind .*zipfile cannot read"),
+        (zipfile.ZIP_STORED, "newer", 6, 99, "whole, but of a kind .*zipfile cannot read"),
+        (zipfile.ZIP_LZMA, "lzma", None, None, "it is damaged"),
+        (zipfile.ZIP_BZIP2, "bzip2", None, None, "it is damaged"),
+    ):
+        file = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(file, "w", method) as out:
+            out.writestr("a.txt", b"text " * 99)
+        content = bytearray(file.read_bytes())
+        if place is None:
+            content[50:60] = b"\xff" * 10
+        else:  # the same field in the member's own header and, two bytes further on, in the directory
+            content[place - 2], content[content.index(b"PK\x01\x02") + place] = value, value
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}.zip: .*{told}"):
+            unpack(file, tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_three_bytes_changed_in_a_compressed_tar_are_damage(tmp_path, compression):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode=f"w:{compression}") as out:
+        member = tarfile.TarInfo("picture.jpg")
+        member.size = len(PICTURE)
+        out.addfile(member, io.BytesIO(PICTURE))
+    file, content = tmp_path / "a.tar.gz", bytearray(whole.getvalue())
+    file.write_bytes(content)
+    assert unpack(file, tmp_path / "out") == 1 and (tmp_path / "out" / "picture.jpg").read_bytes() == PICTURE
+    content[50_000:50_003] = bytes(255 - byte for byte in content[50_000:50_003])
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.tar\.gz: cannot be unpacked .*it is damaged"):
+        unpack(file, tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
 # ---- from a folder ---------------------------------------------------------------------------------------------------
 
 
