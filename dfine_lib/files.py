@@ -11,9 +11,14 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write beside, then rename: a full disk or a kill leaves the old file as it was.
 
+    A pipe or a device (`/dev/null`) is written to as it stands, never replaced.
+
     Raises:
         OSError: the write failed; the message names the file, and nothing half-written stays.
     """
+    if path.is_fifo() or path.is_char_device():
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:

@@ -153,33 +153,42 @@ def _written_video(results: Iterator[Prediction], source: VideoSource, file: Pat
 
 @contextlib.contextmanager
 def _json_list(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Write a JSON list record by record; the file takes its name once it is whole, or was ended by Ctrl-C."""
+    """Write a JSON list record by record; the file takes its name once it is whole, or was ended by Ctrl-C.
+
+    A pipe or a device (`/dev/stdout`) is written to as it stands, never replaced.
+    """
     if file.is_dir():
         raise SourceError(f"{file}: is a folder; give the name of a file for the answers.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    straight = file.exists() and not file.is_file()
+    target = file if straight else file.resolve()  # of a link what it leads to
+    temporary = target if straight else target.with_name(f".{target.name}.{os.getpid()}.part")
     first = True
+
+    def add(record: dict[str, Any]) -> None:
+        nonlocal first
+        stream.write(("\n" if first else ",\n") + json.dumps(record, ensure_ascii=False))
+        first = False
+
+    def finish() -> None:
+        stream.write("\n]\n")
+        stream.close()
+        if not straight:
+            os.replace(temporary, target)
+
     try:
         with _opened(temporary, file) as stream:
             stream.write("[")
-
-            def add(record: dict[str, Any]) -> None:
-                nonlocal first
-                stream.write(("\n" if first else ",\n") + json.dumps(record, ensure_ascii=False))
-                first = False
-
             try:
                 yield add
             except KeyboardInterrupt:
-                stream.write("\n]\n")
-                stream.close()
-                os.replace(temporary, file)
+                finish()
                 raise
-            stream.write("\n]\n")
-        os.replace(temporary, file)
+            finish()
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if not straight:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _opened(temporary: Path, file: Path) -> TextIO:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ from torch import Tensor
 from dfine_lib.data.images import decode_image, to_tensor, upright_rgb
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp",
+    ".ogv",
+)  # fmt: skip
 
 
 class SourceError(ValueError):
@@ -115,6 +119,8 @@ def find_source(source: Any) -> ImageSource | VideoSource:
 
 
 def _of_words(words: str) -> ImageSource | VideoSource:
+    if words.startswith("file://"):
+        words = url2pathname(words.removeprefix("file://").removeprefix("localhost"))
     path = Path(words)
     if not words:
         raise SourceError("the source is empty; name a picture, a folder, a pattern, a video or a camera.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +277,17 @@ def test_many_pictures_are_answered_several_at_a_time_and_the_same(exported, pho
     assert len(found) == MANY
     for i, one in enumerate(found):
         assert same_objects(one, expected[i % len(photographs)], 0.15) == []
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+def test_one_predictor_answers_several_threads_at_a_time(predictors, photographs, name):
+    if name not in predictors:
+        pytest.skip("openvino is not installed")
+    expected = predictors[name](photographs, score=0.1)
+
+    def ask(batch_size: int) -> list[str]:
+        found = [one for _ in range(4) for one in predictors[name](photographs, score=0.1, batch_size=batch_size)]
+        return [line for pair in zip(expected * 4, found, strict=True) for line in same_objects(*pair, 0.15)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [line for lines in pool.map(ask, (1, 2, 3, 1)) for line in lines] == []

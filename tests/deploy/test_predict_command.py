@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,21 @@ def test_arrays_are_written_under_their_numbers(tmp_path):
     )
     assert summary.images == 3
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["image_0.png", "image_1.png", "image_2.png"]
+
+
+def test_answers_go_into_a_pipe_which_stays_one(folder, tmp_path):
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.extend(json.loads(pipe.read_text())))
+    reader.start()
+    assert dfine(folder / "a.jpg", "--weights", WEIGHTS, "--json", pipe) == 0
+    reader.join(10)
+    assert pipe.is_fifo() and [record["image"] for record in found] == ["a.jpg"]
+
+
+def test_of_a_link_to_answers_the_file_is_written_anew(folder, tmp_path):
+    (tmp_path / "answers.json").write_text("old")
+    link = tmp_path / "link.json"
+    link.symlink_to("answers.json")
+    assert dfine(folder / "a.jpg", "--weights", WEIGHTS, "--json", link) == 0
+    assert link.is_symlink() and len(json.loads((tmp_path / "answers.json").read_text())) == 1

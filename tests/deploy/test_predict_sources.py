@@ -168,3 +168,12 @@ def test_a_stack_of_arrays_is_as_many_pictures():
     assert isinstance(source, ImageSource) and len(source) == 3
     frame = source.read(2)
     assert (frame.name, frame.size_wh, frame.path) == ("image 2", (5, 4), None)
+
+
+def test_an_address_of_a_file_is_the_file(tmp_path):
+    """Taken for a stream it would lose frames: of those the latest alone are kept."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a b.png")
+    (tmp_path / "x.mp4").touch()
+    assert find_source((tmp_path / "a b.png").as_uri()).items == (tmp_path / "a b.png",)
+    video = find_source((tmp_path / "x.mp4").as_uri())
+    assert video == VideoSource(str(tmp_path / "x.mp4")) and not video.live

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -400,3 +401,14 @@ def test_an_old_file_is_replaced_as_a_whole(tmp_path):
     write_atomically(tmp_path / "w.bin", b"new")
     assert (tmp_path / "w.bin").read_bytes() == b"new"
     assert files_in(tmp_path) == ["w.bin"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    """A rename would put a file in its place: `--out /dev/null`, as root, took the device from the whole machine."""
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    write_atomically(pipe, b"content")
+    reader.join(10)
+    assert found == [b"content"] and pipe.is_fifo()

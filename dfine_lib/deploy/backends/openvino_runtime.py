@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,10 +62,11 @@ def open_openvino(path: Path, device: str) -> Opened:
         compiled = core.compile_model(model, kind, {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:
         raise BackendError(f"{path}: OpenVINO cannot run it on {device} ({first_line(error)}).") from error
-    request = compiled.create_infer_request()
+    request, free = compiled.create_infer_request(), threading.Lock()  # one call takes all cores: others wait
 
     def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-        request.infer({k: v.astype(types[k], copy=False) for k, v in zip(takes, (images, sizes))})
-        return [request.get_tensor(name).data.copy() for name in gives]
+        with free:
+            request.infer({k: v.astype(types[k], copy=False) for k, v in zip(takes, (images, sizes))})
+            return [request.get_tensor(name).data.copy() for name in gives]
 
     return Opened(run, gives == RAW_OUTPUTS, shape, about, kind.lower())
