@@ -1,5 +1,5 @@
 # make run      makes the embedded data set, fine-tunes the teaching checkpoint on it, prints AP and the report's path
-# make run DATA=folder [RECIPE=n_custom] [ARGS="epochs=3 image_size=320"]     the same on a COCO-style folder
+# make run DATA=folder [RECIPE=n_custom] [epochs=3 image_size=320 nproc=2]      the same on a COCO-style folder
 # make test     the whole suite, lessons included        make site     the lessons as web pages, in site/
 # make bench    how fast beside other implementations (AUTHORS=folder of the authors' code); fills the README's table
 # make lint     style                                    make clean    caches and build leftovers
@@ -24,22 +24,26 @@ help:
 
 # ---- run: data set, training notebook, what came out -----------------------------------------------------------------
 
-DATA ?= digits
-RECIPE ?= $(if $(filter shapes,$(DATA)),pico,$(if $(filter digits,$(DATA)),pico_digits,pico_custom))
+# What was typed behind `make run`, as nproc=2: else make would take it for a variable of its own and pass over it.
+typed = $(if $(filter command,$(origin $(1))),$($(1)))
+DATA ?= $(or $(call typed,data),digits)
+RECIPE ?= $(or $(call typed,recipe),$(if $(filter shapes,$(DATA)),pico,$(if $(filter digits,$(DATA)),pico_digits,pico_custom)))
 # Parameters of the notebook, written name=value; a dotted name, as train.lr=1e-3, is a field of the recipe.
 ARGS ?=
-dotted = $(strip $(foreach pair,$(ARGS),$(if $(findstring .,$(firstword $(subst =, ,$(pair)))),$(pair))))
+names = epochs image_size batch_size seed device nproc max_restarts resume out
+args = $(ARGS) $(foreach name,$(names),$(if $(call typed,$(name)),$(name)=$(call typed,$(name))))
+dotted = $(strip $(foreach pair,$(args),$(if $(findstring .,$(firstword $(subst =, ,$(pair)))),$(pair))))
 
 embedded := $(filter digits shapes,$(DATA))
 folder := $(if $(embedded),data/$(embedded),$(patsubst %/,%,$(DATA)))
 set_name = $(shell basename "$(folder)" .json)
 run_name = $(if $(findstring $(set_name),$(RECIPE)),$(RECIPE),$(RECIPE)_$(set_name))
-OUT ?= $(or $(patsubst out=%,%,$(filter out=%,$(ARGS))),runs/$(run_name))
+OUT ?= $(or $(patsubst out=%,%,$(filter out=%,$(args))),runs/$(run_name))
 # Recipes that go on from the teaching checkpoint are named pico_...
-WEIGHTS ?= $(if $(filter pico_%,$(RECIPE)),notebooks/assets/dfine_pico_shapes.safetensors)
+WEIGHTS ?= $(or $(call typed,weights),$(if $(filter pico_%,$(RECIPE)),notebooks/assets/dfine_pico_shapes.safetensors))
 parameters = -p recipe "$(RECIPE)" -p data "$(folder)" -p out "$(OUT)" -p weights "$(WEIGHTS)" \
 	$(if $(dotted),-p settings "$(dotted)") \
-	$(foreach pair,$(filter-out out=% $(dotted),$(ARGS)),-p $(subst =, ,$(pair)))
+	$(foreach pair,$(filter-out out=% $(dotted),$(args)),-p $(subst =, ,$(pair)))
 
 # The notebook's stderr holds the progress of the training.
 run:

@@ -80,6 +80,22 @@ def test_the_output_folder_may_be_named_either_way():
     assert parameters("OUT=/tmp/x")["out"] == "/tmp/x"
 
 
+def test_parameters_may_be_typed_behind_make_run_as_they_are():
+    got = parameters("data=../bccd", "recipe=n_custom", "nproc=2", "max_restarts=1", "ARGS=epochs=3 train.lr=1e-3")
+    assert got == {
+        "recipe": "n_custom",
+        "data": "../bccd",
+        "out": "runs/n_custom_bccd",
+        "weights": "",
+        "settings": "train.lr=1e-3",
+        "epochs": "3",
+        "nproc": "2",
+        "max_restarts": "1",
+    }
+    assert parameters("out=/tmp/x", "weights=a.pth")["out"] == "/tmp/x"
+    assert parameters("out=/tmp/x", "weights=a.pth")["weights"] == "a.pth"
+
+
 def test_ci_calls_make_test():
     script = ROOT / ".ci" / "run"
     assert "make test" in script.read_text().splitlines()
