@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from dfine_lib.config import LossConfig, Recipe
 from dfine_lib.criterion import losses
 from dfine_lib.criterion.matcher import Pairs, match, union_set
-from dfine_lib.model.denoising import Targets
+from dfine_lib.model.denoising import Targets, groups_of
 from dfine_lib.model.distribution import encode_edges
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput
 from dfine_lib.recipes import get_recipe
@@ -64,16 +65,29 @@ class _Matching:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What the losses of a step are divided by, where several passes or processes share its images.
+
+    `mean` of boxes, union pairs, queries in none, denoising queries with a box, and those without: `[5]`, over all
+    passes of all processes. `least` is the mean where the step has one: 1 / their number.
+    """
+
+    mean: Tensor
+    least: float
+
+
+@dataclass(frozen=True)
 class Criterion:
     """Losses of one step. Keeps nothing between steps.
 
     Processes that train together share their normalisers: the mean of their losses is the loss of one process on all
-    their images. (Denoising draws its queries within a process, so its terms are equal in expectation.)
+    their images. So do the passes of a step, if they are given them. (Denoising draws its queries within a pass, so its
+    terms are equal in expectation.)
     """
 
     config: LossConfig
 
-    def __call__(self, outputs: DFINEOutput, targets: Targets) -> dict[str, Tensor]:
+    def __call__(self, outputs: DFINEOutput, targets: Targets, share: Share | None = None) -> dict[str, Tensor]:
         """Weighted losses, float32 scalars.
 
         Names are `loss_{vfl,bbox,giou,fgl,ddf}` followed by nothing (last layer), `_aux_i` (earlier layers), `_pre`
@@ -82,26 +96,14 @@ class Criterion:
         Args:
             outputs: of the model in training mode.
             targets: for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
+            share: of a step of several passes, from `share`; None: these images are all of this process's step.
         """
-        if outputs.decoder is None or outputs.encoder is None:
-            raise ValueError("the criterion needs every layer's answer: call the model in training mode")
-        counts = [len(target["labels"]) for target in targets]
-        labels = torch.cat([target["labels"] for target in targets])
-        boxes = torch.cat([target["boxes"] for target in targets]).float()
-
-        answers = _matching_answers(outputs)
-        num_guesses = len(answers.suffixes)
-        own = match(answers.logits.detach(), answers.boxes.detach(), labels, boxes, counts, self.config)
-        shared = own
-        if self.config.union_set:
-            shared = union_set(own, answers.logits.shape[2]).repeated(num_guesses)
+        answers, labels, boxes, counts = _together(outputs, targets)
+        own, shared = self._pairs(answers, labels, boxes, counts)
         plan = outputs.denoising_plan
-        pairs, queries = shared.query.shape[1], answers.logits.shape[1] * answers.logits.shape[2]
-        noised, noised_queries = (plan.image.shape[0], len(counts) * plan.num_queries) if plan else (0, 0)
-        # One exchange for all numbers, whether a process has boxes or not: the others wait for it.
-        here, mean, least = _mean_over_ranks(
-            [sum(counts), pairs, queries - pairs, noised, noised_queries - noised], labels.device
-        )
+        here = _numbers(answers, shared, counts, plan.num_groups if plan else 0)
+        share = share or _over_ranks([here])
+        mean, least = share.mean, share.least
         num_boxes, num_pairs = mean[:2].clamp(min=least)
         matching = _Matching(own, shared, num_boxes, num_pairs)
         weights = _distillation_shares(mean[1:3])
@@ -116,6 +118,30 @@ class Criterion:
             number = num_boxes * plan.num_groups
             terms |= self._terms(answers, _Matching(fixed, fixed, number, number), labels, boxes, bins, shares)
         return terms
+
+    def share(self, outputs: Iterable[DFINEOutput], targets: Sequence[Targets], num_denoising: int) -> Share:
+        """What the losses of several passes are divided by, so that their mean is the loss of all images at once.
+
+        Every process of a step calls it, with as many passes as the others: there is one exchange.
+
+        Args:
+            outputs: of each pass, of the model in training mode; denoising queries may be left out.
+            targets: of each pass.
+            num_denoising: of the model.
+        """
+        numbers = []
+        for output, own in zip(outputs, targets, strict=True):
+            answers, labels, boxes, counts = _together(output, own)
+            _, shared = self._pairs(answers, labels, boxes, counts)
+            numbers.append(_numbers(answers, shared, counts, groups_of(counts, num_denoising)))
+        return _over_ranks(numbers)
+
+    def _pairs(self, answers: _Answers, labels: Tensor, boxes: Tensor, counts: list[int]) -> tuple[Pairs, Pairs]:
+        """The matching of every guess by itself, and the union set."""
+        own = match(answers.logits.detach(), answers.boxes.detach(), labels, boxes, counts, self.config)
+        if not self.config.union_set:
+            return own, own
+        return own, union_set(own, answers.logits.shape[2]).repeated(len(answers.suffixes))
 
     def _terms(
         self,
@@ -200,15 +226,33 @@ def _distillation_shares(numbers: Tensor) -> Tensor:
     return roots / roots.sum()
 
 
-def _mean_over_ranks(numbers: list[int], device: torch.device) -> tuple[Tensor, Tensor, float]:
-    """Numbers of this process, their mean over all processes, and what that mean is where the total is 1.
+def _together(outputs: DFINEOutput, targets: Targets) -> tuple[_Answers, Tensor, Tensor, list[int]]:
+    """Guesses, and of all boxes labels `[M]`, cxcywh `[M, 4]` and numbers by image."""
+    if outputs.decoder is None or outputs.encoder is None:
+        raise ValueError("the criterion needs every layer's answer: call the model in training mode")
+    labels = torch.cat([target["labels"] for target in targets])
+    boxes = torch.cat([target["boxes"] for target in targets]).float()
+    return _matching_answers(outputs), labels, boxes, [len(target["labels"]) for target in targets]
+
+
+def _numbers(answers: _Answers, shared: Pairs, counts: list[int], groups: int) -> Tensor:
+    """What `Share.mean` is the mean of, of one pass: `[5]`."""
+    pairs, queries = shared.query.shape[1], answers.logits.shape[1] * answers.logits.shape[2]
+    noised, noised_queries = sum(counts) * groups, len(counts) * 2 * max(counts, default=0) * groups
+    numbers = [sum(counts), pairs, queries - pairs, noised, noised_queries - noised]
+    return torch.tensor(numbers, dtype=torch.float32, device=answers.logits.device)
+
+
+def _over_ranks(passes: list[Tensor]) -> Share:
+    """Means over all passes of all processes, and what they are where the total is 1.
 
     A normaliser is the mean, but at least that: the total of one process that has everything, at least 1, shared out.
     Differs from the authors' code, where the mean is at least 1, which weakens steps with fewer boxes than processes.
+    One exchange for all numbers, whether a process has boxes or not: the others wait for it.
     """
-    here = torch.tensor(numbers, dtype=torch.float32, device=device)
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return here, here, 1.0
-    mean = here.clone()
-    dist.all_reduce(mean)
-    return here, mean / dist.get_world_size(), 1 / dist.get_world_size()
+    mean, shares = torch.stack(passes).mean(0) if len(passes) > 1 else passes[0], len(passes)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        mean, shares = mean.clone(), shares * dist.get_world_size()
+        dist.all_reduce(mean)
+        mean = mean / dist.get_world_size()
+    return Share(mean, 1 / shares)

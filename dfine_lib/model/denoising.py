@@ -53,11 +53,10 @@ def make_denoising_queries(
         The queries, or None where there is nothing to denoise.
     """
     counts = [len(target["labels"]) for target in targets]
-    largest = max(counts, default=0)
-    if num_denoising <= 0 or largest == 0:
+    groups, largest = groups_of(counts, num_denoising), max(counts, default=0)
+    if not groups:
         return None
-    device = targets[0]["labels"].device
-    batch, groups = len(targets), max(1, num_denoising // largest)
+    batch, device = len(targets), targets[0]["labels"].device
     total = 2 * largest * groups
 
     labels = torch.full((batch, largest), num_classes, dtype=torch.int64, device=device)
@@ -86,6 +85,12 @@ def make_denoising_queries(
         may_attend=denoising_mask(largest, groups, num_queries, device),
         plan=_plan(counts, largest, groups, device),
     )
+
+
+def groups_of(counts: Sequence[int], num_denoising: int) -> int:
+    """How often the boxes of a batch are noised, from their numbers by image; 0 where there is nothing to denoise."""
+    largest = max(counts, default=0)
+    return max(1, num_denoising // largest) if num_denoising > 0 and largest else 0
 
 
 def denoising_mask(largest: int, groups: int, num_queries: int, device: torch.device | str = "cpu") -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dfine_lib.config import TrainConfig
-from dfine_lib.criterion.criterion import Criterion, term_names
+from dfine_lib.criterion.criterion import Criterion, Share, term_names
 from dfine_lib.data.loader import Batch
+from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.train.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.train.ema import ModelEMA
 
@@ -61,15 +62,20 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
-        """Take one step over `batches`, whose gradients are averaged (gradient accumulation)."""
+        """Take one step over `batches`, one pass each: the step that all their images together would make.
+
+        What losses are divided by, boxes and union pairs, is that of the step, and known once all passes were matched.
+        So several passes go forward twice, first without gradients; without `exact_accumulation` they go once, and each
+        divides by its own numbers, which gives images of passes with few boxes more weight.
+        """
         self.optimizer.zero_grad(set_to_none=True)
+        share = [self._share(batches)] if len(batches) > 1 and self.train.exact_accumulation else []
         terms: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with self._exchange(i + 1 == len(batches)):
                 with self._autocast():
-                    images = batch.images.contiguous(memory_format=torch.channels_last)
-                    outputs = self.forward(images, batch.targets)
-                losses = self.criterion(outputs, batch.targets)  # float32, outside autocast
+                    outputs = self.forward(_channels_last(batch), batch.targets)
+                losses = self.criterion(outputs, batch.targets, *share)  # float32, outside autocast
                 self.scaler.scale(sum(losses.values()) / len(batches)).backward()
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0.0) + value.detach() / len(batches)
@@ -97,6 +103,22 @@ class TrainStep:
         self.scaler.update()
         return StepResult(named, values[0], tuple(broken))
 
+    @torch.no_grad()
+    def _share(self, batches: Sequence[Batch]) -> Share:
+        """What the passes' losses are divided by; running statistics stay as they are."""
+        buffers = list(self.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+
+        def forward(batch: Batch) -> DFINEOutput:
+            with self._autocast():
+                return self.model(_channels_last(batch))
+
+        targets = [batch.targets for batch in batches]
+        share = self.criterion.share(map(forward, batches), targets, self.model.config.num_denoising)
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        return share
+
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
         """Ranks exchange gradients once a step, in its last backward pass."""
         return contextlib.nullcontext() if last or self.ranks.size == 1 else self.forward.no_sync()
@@ -120,3 +142,7 @@ class TrainStep:
         for name, buffer in self.model.named_buffers():
             if buffer.is_floating_point() and not torch.isfinite(buffer).all():
                 buffer.copy_(average[name])
+
+
+def _channels_last(batch: Batch) -> Tensor:
+    return batch.images.contiguous(memory_format=torch.channels_last)

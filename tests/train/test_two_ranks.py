@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import subprocess
@@ -12,12 +13,16 @@ import pytest
 import torch
 from small_runs import write_folder
 from torch.testing import assert_close
-from two_ranks import CASES, evaluation, statistics, steps
+from two_ranks import CASES, batches_of, evaluation, recipe_of, statistics, steps
 
+from dfine_lib.criterion import build_criterion
 from dfine_lib.criterion.criterion import term_names
+from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.layers import FrozenBatchNorm2d
 from dfine_lib.recipes import get_recipe
 from dfine_lib.train.distributed import ALONE, running_statistics
+from dfine_lib.train.ema import ModelEMA
+from dfine_lib.train.step import TrainStep
 
 HERE = Path(__file__).parent
 EXACT = [case for case in CASES if case not in ("rank without boxes, denoising", "not finite on one rank")]
@@ -76,6 +81,40 @@ def test_weights_average_and_losses_after_several_steps_are_those_of_one_process
             assert value == pytest.approx(theirs.get(name, 0.0), rel=1e-4, abs=1e-6), name
     assert first["losses"] == second["losses"] and first["norms"] == second["norms"]
     assert all(torch.equal(p, second["average"][name]) for name, p in first["average"].items())
+
+
+@pytest.mark.parametrize(
+    ("case", "whole"),
+    [("accumulated", "plain"), ("accumulated, denoising without noise", "whole, denoising without noise")],
+)
+def test_passes_with_unequal_numbers_of_boxes_make_the_step_of_all_images_at_once(ranks, case, whole):
+    whole = in_one_process(whole)
+    for found in (in_one_process(case), ranks[0][case]):
+        assert off(found["gradients"], whole["gradients"]) < 1e-5
+        assert off(found["moved"], whole["moved"]) < 1e-4
+        for name, value in whole["losses"][0].items():
+            assert found["losses"][0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_passes_that_divide_by_their_own_numbers_make_another_step():
+    apart, whole = in_one_process("passes apart"), in_one_process("plain")
+    assert 1e-3 < off(apart["gradients"], whole["gradients"]) < 0.5
+
+
+def test_running_statistics_move_once_a_pass():
+    recipe = recipe_of("accumulated")
+    torch.manual_seed(0)
+    model = DFINE.from_recipe(recipe).train()
+    other = copy.deepcopy(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    batches = batches_of("accumulated", ALONE)
+    TrainStep(model, build_criterion(recipe), optimizer, ModelEMA(model, recipe), recipe.train, torch.device("cpu"))(
+        batches
+    )
+    for batch in batches:
+        other(batch.images)
+    for (name, found), expected in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert_close(found, expected, msg=name)
 
 
 def test_a_rank_without_boxes_takes_the_same_step_as_the_other(ranks):

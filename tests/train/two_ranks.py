@@ -27,6 +27,13 @@ CASES = {
     "plain": {"model.num_denoising": 0},
     "denoising without noise": {"model.label_noise_ratio": 0.0, "model.box_noise_scale": 0.0},
     "accumulated": {"model.num_denoising": 0, "train.accumulate": 2},
+    "passes apart": {"model.num_denoising": 0, "train.accumulate": 2, "train.exact_accumulation": False},
+    "whole, denoising without noise": {"model.label_noise_ratio": 0.0, "model.box_noise_scale": 0.0},
+    "accumulated, denoising without noise": {
+        "model.label_noise_ratio": 0.0,
+        "model.box_noise_scale": 0.0,
+        "train.accumulate": 2,
+    },
     "no union set": {"model.num_denoising": 0, "loss.union_set": False},
     "rank without boxes": {"model.num_denoising": 0},
     "rank without boxes, denoising": {},
@@ -55,7 +62,8 @@ def batches_of(case: str, ranks: Ranks) -> list[Batch]:
     ]
     if case == "not finite on one rank":
         images[7] = torch.nan
-    per_pass = 4 if passes == 2 or "rank" in case or "denoising" in case else 8
+    fewer = ("rank" in case or "denoising" in case) and passes == 1 and "whole" not in case
+    per_pass = (4 if fewer else 8) // passes
     own = []
     for start in range(0, passes * per_pass, per_pass):
         share = per_pass // ranks.size
