@@ -57,7 +57,9 @@ PLUMBING: dict[str, str] = {
     "Metrics": "what the trainer needs to know of an evaluation",
     "Score": "the type of what scores a model",
     "Drawing": "the type of a figure in the report",
+    "Share": "what the losses of a step of several passes or processes are divided by",
     # Small parts of what a lesson teaches as a whole.
+    "groups_of": "how often the boxes of a batch are noised",
     "FoldedBottleneck": "what lesson 50's fold leaves in place of a bottleneck",
     "ClampedConv": "what lesson 50's fold leaves in place of a learnable affine",
     "Detector": "the model with boxes in pixels behind it, as it is exported",
