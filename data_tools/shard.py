@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.pictures import UnreadablePicture, bring, header_size
 from data_tools.convert.records import clean_name, inside
-from data_tools.subset import Part, read_parts
+from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import SHARD_INDEX, DataError
 from dfine_lib.data.packed import write_packed
@@ -51,6 +51,8 @@ def shard_data(
         raise ValueError(f"images_per_shard must be at least 1, got {images_per_shard}")
     source, out = Path(source), Path(out)
     parts, told = read_parts(source), []
+    for split, part in parts.items():  # what training would refuse is told now, not after hours of copying
+        read_coco(part.file, part.folder, training=split == "train")
     with new_folder(out, source) as folder:
         for split, part in parts.items():
             order = np.arange(len(part.images))
@@ -93,7 +95,7 @@ def _write_split(
                     ending, content = _read(part, image, follow_links)
                     record = {"image": image, "annotations": boxes.get(image["id"], [])}
                     about = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
-                    tar.write({"__key__": str(image["id"]), ending: content, "json": about})
+                    tar.write({"__key__": str(int(image["id"])), ending: content, "json": about})
                     bar.update()
             rows.append({"file": path.name, "images": len(own), "bytes": path.stat().st_size})
     return rows

@@ -3,105 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
 from tqdm.auto import tqdm
 
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.pictures import bring
-from data_tools.convert.records import LARGEST, clean_name, inside, number, size_or_none, split_name
+from data_tools.convert.records import clean_name, inside, split_name
+from data_tools.parts import Part, Record, read_parts
 from data_tools.stratify import divide
-from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_json import integers, read_json, records_of, unique
-from dfine_lib.data.images import SHARD_INDEX, DataError
+from dfine_lib.data.images import DataError
 
 REPORT = "subset_report.json"
-SPLITS = ("train", "val", "test")
-Record = dict[str, Any]
-
-
-@dataclass
-class Part:
-    """One annotation file and the folder of its pictures."""
-
-    file: Path
-    folder: Path
-    content: Record  # what else the file holds
-    images: list[Record]
-    annotations: list[Record]
-    categories: list[Record]
-
-    def with_images(self, images: list[Record]) -> Part:
-        """Only these images, and their annotations."""
-        kept = {image["id"] for image in images}
-        own = [record for record in self.annotations if record["image_id"] in kept]
-        return Part(self.file, self.folder, self.content, images, own, self.categories)
-
-
-def read_part(file: Path, folder: Path) -> Part:
-    """Read one annotation file; ids are checked to be whole, unique, and known where they are referred to."""
-    content = read_json(file)
-    images, annotations, categories = (
-        records_of(file, content, key) for key in ("images", "annotations", "categories")
-    )
-    for key, records in (("images", images), ("annotations", annotations), ("categories", categories)):
-        unique(file, key, integers(file, key, records, "id"))
-    for key, known in (("image_id", images), ("category_id", categories)):
-        ids = {record["id"] for record in known}
-        integers(file, "annotations", annotations, key)
-        for record in annotations:
-            if record[key] not in ids:
-                raise DataError(f"{file}: annotation id {record['id']}: {key} {record[key]} is not listed. Remove it.")
-    for image in images:
-        _check_size(file, image)
-    for record in annotations:
-        box = record.get("bbox")
-        if isinstance(box, list) and not all(type(v) in (int, float) and -LARGEST <= v <= LARGEST for v in box):
-            for value in box:
-                number(value, f"{file}: annotation id {record['id']}", "a number of bbox")
-    names = [category.get("name") for category in categories]
-    if len(set(map(str, names))) < len(names) or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{file}: every category should have a name of its own.")
-    rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
-    return Part(file, folder, rest, images, annotations, categories)
-
-
-def _check_size(file: Path, image: Record) -> None:
-    place = f"{file}: image id {image['id']}"
-    width, height = (size_or_none(image.get(key), place, key) for key in ("width", "height"))
-    if width and height and width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise DataError(f"{place}: {width} x {height} pixels are more than can be decoded safely. Leave it out.")
-
-
-def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
-    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`."""
-    if source.is_file() and images is not None:
-        return {"train": read_part(source, images)}
-    found, missing = {}, None
-    for split in SPLITS:
-        try:
-            paths = find_split(source, split)
-        except DataError as error:
-            missing = missing or error
-            continue
-        no_shards(paths[1])
-        found[split] = read_part(*paths)
-    if missing is not None and not found:
-        raise missing
-    return found
-
-
-def no_shards(folder: Path) -> None:
-    """`DataError` where the pictures lie in tars: this is for folders of pictures."""
-    if (folder / SHARD_INDEX).is_file():
-        raise DataError(f"{folder}: its pictures lie in shards. Give the data folder that they were made of.")
 
 
 def split_data(
@@ -328,6 +244,8 @@ def _write(
                 if name in seen:
                     raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
                 seen.add(name)
+                if image["file_name"] != name:  # a\\b.jpg lies at a/b.jpg
+                    part.images[i] = {**image, "file_name": name}
                 if pictures == "none":
                     continue
                 inside(path, root, follow_links)

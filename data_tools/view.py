@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.subset import no_shards
+from data_tools.parts import no_shards
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import DataError
 

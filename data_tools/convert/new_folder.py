@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,10 +11,17 @@ from pathlib import Path
 
 from dfine_lib.data.images import DataError
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 @contextlib.contextmanager
 def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all went well, and goes when not."""
+    """A folder beside `out` that takes its place when all went well, and goes when not.
+
+    Raises:
+        DataError: see `check_out`.
+        OSError: it cannot be written; the message names `out`.
+    """
     for source in sources:
         check_out(source, out)
     place = out.resolve()
@@ -27,8 +35,25 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
         if place.exists():
             place.rmdir()
         unfinished.rename(place)
+    except OSError as error:
+        if (told := told_of(error, unfinished, out, "nothing was left behind")) is None:
+            raise
+        raise told from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def told_of(error: OSError, folder: Path, out: Path, state: str) -> OSError | None:
+    """The error with `out` in its message and what to do, where it is about writing in `folder`; else None.
+
+    Files that are written bit by bit give no name when the disk is full, and those in a folder beside `out` one that
+    nobody knows.
+    """
+    place = error.filename2 or error.filename
+    if error.errno not in _NO_ROOM and (place is None or not Path(os.fsdecode(place)).is_relative_to(folder)):
+        return None
+    way_out = "Make room, or choose another folder" if error.errno in _NO_ROOM else "Choose another folder"
+    return OSError(error.errno, f"{error.strerror}; {state}. {way_out}", str(out))
 
 
 def _remove_abandoned(place: Path) -> None:

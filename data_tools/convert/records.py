@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfine_lib.data.coco_json import short
 from dfine_lib.data.images import DataError
 
 LARGEST = 1e7  # pixels; a coordinate beyond this is no coordinate
@@ -89,10 +90,10 @@ def number(value: Any, place: str, what: str) -> float:
         try:
             value = float(value.strip().replace(",", "."))
         except ValueError:
-            raise DataError(f"{place}: {what} should be a number, got {value[:40]!r}.") from None
+            raise DataError(f"{place}: {what} should be a number, got {value[:40]!r}. Correct it.") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         got = "nothing" if value is None else f"{type(value).__name__}"
-        raise DataError(f"{place}: {what} should be a number, got {got}.")
+        raise DataError(f"{place}: {what} should be a number, got {got}. Correct it.")
     if not -LARGEST <= value <= LARGEST:  # also NaN; before float(), which has no room for a huge integer
         shown = f"{value:g}" if isinstance(value, float) else "a huge integer"
         raise DataError(f"{place}: {what} is {shown}, no coordinate of a picture. Correct or remove it.")
@@ -102,7 +103,7 @@ def number(value: Any, place: str, what: str) -> float:
 def numbers(values: Any, count: int, place: str, what: str) -> list[float]:
     """A list of exactly `count` finite numbers."""
     if not isinstance(values, list | tuple) or len(values) != count:
-        raise DataError(f"{place}: {what} should be {count} numbers.")
+        raise DataError(f"{place}: {what} should be {count} numbers, got {short(values)}. Correct or remove it.")
     return [number(value, place, what) for value in values]
 
 

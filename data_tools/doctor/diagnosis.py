@@ -10,7 +10,7 @@ from typing import Any
 from data_tools.doctor import boxes, categories, duplicates, fit, images, structure
 from data_tools.doctor.finding import ERROR, LEVELS, NOTE, WARNING, Check, Examination, Finding
 from data_tools.doctor.reading import Split, locate, read_split
-from data_tools.subset import no_shards
+from data_tools.parts import no_shards
 from dfine_lib.config import Recipe
 from dfine_lib.data.images import DataError
 from dfine_lib.recipes import changed, get_recipe

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from data_tools.convert.json_stream import LARGEST_RECORD, parse
+from dfine_lib.data.coco_json import short, why_no_json
 from dfine_lib.data.images import DataError
 
 BLOCK = 1 << 20  # bytes looked at together
@@ -53,6 +54,12 @@ class Records:
         """For messages."""
         return f"{self.file}, {self.key}[{self.first + i}]"
 
+    def place_and_id(self, i: int) -> str:
+        """Likewise, with the id of the record where it has one."""
+        identity = self.parsed(i).get("id")
+        told = f" (id {short(identity)})" if isinstance(identity, int | float | str) else ""
+        return f"{self.place(i)}{told}"
+
     @cached_property
     def _raw(self) -> np.ndarray:
         return np.frombuffer(self.data, np.uint8)
@@ -85,7 +92,9 @@ class Records:
         if isinstance(found, float) and found.is_integer():
             found = int(found)
         if type(found) is not int or abs(found) >= 2**62:
-            raise DataError(f"{self.place(i)}: {name!r} should be a whole number, got {repr(found)[:40]}.")
+            place = self.place(i) if name == "id" else self.place_and_id(i)
+            hint = "Write it as a number, here and wherever it is referred to." if type(found) is str else "Correct it."
+            raise DataError(f"{place}: {name!r} should be a whole number, got {short(found, 40)}. {hint}")
         return found
 
 
@@ -130,14 +139,16 @@ class LargeFile:
             self._more(BLOCK)
             if self._data.startswith(b"\xef\xbb\xbf"):
                 self._skip(3)
-            self._take(b"{")
-            while self._peek() != b"}":
-                key = json.loads(self._whole_value("a key"))
+            self._take(b"{", "; is it a COCO file, JSON in UTF-8? Copy or export it again")
+            while (begins := self._peek()) != b"}":
+                if begins not in (b'"', b""):
+                    raise self._fault("a key should be text in quotation marks: export it again")
+                key = json.loads(self._whole_value("a key").decode(errors="replace"))
                 self._take(b":")
                 if key in LISTS:
                     if key in self.spans:
                         raise self._fault(f"a second list {key!r}")
-                    self._take(b"[")
+                    self._take(b"[", f": {key!r} should be a list")
                     begin = self._offset
                     yield from self._list(key)
                     self.spans[key] = begin, self._offset
@@ -246,10 +257,10 @@ class LargeFile:
             if bare or self._ended:
                 return bare[:1]
 
-    def _take(self, wanted: bytes) -> None:
+    def _take(self, wanted: bytes, hint: str = "") -> None:
         found = self._peek()
         if found != wanted:
-            what = f"expected {wanted.decode()!r}, got {found.decode('latin-1')!r}"
+            what = f"expected {wanted.decode()!r}, got {found.decode('latin-1')!r}{hint}"
             raise self._fault(what if found else "the file ends in the middle: copy it again")
         self._skip(1)
 
@@ -259,17 +270,25 @@ class LargeFile:
         size = 1 << 16
         while True:
             self._more(size)
-            try:  # as Latin-1 a character is a byte, so that the end is right; what it says is of no interest here
-                _, end = json.JSONDecoder().raw_decode(self._data.decode("latin-1"))
+            text = self._data.decode("latin-1")  # a character is a byte, so that the end is right
+            try:
+                _, end = json.JSONDecoder().raw_decode(text)
                 if end < len(self._data) or self._ended:
                     value = self._data[:end]
                     self._skip(end)
                     return value
             except RecursionError:
                 raise self._fault(f"{what} is nested too deeply for an annotation file") from None
-            except ValueError as error:
-                if self._ended or size > LARGEST_RECORD:
-                    raise self._fault(f"{what} is no valid JSON ({str(error)[:80]})") from error
+            except ValueError as error:  # also an integer of thousands of digits
+                at = error.pos if isinstance(error, json.JSONDecodeError) else 0
+                unfinished = at >= len(text) - 16 or str(error).startswith("Unterminated string")
+                if unfinished and self._ended:
+                    raise self._fault("the file ends in the middle: copy it again") from error
+                if unfinished and size > LARGEST_RECORD:
+                    raise self._fault(f"{what} is larger than {LARGEST_RECORD >> 20} MiB") from error
+                if not unfinished:
+                    reason = why_no_json(error)[:80]
+                    raise self._fault(f"{what} is no valid JSON ({reason}): export the file again") from error
             size *= 2
 
 

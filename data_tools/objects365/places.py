@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import parse
+from data_tools.convert.new_folder import told_of
 from data_tools.convert.pictures import bring
 from data_tools.objects365.whole_files import remove_quietly
 from dfine_lib.data.images import DataError
@@ -51,6 +52,10 @@ def only_one(source: Path, out: Path) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
+    except OSError as error:
+        if (told := told_of(error, out, out, "what is done is kept, and the same command goes on")) is None:
+            raise
+        raise told from error
     remove_quietly(lock)
 
 
@@ -79,8 +84,13 @@ def finished(out: Path, work: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def resumable(out: Path, work: dict[str, Any]) -> Iterator[None]:
+def resumable(out: Path, work: dict[str, Any], files_may_change: bool = False) -> Iterator[None]:
     """Work in a folder that is new, or was begun with the same work; the note of it goes at the end.
+
+    Args:
+        out: the folder.
+        work: of `work_of`.
+        files_may_change: their places must be the same, not their contents: a fault was mended in one of them.
 
     Raises:
         DataError: `out` holds something else.
@@ -91,7 +101,7 @@ def resumable(out: Path, work: dict[str, Any]) -> Iterator[None]:
             begun = json.loads(note.read_text())
         except ValueError:
             begun = None
-        if begun != work:
+        if begun != work and not (files_may_change and _places(begun) == _places(work)):
             raise DataError(f"{out} was begun with other files or settings: choose another folder, or empty this one.")
     elif any(path.name != _LOCK for path in out.iterdir()):
         raise DataError(f"{out} is not empty: choose another folder, or empty it.")
@@ -100,6 +110,14 @@ def resumable(out: Path, work: dict[str, Any]) -> Iterator[None]:
     yield
     remove_quietly(out / CACHE)
     remove_quietly(note)
+
+
+def _places(work: Any) -> Any:
+    """The work without size and time of its files."""
+    try:
+        return work | {"files": {split: row[0] for split, row in work["files"].items()}}
+    except (TypeError, KeyError, AttributeError, IndexError):
+        return None
 
 
 def finish(out: Path, annotations: Mapping[str, str], work: dict[str, Any], result: dict[str, Any]) -> None:

@@ -204,6 +204,11 @@ class _Training:
         made = {}
         for key, parts in ids.items():
             there = _joined(parts)
+            if key == "images" and len(np.unique(there)) < len(there):
+                found, counts = np.unique(there, return_counts=True)
+                raise DataError(
+                    f"{file}: a second image with id {found[counts > 1][0]}. Give every image an id of its own."
+                )
             taken = np.unique(moved[key][np.isin(moved[key], there)])
             highest = max(int(there.max(initial=0)), int(own[key].max(initial=0)))
             made[key] = np.stack([taken, highest + 1 + np.arange(len(taken))])
@@ -275,7 +280,7 @@ def _moved_images(val: _Validation, train: _Training) -> Iterator[bytes]:
     for records in val.large.again("images"):
         for i in np.flatnonzero(~val.stays[records.first : records.first + len(records)]).tolist():
             record = records.parsed(i)
-            record["file_name"] = moved_name(clean_name(record.get("file_name"), records.place(i)))
+            record["file_name"] = moved_name(clean_name(record.get("file_name"), records.place_and_id(i)))
             record["id"] = train.new_image_ids.get(record["id"], record["id"])
             yield json.dumps(record).encode()
 
@@ -317,7 +322,7 @@ def _bring_pictures(
             bar.update()
         for records in val.large.again("images"):
             for i in range(len(records)):
-                name = clean_name(records.parsed(i).get("file_name"), records.place(i))
+                name = clean_name(records.parsed(i).get("file_name"), records.place_and_id(i))
                 stays = val.stays[records.first + i]
                 target = out / "val" / name if stays else out / "train" / moved_name(name)
                 path = source / "val" / name

@@ -9,6 +9,7 @@ Source: the authors' preparation (`tools/resize_obj365.py`).
 from __future__ import annotations
 
 import json
+import math
 import os
 from array import array
 from collections import deque
@@ -19,15 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from data_tools.convert.pictures import UnreadablePicture, header_size
-from data_tools.convert.records import clean_name, inside, number, numbers
+from data_tools.convert.records import LARGEST, clean_name, inside, numbers
 from data_tools.objects365.lists import LargeFile, Records
 from data_tools.objects365.places import annotations_of, finish, finished, link_picture, only_one, resumable, work_of
 from data_tools.objects365.shrink import shrink, target_size
 from data_tools.objects365.whole_files import FileInOrder, remove_quietly
+from dfine_lib.data.coco_json import short
 from dfine_lib.data.images import DataError
 
 MOST_LISTED = 10_000  # names of each kind in the report
@@ -67,6 +70,8 @@ class Resized:
 MISSING, UNREADABLE = "left out, picture missing", "left out, picture unreadable"
 SWAPPED, OTHER_SIZE = "width and height were swapped in the list", "the list told another size"
 LOST_BOXES = "boxes left out, their image is not listed"
+ODD_BOXES = "boxes left out, 'bbox' is not four numbers"
+ODD_AREAS = "'area' was no number, now that of the box"
 
 
 def resize(
@@ -78,8 +83,9 @@ def resize(
     Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, pictures
     that were shrunk with `_resized` in their name, and links to the others. Boxes are scaled by `size` / longer side,
     areas by its square. A picture that is missing or unreadable is left out with its boxes, one whose size is not as
-    the list says gets its true size; both are told. Pictures are turned upright, as everywhere in this library.
-    Stopped at any moment, the same call goes on.
+    the list says gets its true size; a box that is not four numbers is left out; all are told. Pictures are turned
+    upright, as everywhere in this library. Stopped at any moment, the same call goes on, also after a fault in an
+    annotation file was mended.
 
     Args:
         source: folder that `remap` made, or as published; never changed.
@@ -105,7 +111,7 @@ def resize(
     with only_one(source, out):
         if (done := finished(out, work)) is not None:
             return Resized(out, **done | {"made": 0})
-        with resumable(out, work):
+        with resumable(out, work, files_may_change=True):  # pictures are known by their names
             result = Resized(out)
             for split, file in files.items():
                 _Split(file, source / split, out / split, size, split, follow_links, progress).run(result, workers)
@@ -155,6 +161,12 @@ class _Split:
             raise DataError(
                 f"{self.large.file}: not one of its {len(self.ids):,} pictures is usable in {self.pictures}. Bring "
                 "them there, at the paths that 'file_name' gives."
+            )
+        ids, counts = np.unique(np.frombuffer(self.ids, np.int64), return_counts=True)
+        if (counts > 1).any():
+            raise DataError(
+                f"{self.large.file}: a second image with id {ids[counts > 1][0]}. Give every image an id of its own; "
+                "then the same command goes on."
             )
         target = self.out / f"{self.large.file.stem}_resized.json"
         if target.exists():
@@ -270,17 +282,29 @@ class _Split:
                 if at is None:
                     result.note(LOST_BOXES, records.place(i))
                 elif self.scales[at]:
-                    result.boxes[self.split] += 1
-                    yield self._scaled(records, i, at)
+                    box = self._scaled(records, i, at, result)
+                    result.boxes[self.split] += box is not None
+                    if box is not None:
+                        yield box
 
-    def _scaled(self, records: Records, i: int, at: int) -> bytes:
-        scale = self.scales[at]
-        if scale == 1:
+    def _scaled(self, records: Records, i: int, at: int, result: Resized) -> bytes | None:
+        """The record of a box; None where it has none."""
+        scale, record, place = self.scales[at], records.parsed(i), records.place_and_id(i)
+        try:
+            box = numbers(record.get("bbox"), 4, place, "'bbox'")
+        except DataError:
+            result.note(ODD_BOXES, f"{place}: {short(record.get('bbox'), 40)}")
+            return None
+        area = record.get("area", 0)
+        odd = type(area) not in (int, float) or not (type(area) is int or math.isfinite(area)) or abs(area) > LARGEST**2
+        if scale == 1 and box == record["bbox"] and not odd:
             return records.data[records.starts[i] : records.ends[i]]
-        record = records.parsed(i)
-        record["bbox"] = [value * scale for value in numbers(record.get("bbox"), 4, records.place(i), "'bbox'")]
+        record["bbox"] = [value * scale for value in box]
+        if odd:
+            result.note(ODD_AREAS, f"{place}: {short(area, 40)}")
+            area = box[2] * box[3]
         if "area" in record:
-            record["area"] = number(record["area"], records.place(i), "'area'") * scale**2
+            record["area"] = area * scale**2
         record.pop("segmentation", None)  # outlines are not carried; the boxes are what is trained on
         for key in ("size", "orig_size"):
             if key in record:

@@ -35,7 +35,9 @@ def shrink(source: Path, target: Path, size: int) -> None:
     Raises:
         OSError, ValueError: no picture, or a damaged one. (Pillow raises others besides.)
     """
-    Image.fromarray(shrunk_pixels(source.read_bytes(), size)).save(target, "JPEG", quality=QUALITY)
+    encoded = BytesIO()
+    Image.fromarray(shrunk_pixels(source.read_bytes(), size)).save(encoded, "JPEG", quality=QUALITY)
+    target.write_bytes(encoded.getbuffer())  # not by Pillow: on a full disk it takes a part of the bytes for all
 
 
 def shrunk_pixels(data: bytes, size: int, spare: int = SPARE) -> np.ndarray:

@@ -18,6 +18,8 @@ _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "cate
 def read_json(file: Path) -> dict[str, Any]:
     """The object that the file holds; `DataError` if it is missing, cut off, no JSON or no object."""
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe is waited for, a device has no end
+            raise DataError(f"{file}: a pipe or a device, not an annotation file. Give a plain file.")
         text = file.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -93,7 +95,11 @@ def integers(
             place = f"{file}: {where(key, records, i)}: "
             if value is None and name not in records[i]:
                 raise DataError(f"{place}key {name!r} is missing.")
-            hint = " Write it as a number, here and wherever it is referred to." if isinstance(value, str) else ""
+            hint = (
+                " Write it as a number, here and wherever it is referred to."
+                if isinstance(value, str)
+                else " Correct it."
+            )
             raise DataError(f"{place}{name!r} should be a whole number, got {short(value)}.{hint}")
     return np.array([int(value) for value in values], dtype=np.int64)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ def write_packed(index: CocoIndex, file: str | Path) -> Path:
             out.write(_MAGIC + struct.pack("<Q", len(words)) + words)
             for name, array in arrays.items():
                 out.seek(start + places[name]["offset"])
-                array.tofile(out)
+                out.write(memoryview(array.reshape(-1).view(np.uint8)))  # `tofile` says nothing of a disk that is full
             out.truncate(start + place)
+            out.flush()
+            os.fsync(out.fileno())
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)

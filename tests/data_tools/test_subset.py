@@ -1,6 +1,8 @@
 """COCO folders divided, shrunk, filtered and merged."""
 
 import json
+import os
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -231,6 +233,13 @@ def test_what_cannot_be_done_is_told_and_leaves_nothing(tmp_path, call, message)
             "id 7: a number of bbox is inf",
         ),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**4000]), "annotation id 7: .* a huge integer"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 4, 5]),
+            r"id 7: 'bbox' should be 4 .*\[1, 2, 3, 4, 5",
+        ),
+        (lambda c: c["annotations"][0].update(bbox="1,2,3,4"), "annotation id 7: 'bbox' should be 4 numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, "3", 4]), "annotation id 7: .* '3'. Write it without"),
+        (lambda c: c["categories"][1].update(name=None), r"category id \d+: 'name' should be text, got None"),
         (lambda c: c["images"][0].update(width=50_000, height=50_000), "image id 0: 50000 x 50000 pixels"),
         (lambda c: c["images"][0].update(width=float("inf")), "image id 0: width is inf"),
     ],
@@ -243,6 +252,42 @@ def test_an_unsound_source_is_refused(tmp_path, change, message):
     file.write_text(json.dumps(found))
     with pytest.raises(DataError, match=message):
         subset_data(source, tmp_path / "out", count=4, **QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_names_written_with_backslashes_or_as_numbers_are_found_again(tmp_path):
+    """`a\\b.png` is a file of `a/` on the system that wrote it; the new record says what training looks for."""
+    source = data_set(tmp_path / "set", many(4))
+    file = source / "annotations" / "instances_train.json"
+    found = json.loads(file.read_text())
+    for image, name, place in zip(found["images"], ("night\\1.png", 77), ("night/1.png", "77"), strict=False):
+        path = source / "images" / "train" / place
+        path.parent.mkdir(exist_ok=True)
+        (source / "images" / "train" / image["file_name"]).rename(path)
+        image["file_name"] = name
+    file.write_text(json.dumps(found))
+    subset_data(source, tmp_path / "out", count=4, **QUIET)
+    check_images(read_coco(*find_split(tmp_path / "out", "train")), every=True)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.json")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        subset_data(tmp_path / "labels.json", tmp_path / "out", count=1, **QUIET)
+
+
+@pytest.mark.parametrize("size", [0, 3000])
+def test_a_full_disk_is_told_by_the_name_of_the_folder_and_leaves_nothing(tmp_path, size, capsys):
+    """No file may grow beyond `size` bytes, which fails as a full disk does."""
+    source = data_set(tmp_path / "set", many(40))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        status = main(["data", "subset", str(source), str(tmp_path / "out"), "--fraction", "1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err
+    assert status == 2 and str(tmp_path / "out") in told and "nothing was left behind" in told
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 

@@ -1,0 +1,122 @@
+"""Splits of a COCO folder with all keys of their records, read for the tools that write another folder of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data_tools.convert.records import LARGEST, number, size_or_none
+from dfine_lib.data.coco import find_split
+from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
+from dfine_lib.data.images import SHARD_INDEX, DataError
+
+SPLITS = ("train", "val", "test")
+Record = dict[str, Any]
+
+
+@dataclass
+class Part:
+    """One annotation file and the folder of its pictures."""
+
+    file: Path
+    folder: Path
+    content: Record  # what else the file holds
+    images: list[Record]
+    annotations: list[Record]
+    categories: list[Record]
+
+    def with_images(self, images: list[Record]) -> Part:
+        """Only these images, and their annotations."""
+        kept = {image["id"] for image in images}
+        own = [record for record in self.annotations if record["image_id"] in kept]
+        return Part(self.file, self.folder, self.content, images, own, self.categories)
+
+
+def read_part(file: Path, folder: Path) -> Part:
+    """Read one annotation file; ids are checked to be whole, unique, and known where they are referred to."""
+    content = read_json(file)
+    images, annotations, categories = (
+        records_of(file, content, key) for key in ("images", "annotations", "categories")
+    )
+    for key, records in (("images", images), ("annotations", annotations), ("categories", categories)):
+        unique(file, key, integers(file, key, records, "id"))
+    for key, known in (("image_id", images), ("category_id", categories)):
+        ids = {record["id"] for record in known}
+        integers(file, "annotations", annotations, key)
+        for record in annotations:
+            if record[key] not in ids:
+                raise DataError(f"{file}: annotation id {record['id']}: {key} {record[key]} is not listed. Remove it.")
+    for image in images:
+        _check_size(file, image)
+    for record in annotations:
+        _check_box(file, record)
+    _check_names(file, categories)
+    rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
+    return Part(file, folder, rest, images, annotations, categories)
+
+
+def _check_box(file: Path, record: Record) -> None:
+    """A `bbox` is four numbers; one that is missing, null or empty is passed on: there may be an outline instead."""
+    box = record.get("bbox")
+    if box is None or box == []:
+        return
+    place = f"{file}: annotation id {record['id']}"
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"{place}: 'bbox' should be 4 numbers, got {short(box)}. Correct or remove it.")
+    if all(type(v) in (int, float) and -LARGEST <= v <= LARGEST for v in box):
+        return
+    for value in box:
+        number(value, place, "a number of bbox")
+        if isinstance(value, str):
+            raise DataError(f"{place}: a number of bbox is text, {short(value)}. Write it without quotation marks.")
+
+
+def _check_names(file: Path, categories: list[Record]) -> None:
+    ids: dict[str, Any] = {}
+    for i, category in enumerate(categories):
+        name, place = category.get("name"), f"{file}: {where('categories', categories, i)}"
+        if not isinstance(name, str) or not name:
+            raise DataError(
+                f"{place}: 'name' should be text, got {short(name)}. Give every category a name of its own."
+            )
+        if name in ids:
+            raise DataError(
+                f"{place}: {short(name)} is the name of category id {ids[name]} too. Give every category a name of its "
+                "own."
+            )
+        ids[name] = category["id"]
+
+
+def _check_size(file: Path, image: Record) -> None:
+    place = f"{file}: image id {image['id']}"
+    width, height = (size_or_none(image.get(key), place, key) for key in ("width", "height"))
+    if width and height and width * height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise DataError(f"{place}: {width} x {height} pixels are more than can be decoded safely. Leave it out.")
+
+
+def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
+    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`."""
+    if source.is_file() and images is not None:
+        return {"train": read_part(source, images)}
+    found, missing = {}, None
+    for split in SPLITS:
+        try:
+            paths = find_split(source, split)
+        except DataError as error:
+            missing = missing or error
+            continue
+        no_shards(paths[1])
+        found[split] = read_part(*paths)
+    if missing is not None and not found:
+        raise missing
+    return found
+
+
+def no_shards(folder: Path) -> None:
+    """`DataError` where the pictures lie in tars: this is for folders of pictures."""
+    if (folder / SHARD_INDEX).is_file():
+        raise DataError(f"{folder}: its pictures lie in shards. Give the data folder that they were made of.")
