@@ -17,7 +17,7 @@ from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import SHARD_INDEX, DataError
 from dfine_lib.data.packed import write_packed
-from dfine_lib.data.shards import FORMAT
+from dfine_lib.data.tars import FORMAT, checksum
 
 LARGEST_PICTURE = 1 << 30  # bytes of one picture file
 
@@ -28,9 +28,10 @@ def shard_data(
 ) -> str:  # fmt: skip
     """Write a data folder whose pictures lie in tars: `images/SPLIT/000000.tar`, … with `shards.json`.
 
-    A sample is `ID.EXT`, the picture file as it is, and `ID.json`: its record and its annotations. Annotation files
-    are taken over as they are. Pictures of the train split are shuffled, since they are read from end to end; other
-    splits keep their order. Equal arguments give equal bytes.
+    A sample is `ID.EXT`, the picture file as it is, and `ID.json`: its record and its annotations. `shards.json` tells
+    how many pictures and bytes each tar has, and a checksum of its pictures. Annotation files are taken over as they
+    are. Pictures of the train split are shuffled, since they are read from end to end; other splits keep their order.
+    Equal arguments give equal bytes.
 
     Args:
         source: what `find_split` understands.
@@ -88,16 +89,17 @@ def _write_split(
     with bar:
         for number, start in enumerate(range(0, len(order), images_per_shard)):
             own = order[start : start + images_per_shard].tolist()
-            path = folder / f"{number:06d}.tar"
+            path, read = folder / f"{number:06d}.tar", 0
             with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0.0, user="", group="") as tar:
                 for i in own:
                     image = part.images[i]
                     ending, content = _read(part, image, follow_links)
+                    read = checksum(int(image["id"]), content, read)
                     record = {"image": image, "annotations": boxes.get(image["id"], [])}
                     about = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
                     tar.write({"__key__": str(int(image["id"])), ending: content, "json": about})
                     bar.update()
-            rows.append({"file": path.name, "images": len(own), "bytes": path.stat().st_size})
+            rows.append({"file": path.name, "images": len(own), "bytes": path.stat().st_size, "crc32": read})
     return rows
 
 

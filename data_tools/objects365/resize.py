@@ -289,11 +289,11 @@ class _Split:
 
     def _scaled(self, records: Records, i: int, at: int, result: Resized) -> bytes | None:
         """The record of a box; None where it has none."""
-        scale, record, place = self.scales[at], records.parsed(i), records.place_and_id(i)
+        scale, record = self.scales[at], records.parsed(i)
         try:
-            box = numbers(record.get("bbox"), 4, place, "'bbox'")
+            box = numbers(record.get("bbox"), 4, "", "'bbox'")
         except DataError:
-            result.note(ODD_BOXES, f"{place}: {short(record.get('bbox'), 40)}")
+            result.note(ODD_BOXES, f"{records.place_and_id(i)}: {short(record.get('bbox'), 40)}")
             return None
         area = record.get("area", 0)
         odd = type(area) not in (int, float) or not (type(area) is int or math.isfinite(area)) or abs(area) > LARGEST**2
@@ -301,7 +301,7 @@ class _Split:
             return records.data[records.starts[i] : records.ends[i]]
         record["bbox"] = [value * scale for value in box]
         if odd:
-            result.note(ODD_AREAS, f"{place}: {short(area, 40)}")
+            result.note(ODD_AREAS, f"{records.place_and_id(i)}: {short(area, 40)}")
             area = box[2] * box[3]
         if "area" in record:
             record["area"] = area * scale**2

@@ -22,7 +22,7 @@ class DataError(ValueError):
     """A data set that cannot be used as it is; the message names the place and the way out."""
 
 
-SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`dfine_lib.data.shards`)
+SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`dfine_lib.data.tars`)
 
 # EXIF orientation → what turns the stored picture upright. Every other value (0 and 65537 occur) is ignored.
 _UPRIGHT = {
@@ -189,7 +189,7 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
         DataError: lists the first few faulty images by id and file, and how many there are.
     """
     if (index.image_folder / SHARD_INDEX).is_file():  # then there are no pictures beside it
-        from dfine_lib.data.shards import check_shards
+        from dfine_lib.data.tars import check_shards
 
         check_shards(index)
         return
@@ -203,5 +203,10 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
     if faults:
         lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]
         more = [f"  … and {len(faults) - 5} more"] if len(faults) > 5 else []
+        if len(faults) == len(first) and next(index.image_folder.glob("*.tar"), None):
+            raise DataError(
+                f"{index.image_folder}: tar archives, but no {SHARD_INDEX} beside them and no pictures. Copy it there, "
+                "or write the shards again."
+            )
         count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
         raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]))

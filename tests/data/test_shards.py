@@ -17,7 +17,8 @@ from data_tools.shard import pack_data, shard_data
 from dfine_lib.config import Recipe
 from dfine_lib.data import DataError, EvalLoader, TrainLoader, check_images, find_split, read_coco
 from dfine_lib.data.loader import SampleKey
-from dfine_lib.data.shards import SOURCE, STREAMS, ShardImages, eval_loader, is_sharded, read_shards, train_loader
+from dfine_lib.data.shards import STREAMS, ShardImages, eval_loader, is_sharded, train_loader
+from dfine_lib.data.tars import SOURCE, read_shards
 from tests.data.test_loader import equal, ids
 from tests.data_tools.planted_faults import enormous_header
 from tests.train.small_runs import write_folder

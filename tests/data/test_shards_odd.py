@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from data_tools.shard import shard_data
-from dfine_lib.data import DataError, find_split, read_coco
-from dfine_lib.data.shards import read_shards
+from dfine_lib.data import DataError, check_images, find_split, read_coco
+from dfine_lib.data.tars import read_shards
 from tests.train.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
@@ -47,3 +49,60 @@ def test_what_training_would_refuse_is_not_sharded(folder, tmp_path):
     with pytest.raises(DataError, match="has a negative width"):
         shard_data(folder, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def sharded(folder, tmp_path) -> Path:
+    shard_data(folder, tmp_path / "tars", images_per_shard=2, progress=False)
+    return tmp_path / "tars"
+
+
+def read_all(sharded: Path) -> None:
+    shards = read_shards(read_coco(*find_split(sharded, "train")))
+    for i in range(len(shards.names)):
+        assert len(list(shards.pictures(i))) == 2
+
+
+def damage(home: Path) -> None:
+    """One byte in the middle of a picture, which decodes all the same."""
+    path = home / "000001.tar"
+    with tarfile.open(path) as tar:
+        member = next(member for member in tar if not member.name.endswith("json"))
+    content = bytearray(path.read_bytes())
+    content[member.offset_data + member.size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def twice(home: Path) -> None:
+    """One tar in place of another of the same length."""
+    shutil.copy(home / "000000.tar", home / "000001.tar")
+
+
+def swapped(home: Path) -> None:
+    text = (home / "shards.json").read_text()
+    for a, b in (("000000", "x"), ("000001", "000000"), ("x", "000001")):
+        text = text.replace(f"{a}.tar", f"{b}.tar")
+    (home / "shards.json").write_text(text)
+
+
+@pytest.mark.parametrize("change", [damage, twice, swapped])
+def test_pictures_that_are_not_those_of_the_index_are_told(sharded, change):
+    read_all(sharded)
+    change(sharded / "images" / "train")
+    with pytest.raises(DataError, match=r"00000\d.tar: its pictures are not those that .*shards.json tells of"):
+        read_all(sharded)
+
+
+def test_an_index_without_checksums_is_read(sharded):
+    file = sharded / "images" / "train" / "shards.json"
+    content = json.loads(file.read_text())
+    for row in content["shards"]:
+        del row["crc32"]
+    file.write_text(json.dumps(content))
+    read_all(sharded)
+
+
+def test_tars_without_their_index_are_told(sharded):
+    (sharded / "images" / "train" / "shards.json").unlink()
+    with pytest.raises(DataError, match=r"tar archives, but no shards.json beside them"):
+        check_images(read_coco(*find_split(sharded, "train")), every=False)

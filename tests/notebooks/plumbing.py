@@ -30,6 +30,8 @@ PLUMBING: dict[str, str] = {
     "Shards": "the tars of a split",
     "read_shards": "opens their index and checks it",
     "check_shards": "tells whether all tars are there",
+    "checksum": "CRC-32 of the pictures of a tar",
+    "webdataset": "imports what reads tars, or says that it is missing",
     "ShardImages": "pictures out of tars, by place",
     "ShardStreams": "batches of one rank out of tars",
     "ShardTrainLoader": "training batches out of tars",
