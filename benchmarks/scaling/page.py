@@ -31,8 +31,8 @@ WHAT_THEN = {
     "gradients": "a larger batch for each GPU, accumulation (gradients travel once a step), or a faster network; "
     "not more "
     "GPUs. Compressing them to bf16 halves them (a DDP communication hook)",
-    "decoding": "more `--workers`, up to the cores there are; pictures scaled down once to about 640 px on the shorter "
-    "side (`dfine data download objects365` does it); JPEG decoding on the GPU (nvJPEG, by torchvision's "
+    "decoding": "more `--workers`, up to the cores there are; pictures scaled down once to about 640 px "
+    "(`dfine data objects365 resize` does it, for Objects365); JPEG decoding on the GPU (nvJPEG, by torchvision's "
     "`decode_jpeg` on "
     "cuda) and augmentation there",
     "disk": "tar shards (`dfine data shard`, read through webdataset) on local NVMe disks; then fewer bytes a picture",

@@ -150,12 +150,12 @@ def differences(runs: Sequence[RunCurve]) -> list[dict[str, Any]]:
 def _rows(file: Path) -> tuple[list[dict[str, Any]], int]:
     """The JSON objects of a file, one a line, and how many lines are none."""
     rows, unreadable = [], 0
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)

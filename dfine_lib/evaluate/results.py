@@ -26,6 +26,13 @@ PUBLISHED_AP: dict[str, float] = {
     "l_obj2coco": 57.3,
     "x_obj2coco": 59.3,
 }
+# What is read of a file: type of each key. Whole names must be there; those with a `?` may be missing or null.
+_NUMBER = (int, float)
+_OF_A_RUN: dict[str, Any] = {
+    "ap": (*_NUMBER, type(None)), "best_epoch": int, "last": (dict, type(None)), "recipe": dict, "seconds?": _NUMBER,
+    "images?": dict, "classes?": list, "saved_weights?": dict, "commit?": str,
+}  # fmt: skip
+_OF_AN_EVALUATION: dict[str, Any] = {"ap": (*_NUMBER, type(None)), "weights": str, "images": int, "per_class": dict}
 _COCO_VAL_IMAGES, _COCO_CLASSES, _COCO_SIDE = 5000, 80, 640
 
 
@@ -42,7 +49,7 @@ def finished_runs(folder: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: there is no such folder.
     """
-    runs = _contents(folder, "metrics.json", ("ap", "best_epoch", "last", "recipe"))
+    runs = _contents(folder, "metrics.json", _OF_A_RUN)
     for name, content in runs.items():
         rows = Path(folder) / name / "metrics.jsonl"
         if "saved_weights" not in content and rows.is_file():
@@ -59,7 +66,7 @@ def evaluations(folder: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: there is no such folder.
     """
-    return _contents(folder, "evaluation.json", ("ap", "weights", "images", "per_class"))
+    return _contents(folder, "evaluation.json", _OF_AN_EVALUATION)
 
 
 def result_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -144,7 +151,7 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], digits: int = 3) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _contents(folder: str | Path, name: str, needed: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _contents(folder: str | Path, name: str, kinds: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of runs; train one first, or name another folder")
@@ -155,12 +162,26 @@ def _contents(folder: str | Path, name: str, needed: Sequence[str]) -> dict[str,
         except (OSError, ValueError) as error:
             logger.warning("left out %s: %s", file, error)
             continue
-        missing = [key for key in needed if not isinstance(content, dict) or key not in content]
-        if missing:
-            logger.warning("left out %s: no %r in it", file, missing[0])
+        if (why := _unfit(content, kinds)) is not None:
+            logger.warning("left out %s: %s", file, why)
             continue
         found[file.parent.name] = content
     return found
+
+
+def _unfit(content: Any, kinds: Mapping[str, Any]) -> str | None:
+    """Why a file is none of ours; None if it is."""
+    for key, kind in kinds.items():
+        name = key.removesuffix("?")
+        if not isinstance(content, dict) or (name not in content and name == key):
+            return f"no {name!r} in it"
+        value = content.get(name)
+        if not isinstance(value, kind) and (value is not None or name == key):
+            return f"{name!r} cannot be {value!r}"[:200]
+    for whole, part in (("last", "ema"), ("last", "raw"), ("recipe", "data"), ("recipe", "train")):
+        if not isinstance((content.get(whole) or {}).get(part), dict | type(None)):
+            return f"'{whole}.{part}' should be an object"
+    return None
 
 
 def _side(recipe: Mapping[str, Any]) -> Any:

@@ -161,14 +161,16 @@ class RunFolder:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a `metrics.jsonl`; none where it does not exist. A line that was cut off is left out."""
+    """Whole lines of a `metrics.jsonl`; none where it does not exist. What was cut off, or is no row, is left out."""
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and "kind" in row:
+                rows.append(row)
     return rows
 
 

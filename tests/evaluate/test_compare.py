@@ -75,6 +75,13 @@ def test_lines_cut_off_are_passed_over_and_counted_and_of_a_repeated_epoch_the_l
     assert run.unreadable == 4
 
 
+def test_a_byte_order_mark_costs_no_epoch_and_nested_nonsense_is_a_line_that_is_none(tmp_path):
+    file = log(tmp_path / "log.txt", their_row(0, 0.3), "[" * 100_000 + "\n", their_row(1, 0.4))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    run = read_run(file)
+    assert run.ap == {1: 0.3, 2: 0.4} and run.unreadable == 1
+
+
 def test_what_was_not_measured_is_absent(tmp_path):
     rows = [their_row(0, -1), {"epoch": 1, "train_loss": float("nan")}, {"epoch": 2, "test_coco_eval_bbox": [0.2]}]
     run = read_run(log(tmp_path / "log.txt", *rows))

@@ -55,6 +55,30 @@ def test_finished_runs_are_read_and_what_is_none_is_left_out_with_a_warning(tmp_
         finished_runs(tmp_path / "none")
 
 
+def test_files_with_values_of_other_kinds_are_left_out_and_the_rest_is_reported(tmp_path, caplog):
+    write(tmp_path, "a/metrics.json", result())
+    write(
+        tmp_path,
+        "a/metrics.jsonl",
+        '[]\nnull\n3\n{"step": 1}\n{"kind": "eval", "epoch": 1, "ema": {"ap50": 0.6}}\n{"ki',
+    )
+    write(tmp_path, "recipe/metrics.json", result(recipe="n_coco") | {"recipe": "n_coco"})
+    write(tmp_path, "seconds/metrics.json", result(seconds="90"))
+    write(tmp_path, "last/metrics.json", result(last={"ema": 0.4}))
+    write(tmp_path, "list/metrics.json", "[1, 2]")
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / "metrics.json").write_bytes(bytes(range(256)))
+    write(tmp_path, "e/evaluation.json", {"ap": 0.5, "weights": None, "images": 5, "per_class": {}})
+    write(tmp_path, "nulls/metrics.json", result(None, seconds=None, commit=None, last=None, saved_weights=None))
+    with caplog.at_level(logging.WARNING):
+        rows = result_rows(finished_runs(tmp_path))
+    assert [(row["run"], row["AP50"]) for row in rows] == [("a", 0.6), ("nulls", None)]
+    assert evaluations(tmp_path) == {}
+    assert "recipe/metrics.json: 'recipe' cannot be 'n_coco'" in caplog.text
+    assert "'seconds' cannot be '90'" in caplog.text and "'last.ema' should be an object" in caplog.text
+    published_rows(finished_runs(tmp_path), evaluations(tmp_path))
+
+
 def test_a_row_holds_the_best_ap_with_its_ap50_and_both_kinds_of_weights_at_the_end(tmp_path):
     write(tmp_path, "a/metrics.json", result())
     rows = [{"kind": "eval", "epoch": e, "ema": {"ap": 0.1 * e, "ap50": 0.2 * e, "ap75": 0.3}} for e in range(3)]
