@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -127,27 +128,33 @@ class _NewRows:
     """Follows a growing `metrics.jsonl` without reading it again: the newest training row and the best AP so far."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.place = file, 0
+        self.file, self.place, self.identity = file, 0, 0
         self.train: dict[str, Any] | None = None
         self.best_ap: float | None = None
 
     def read(self) -> None:
         """Take in what was added."""
-        if not self.file.exists():
+        try:
+            content = open(self.file, "rb")  # noqa: SIM115
+        except FileNotFoundError:
             return
-        if self.file.stat().st_size < self.place:  # a resumed run dropped the rows that it takes again
-            self.place = 0
-        with open(self.file, "rb") as content:
+        with content:
+            about = os.fstat(content.fileno())
+            if about.st_ino != self.identity or about.st_size < self.place:
+                self.identity, self.place = about.st_ino, 0  # a resumed run writes a file without what it does again
             content.seek(self.place)
             for line in content:
                 if not line.endswith(b"\n"):
                     break
                 self.place += len(line)
-                row = json.loads(line)
-                if row["kind"] == "train":
-                    self.train = row
-                elif row["kind"] == "eval":
-                    self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"] or 0.0)
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # a watcher ends no run
+                    self._take(json.loads(line))
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "train":
+            self.train = row
+        elif row["kind"] == "eval":
+            self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"] or 0.0)
 
 
 def _show(bar: tqdm, rows: _NewRows) -> None:

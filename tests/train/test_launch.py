@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dfine_lib.train.launch import TrainingFailed, launch_training, start_training, training_command
+from dfine_lib.files import write_atomically
+from dfine_lib.train.launch import TrainingFailed, _NewRows, launch_training, start_training, training_command
 
 
 def test_choices_become_the_command_that_a_person_would_type():
@@ -25,6 +26,26 @@ def test_a_failing_run_tells_its_last_words(tmp_path):
     with pytest.raises(TrainingFailed, match="no such place"):
         launch_training([sys.executable, "-c", "raise SystemExit('no such place')"], tmp_path, show_progress=False)
     assert "no such place" in (tmp_path / "train.log").read_text()
+
+
+def test_a_watcher_follows_a_file_that_a_resumed_run_wrote_anew_and_no_line_of_it_ends_the_run(tmp_path):
+    def line(step: int) -> str:
+        return json.dumps({"kind": "train", "step": step, "total": 99}) + "\n"
+
+    file = tmp_path / "metrics.jsonl"
+    rows = _NewRows(file)
+    rows.read()
+    file.write_text("".join(map(line, range(5))) + '{"kind": "tr')
+    rows.read()
+    assert rows.train["step"] == 4
+    # Rows of the interrupted epoch go, and before the next look more has come than there was.
+    write_atomically(file, ('{"kind": "session"}\nnull\n' + "".join(map(line, (0, *range(50, 60))))).encode())
+    rows.read()
+    assert rows.train["step"] == 59
+    with open(file, "a") as more:
+        more.write('torn"}\n{"kind": "eval", "ema": {"ap": 0.5}}\n{"kind": "eval"}\n')
+    rows.read()
+    assert rows.best_ap == 0.5
 
 
 def test_an_interrupt_leaves_no_process(tmp_path, monkeypatch):
