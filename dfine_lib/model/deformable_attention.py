@@ -86,12 +86,13 @@ class DeformableAttention(nn.Module):
         batch, num_queries, width = query.shape
         places = 2 * self.sampling_places(query, reference_boxes) - 1  # grid_sample counts from -1 to 1
         precise = torch.promote_types(places.dtype, torch.float32)  # in half, places would be a tenth of a cell off
-        places = places.transpose(1, 2).flatten(0, 1).to(precise)  # [B * heads, Q, points, 2]
-        weights = self.sampling_weights(query).transpose(1, 2).flatten(0, 1)
-        grids = places.split(self.points_per_level, dim=2)
-        shares = weights[:, None].split(self.points_per_level, dim=3)
+        # Queries side by side: sums over the few points of a level run along them.
+        places = places.permute(0, 2, 3, 1, 4).flatten(0, 1).to(precise)  # [B * heads, points, Q, 2]
+        weights = self.sampling_weights(query).permute(0, 2, 3, 1).flatten(0, 1)
+        grids = places.split(self.points_per_level, dim=1)
+        shares = weights[:, None].split(self.points_per_level, dim=2)
         attended = 0.0  # [B * heads, D / heads, Q]
         for level, grid, share in zip(levels, grids, shares, strict=True):
             sampled = F.grid_sample(level.to(precise), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            attended = attended + (sampled * share).sum(-1)
+            attended = attended + (sampled * share).sum(2)
         return attended.reshape(batch, width, num_queries).transpose(1, 2)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.model.autograd import MaxOfFour, max_of_pairs, norm_relu_affine
-from dfine_lib.model.layers import FrozenBatchNorm2d
+from dfine_lib.model.autograd import MaxOfFour, by_hand, max_of_pairs, norm_relu_affine
+from dfine_lib.model.layers import BatchNorm2d, FrozenBatchNorm2d
 
 
 class StageShape(NamedTuple):
@@ -84,26 +84,16 @@ class ConvBlock(nn.Module):
         super().__init__()
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = BatchNorm2d(out_channels)
         self.activate = activate
         self.lab = LearnableAffine() if activate and use_lab else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        if isinstance(self.lab, LearnableAffine) and type(self.bn) is nn.BatchNorm2d and _by_hand(x, self.bn.training):
+        if isinstance(self.lab, LearnableAffine) and type(self.bn) is BatchNorm2d and by_hand(x, self.bn.training):
             return norm_relu_affine(x, self.bn, self.lab.scale, self.lab.bias)
         x = self.bn(x)
         return self.lab(F.relu(x, inplace=self.training)) if self.activate else x
-
-
-def _by_hand(x: Tensor, training: bool) -> bool:
-    """Whether a backward pass of our own pays: on other devices, and in compiled code, passes over memory are fused."""
-    return (
-        training
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-    )
 
 
 class LightConvBlock(nn.Module):
@@ -132,7 +122,7 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.pad(self.stem1(images), (0, 1, 0, 1))  # right and bottom: the 2 x 2 kernels keep the size
         # 2 x 2 max-pooling of stride 1, several times faster on CPUs than `max_pool2d`
-        pooled = MaxOfFour.apply(x) if _by_hand(x, self.training) else max_of_pairs(max_of_pairs(x, 3), 2)
+        pooled = MaxOfFour.apply(x) if by_hand(x, self.training) else max_of_pairs(max_of_pairs(x, 3), 2)
         convolved = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
         return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
 

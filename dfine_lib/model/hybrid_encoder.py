@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.config import ModelConfig
+from dfine_lib.model.autograd import dense_gradient, memory_format
 from dfine_lib.model.layers import ConvNorm, SelfAttention
 
 
@@ -104,8 +105,9 @@ class FusionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         passed, half = self.cv1(x).chunk(2, dim=1)
+        half = half.contiguous(memory_format=memory_format(half))  # once, not in each of the convolutions that read it
         first = self.cv2(half)
-        return self.cv4(torch.cat([passed, half, first, self.cv3(first)], dim=1))
+        return self.cv4(torch.cat([dense_gradient(passed), half, first, self.cv3(first)], dim=1))
 
 
 class Downsample(nn.Module):
@@ -145,7 +147,7 @@ class HybridEncoder(nn.Module):
         inner = [maps[-1]]  # coarse to fine
         for lateral, fuse, finer in zip(self.lateral_convs, self.fpn_blocks, maps[-2::-1], strict=True):
             inner[-1] = lateral(inner[-1])
-            upsampled = F.interpolate(inner[-1], scale_factor=2.0, mode="nearest")
+            upsampled = dense_gradient(F.interpolate(inner[-1], scale_factor=2.0, mode="nearest"))
             inner.append(fuse(torch.cat([upsampled, finer], dim=1)))
 
         # Bottom-up.

@@ -158,7 +158,8 @@ def test_backward_passes_written_by_hand_give_the_gradients_of_autograd(monkeypa
                 parameter.data *= sign
         images = torch.randn(2, 3, 16, 24, dtype=torch.float64, requires_grad=True)
         if not by_hand:
-            monkeypatch.setattr("dfine_lib.model.hgnetv2._by_hand", lambda *_: False)
+            for room in ("autograd", "hgnetv2", "layers"):
+                monkeypatch.setattr(f"dfine_lib.model.{room}.by_hand", lambda *_: False)
         out = stem(images)
         (out * torch.randn(out.shape)).sum().backward()
         gradients = {name: parameter.grad for name, parameter in stem.named_parameters()}

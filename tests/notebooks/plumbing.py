@@ -70,6 +70,9 @@ PLUMBING: dict[str, str] = {
     "in_words": "seconds as hours and minutes, for the progress bar",
     # The same numbers in fewer passes over memory.
     "norm_relu_affine": "lesson 10's norm, ReLU and LAB in one",
+    "batch_norm": "a batch norm whose backward pass is fast in any layout",
+    "memory_format": "layout of a map, or of some channels of one",
+    "dense_gradient": "a gradient copied once, not read in strides",
     "MaxOfFour": "the stem's max-pooling, with a backward pass of its own",
     "max_of_pairs": "half of that pooling",
     # Weights in another project's form.

@@ -1,0 +1,93 @@
+"""Backward passes written by hand give what torch's own give, whatever the layout of a map and of its gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from dfine_lib.model.autograd import batch_norm, dense_gradient, memory_format, norm_relu_affine
+from dfine_lib.model.layers import BatchNorm2d
+
+FORMATS = {"channels_last": torch.channels_last, "channels first": torch.contiguous_format}
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def fitted_norm(channels: int) -> nn.BatchNorm2d:
+    norm = BatchNorm2d(channels).double().train()
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    return norm
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("channels", [1, 3, 8, 12, 16, 24])
+@pytest.mark.parametrize("width", [16, 10, 7])  # cells side by side count as one where the width allows
+def test_gradients_of_a_norm(layout, channels, width):
+    torch.manual_seed(channels)
+    ours, theirs = fitted_norm(channels), None
+    theirs = nn.BatchNorm2d(channels).double().train()
+    theirs.load_state_dict(ours.state_dict())
+    x = (3 * normal(2, channels, 6, width) + 5 * normal(1, channels, 1, 1)).contiguous(memory_format=FORMATS[layout])
+    larger = normal(2, channels + 5, 6, width).contiguous(memory_format=FORMATS[layout])
+    for grad in (larger[:, :channels], larger[:, 5:], normal(2, channels, 6, width), larger[:, :1].expand_as(x)):
+        given = [x.clone().requires_grad_() for _ in range(2)]
+        found, expected = batch_norm(given[0], ours), theirs(given[1])
+        assert_close(found, expected)
+        found.backward(grad), expected.backward(grad)
+        assert_close(given[0].grad, given[1].grad)
+        for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            assert_close(a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()))
+        ours.zero_grad(), theirs.zero_grad()
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_gradients_of_norm_relu_and_affine_in_one(layout, sign):
+    torch.manual_seed(0)
+    norm = fitted_norm(12)
+    results = []
+    for by_hand in (True, False):
+        norm_here = copy.deepcopy(norm)
+        x = (2 * normal(2, 12, 6, 8) + 1).contiguous(memory_format=FORMATS[layout]).requires_grad_()
+        x.data.copy_(torch.arange(x.numel()).reshape(x.shape).sin() * 2 + 1)
+        scale, bias = (torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in (0.7 * sign, -0.4))
+        if by_hand:
+            out = norm_relu_affine(x, norm_here, scale, bias)
+        else:
+            out = scale * F.relu(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.1, norm.eps)) + bias
+            norm_here = norm
+        (out * torch.arange(out.numel()).reshape(out.shape).cos()).sum().backward()
+        results.append([out.detach(), x.grad, scale.grad, bias.grad, norm_here.weight.grad, norm_here.bias.grad])
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected)
+
+
+def test_one_number_a_channel_is_refused_as_by_torch():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNorm2d(4).train()(torch.zeros(1, 4, 1, 1))
+
+
+def test_the_part_of_a_map_has_the_layout_of_the_map():
+    x = torch.zeros(2, 6, 4, 4)
+    assert memory_format(x) == memory_format(x[:, 2:]) == torch.contiguous_format
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert memory_format(x) == memory_format(x[:, 2:]) == torch.channels_last
+
+
+def test_a_gradient_that_is_part_of_a_larger_one_arrives_on_its_own():
+    arrived = []
+    x = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x.register_hook(arrived.append)
+    joined = torch.cat([dense_gradient(x), x.detach()], dim=1)
+    weights = torch.randn(joined.shape).contiguous(memory_format=torch.channels_last)
+    joined.backward(weights)
+    assert arrived[0].is_contiguous(memory_format=torch.channels_last)
+    assert_close(x.grad, weights[:, :4])
