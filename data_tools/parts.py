@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
         try:
             paths = find_split(source, split)
         except DataError as error:
+            _stop_at_half_a_split(source, split, error)
             missing = missing or error
             continue
         no_shards(paths[1])
@@ -114,6 +116,28 @@ def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
     if missing is not None and not found:
         raise missing
     return found
+
+
+def _stop_at_half_a_split(source: Path, split: str, error: DataError) -> None:
+    """A split that is named but not whole is not passed over: what is made would lack it."""
+    if source.suffix == ".json":
+        if split in read_json(source):
+            raise error
+        return
+    for name, folder in (
+        (f"instances_{split}.json", f"images/{split}"),
+        (f"instances_{split}2017.json", f"{split}2017"),
+    ):
+        file = source / "annotations" / name
+        if not os.path.lexists(file):
+            continue
+        if not file.is_file():
+            raise DataError(
+                f"{file}: no file that can be read (a folder, a pipe, a broken link). Replace or remove it."
+            )
+        raise DataError(
+            f"{file}: there is no folder {source / folder} for its pictures. Make it, or move the file elsewhere."
+        )
 
 
 def no_shards(folder: Path) -> None:

@@ -137,6 +137,7 @@ class _Conversion:
         for category in self.categories or ():
             if self.labels.setdefault(category.name, len(self.labels)) != len(self.labels) - 1:
                 raise DataError(f"{source}: a second category named {category.name[:60]!r}; rename it.")
+        self.strangers: dict[str, None] = {}  # classes of boxes that are not in the list
         self.names: dict[str, set[str]] = {}
 
     def run(self) -> Result:
@@ -215,6 +216,7 @@ class _Conversion:
         if label is None and not self.closed:
             label = self.labels[box.name] = len(self.labels)
         if label is None:
+            self.strangers[box.name] = None
             self._note(self.result.dropped, f"class {box.name[:40]!r} is not in the list of categories", box.place)
         return label
 
@@ -251,8 +253,16 @@ class _Conversion:
     def _finish(self) -> None:
         result = self.result
         if not any(result.images.values()):
+            if not result.dropped:
+                raise DataError(f"{self.source}: not one record in it. Is it the right file, is it whole?")
             tried = self.pictures.tried()
             raise DataError(f"{self.source}: not one usable image of {sum(result.dropped.values())} records. {tried}")
+        if self.options.categories is not None and self.strangers and not any(result.boxes.values()):
+            found = ", ".join(repr(name[:40]) for name in list(self.strangers)[:8])
+            raise DataError(
+                f"{self.source}: not one box is of a class in --categories {self.options.categories[:80]}; its classes "
+                f"are {found}{', …' if len(self.strangers) > 8 else ''}. Write them as they stand there."
+            )
         if not self.labels:
             raise DataError(f"{self.source}: not one box, so no classes are known. Give them with --categories.")
         if self.closed and self.categories is not None:

@@ -175,9 +175,15 @@ def inside(path: Path, root: Path, follow_links: bool = False) -> Path:
     Raises:
         DataError: it does not, and links are not to be followed.
     """
-    if not follow_links and not path.resolve().is_relative_to(root.resolve()):
+    if follow_links:
+        return path
+    try:
+        place = path.resolve()
+    except (RuntimeError, OSError):  # before Python 3.13 a RuntimeError
+        raise DataError(f"{path}: a link that leads back to itself. Remove it, or copy the file there.") from None
+    if not place.is_relative_to(root.resolve()):
         raise DataError(
-            f"{path} leads out of {root}, to {path.resolve()}: not read. If you trust the data, "
+            f"{path} leads out of {root}, to {place}: not read. If you trust the data, "
             "say --follow-links, or give the folder of the pictures with --images."
         )
     return path
@@ -194,7 +200,12 @@ def annotation_file(file: Path, root: Path, follow_links: bool = False) -> Path:
 def files_below(folder: Path, suffixes: tuple[str, ...], most: int = 5_000_000) -> Iterator[Path]:
     """Files with one of the suffixes (lower case), sorted folder by folder; links to folders are not entered."""
     found = 0
-    for where, folders, names in os.walk(folder):
+
+    def stop(error: OSError) -> None:  # what cannot be listed must not look empty
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for where, folders, names in os.walk(folder, onerror=stop):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(suffixes) and not name.startswith("."):

@@ -7,11 +7,13 @@ from pathlib import Path
 from data_tools.convert.csv_file import rows
 from data_tools.convert.json_stream import object_records, read_small
 from data_tools.convert.records import Category, clean_name, decoded, readable, size_or_none, text
+from data_tools.convert.yolo import names_of_yaml
 from dfine_lib.data.images import DataError
 
 
 def read_categories(told: str) -> list[Category]:
-    """`person,car`; or a text file with a name a line; or a JSON file: a COCO file, or a list of names or of entries.
+    """`person,car`; or a text file with a name a line; or a JSON file: a COCO file, or a list of names or of entries;
+    or a `data.yaml` with `names`.
 
     Raises:
         DataError: the file is not readable, holds no names, or a name or id stands there twice.
@@ -19,6 +21,8 @@ def read_categories(told: str) -> list[Category]:
     file = Path(told)
     if file.suffix.lower() == ".json":
         found = _from_json(file)
+    elif file.suffix.lower() in (".yaml", ".yml"):
+        found = [Category(name) for name in names_of_yaml(file)]
     elif len(told) < 1000 and file.is_file():
         names = decoded(readable(file, file.parent, 1 << 20, follow_links=True), file).splitlines()
         found = [Category(text(name.strip(), str(file), "a name")) for name in names if name.strip()]

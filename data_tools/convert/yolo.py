@@ -103,6 +103,11 @@ def _settings(source: Path, root: Path, follow_links: bool) -> tuple[dict[str, A
     return settings, None
 
 
+def names_of_yaml(file: Path) -> list[str]:
+    """The classes that a `data.yaml` names, in order; `DataError` where it names none."""
+    return _names(_yaml(file, file.parent, follow_links=True).get("names"), str(file))
+
+
 def _yaml(file: Path, root: Path, follow_links: bool) -> dict[str, Any]:
     import yaml
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.json_stream import parse
-from data_tools.convert.records import clean_name, decoded
+from data_tools.convert.json_stream import read_small
+from data_tools.convert.records import clean_name
 from dfine_lib.data.images import DataError
 
 ADDRESSES = Path(__file__).with_name("addresses.json")
@@ -72,7 +72,7 @@ def known_sets(addresses: Path | str = ADDRESSES) -> dict[str, DataSet]:
         DataError: it is not in the form of `addresses.json`; the message names the key and what is expected.
     """
     addresses = Path(addresses)
-    content = parse(decoded(addresses.read_bytes(), addresses), str(addresses))
+    content = read_small(addresses, addresses.parent, follow_links=True)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{addresses}: holds no data set; expected {{NAME: {{{', '.join(_SET)}}}}}, {_EXAMPLE}.")
     return {name: _data_set(name, entry, f"{addresses}, {name[:80]!r}") for name, entry in content.items()}

@@ -49,8 +49,9 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     add("--images", type=Path, metavar="DIR", help="folder of the pictures, where they are not in SOURCE")
     add(
         "--categories", metavar="LIST",
-        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO's "
-        "form, ids kept). Default: those of SOURCE with their ids, else ids from 1; names from boxes alone are sorted",
+        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO's form, "
+        "ids kept), or a data.yaml with names. Default: those of SOURCE with their ids, else ids from 1; names from "
+        "boxes alone are sorted",
     )  # fmt: skip
     add("--split", default="train", metavar="NAME", help="name of the only split, where SOURCE has none (train)")
     add(

@@ -399,6 +399,18 @@ def test_given_categories_keep_their_order_and_ids_and_others_are_counted(tmp_pa
     assert [box["category_id"] for box in data["annotations"]] == [2, 1]
     with pytest.raises(DataError, match="stands there twice"):
         converted(tmp_path / "set", tmp_path / "5", "voc", categories="a,a")
+    listed = write(tmp_path / "c.yaml", "names:\n  0: cow\n  1: dog\n  2: cat\n")
+    _, _, data = converted(tmp_path / "set", tmp_path / "6", "voc", categories=str(listed))
+    assert [(c["id"], c["name"]) for c in data["categories"]] == [(1, "cow"), (2, "dog"), (3, "cat")]
+
+
+@pytest.mark.parametrize("told", ["Dog,Cat,Cow", "dog;cat;cow", "/no/such/list"])
+def test_a_list_that_names_no_class_of_the_source_is_refused(tmp_path, told):
+    """Otherwise a misspelt list, or the path of one that is not there, gives a set without a single box."""
+    write(tmp_path / "set" / "a.xml", voc("a.jpg", *[(name, 1, 1, 9, 9, "") for name in ("dog", "cat", "cow")]))
+    with pytest.raises(DataError, match=r"its classes are 'dog', 'cat', 'cow'\. Write them as they stand"):
+        converted(tmp_path / "set", tmp_path / "out", "voc", categories=told)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_source_is_left_as_it_was(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_tools.convert.conversion import REPORT, Options, convert
 from data_tools.convert.json_stream import CHUNK, list_records, object_records
+from data_tools.convert.records import files_below
 from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
 
@@ -325,3 +326,26 @@ def test_what_a_killed_run_left_goes_with_the_next_run(tmp_path):
         (folder / "images").mkdir(parents=True)
     convert(tmp_path / "set", tmp_path / "out", read="coco", options=Options(progress=False))
     assert not left.exists() and alive.exists()
+
+
+def test_a_link_to_itself_is_told(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "instances_train.json").symlink_to("instances_train.json")
+    with pytest.raises(DataError, match="leads back to itself"):
+        convert(tmp_path / "set", tmp_path / "out", read="coco", options=Options(progress=False))
+
+
+def test_a_folder_that_may_not_be_read_is_not_taken_as_empty(tmp_path, monkeypatch):
+    """Root may read anything, so the refusal is played."""
+    (tmp_path / "set" / "more").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError):
+        list(files_below(tmp_path / "set", (".xml",)))
+    assert list(files_below(tmp_path / "gone", (".xml",))) == []

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -302,3 +303,29 @@ def test_the_commands_say_what_they_made(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("train 16 images, ")
     assert main(["data", "split", str(tmp_path / "1"), str(tmp_path / "5")]) == 2
     assert "has a val split already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: (s / "annotations/instances_val.json").unlink() or os.mkfifo(s / "annotations/instances_val.json"),
+         r"instances_val.json: no file that can be read"),
+        (lambda s: (s / "annotations/instances_val.json").rename(s / "b") and
+         (s / "annotations/instances_val.json").symlink_to("gone"), r"instances_val.json: no file that can be read"),
+        (lambda s: shutil.rmtree(s / "images" / "val"), r"there is no folder .*images/val for its pictures"),
+    ],
+)  # fmt: skip
+def test_a_split_that_is_there_by_half_is_not_left_out_without_a_word(tmp_path, change, message):
+    source = data_set(tmp_path / "set", many(8))
+    split_data(source, tmp_path / "two", val=0.5, **QUIET)
+    change(tmp_path / "two")
+    with pytest.raises(DataError, match=message):
+        merge_data([tmp_path / "two", tmp_path / "two"], tmp_path / "out", **QUIET)
+
+
+def test_a_split_that_a_json_file_names_must_be_there(tmp_path):
+    source = data_set(tmp_path / "set", many(4))
+    places = {"annotations": "annotations/instances_train.json", "images": "images/train"}
+    (source / "data.json").write_text(json.dumps({"train": places, "val": places | {"annotations": "gone.json"}}))
+    with pytest.raises(DataError, match=r"'val', 'annotations': there is no .*gone.json"):
+        subset_data(source / "data.json", tmp_path / "out", count=2, **QUIET)
