@@ -16,7 +16,7 @@ from dfine_lib.config import ModelConfig
 from dfine_lib.model.deformable_attention import DeformableAttention, split_levels
 from dfine_lib.model.denoising import Targets, make_denoising_queries, pad_queries
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
-from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention
+from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention, as_tokens
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
 from dfine_lib.model.weights import DERIVED_KEYS
 
@@ -194,7 +194,7 @@ class DFINEDecoder(nn.Module):
             raise ValueError("this model is in its deployed form, which has the last layer's answer only")
         maps = [project(x) for project, x in zip(self.input_proj, maps, strict=True)]
         shapes = [tuple(x.shape[-2:]) for x in maps]
-        memory = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)  # [B, S, D]
+        memory = torch.cat([as_tokens(x) for x in maps], dim=1)  # [B, S, D]
         content, reference, encoder = self._select(memory, shapes, keep_layers)
 
         noise = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfine_lib.config import ModelConfig
 from dfine_lib.model.autograd import dense_gradient, memory_format
-from dfine_lib.model.layers import ConvNorm, SelfAttention
+from dfine_lib.model.layers import ConvNorm, SelfAttention, as_tokens
 
 
 def position_embedding(height: int, width: int, dim: int, published: bool = False) -> Tensor:
@@ -159,5 +159,5 @@ class HybridEncoder(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         position = position_embedding(height, width, self.dim, self.published_positions).to(x)
-        tokens = self.encoder[0](x.flatten(2).transpose(1, 2), position)
+        tokens = self.encoder[0](as_tokens(x), position)
         return tokens.transpose(1, 2).reshape(x.shape)

@@ -38,6 +38,15 @@ class FrozenBatchNorm2d(nn.Module):
         return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))
 
 
+def as_tokens(x: Tensor) -> Tensor:
+    """A map `[B, D, h, w]` as tokens, row by row: `[B, h * w, D]`.
+
+    Not as `flatten(2).transpose(1, 2)`: the gradient of that has an odd batch stride where B is 1, and torch 2.14 on
+    CPUs then gets the backward pass of a channels_last batch norm wrong, without a word.
+    """
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, batch norm, activation: the encoder's and decoder's building block."""
 

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
+from dfine_lib.model.layers import ConvNorm
 
 TINY = replace(
     SIZES["pico"], encoder_dim=32, encoder_feedforward=64, hidden_dim=32, feedforward=64, num_queries=12, num_classes=5
@@ -191,3 +192,21 @@ def test_a_model_without_boxes_in_its_batch_still_trains():
     output = model(images(64, 64), as_targets([0, 0], 5))
     assert output.denoising is None
     (output.decoder.logits.sum() + output.encoder.boxes_cxcywh.sum()).backward()
+
+
+@pytest.mark.parametrize("norms_train", [True, False])
+def test_one_image_has_the_same_gradients_in_both_memory_layouts(norms_train):
+    """torch's batch norm on CPUs can take one channels_last map with an odd batch stride for another (`as_tokens`)."""
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = tiny(num_denoising=0).double().train()
+        torch.manual_seed(0)
+        model.decoder.input_proj[2] = ConvNorm(32, 32, 1).double()  # as in size x: no activation behind the norm
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train(norms_train)
+        outputs = model.to(memory_format=layout)(images(64, 96, 1).double().contiguous(memory_format=layout))
+        (outputs.encoder.logits.square().sum() + outputs.pred_logits.square().sum()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert any("backbone" in name for name in gradients[0])
+    assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-8)

@@ -61,6 +61,7 @@ PLUMBING: dict[str, str] = {
     "Drawing": "the type of a figure in the report",
     "Share": "what the losses of a step of several passes or processes are divided by",
     # Small parts of what a lesson teaches as a whole.
+    "as_tokens": "a map as a row of tokens, past a fault of torch",
     "groups_of": "how often the boxes of a batch are noised",
     "FoldedBottleneck": "what lesson 50's fold leaves in place of a bottleneck",
     "ClampedConv": "what lesson 50's fold leaves in place of a learnable affine",
