@@ -32,6 +32,9 @@ def how_to_use(folder: Path, split: str) -> str:
             f"The files seem to be there, elsewhere: save this as {folder / 'data.json'} and give that as the data: "
             + (json.dumps(named) + ".")
         )
+    there = {n for n in _NAMES for year in ("", 2017) if (folder / f"annotations/instances_{n}{year}.json").is_file()}
+    if split == "val" and there == {"train"}:
+        return f"`dfine data split {folder} ready --val 0.2` makes one out of a fifth of train; then give ready."
     kind = _other_format(folder)
     if kind:
         return f"It looks like {kind}: `dfine data convert {folder} my_set --from {kind}`, then give my_set."

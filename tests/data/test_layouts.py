@@ -61,6 +61,15 @@ def test_other_formats_are_told_by_name_with_the_command_that_converts_them(tmp_
     assert f"dfine data convert {tmp_path} my_set --from {kind}" in told(put(tmp_path, *paths))
 
 
+@pytest.mark.parametrize("year", ["", "2017"])
+def test_a_folder_with_a_train_split_only_is_told_how_to_split_it(tmp_path, year):
+    images = f"train{year}/" if year else "images/train/"
+    put(tmp_path, f"annotations/instances_train{year}.json", images)
+    assert f"`dfine data split {tmp_path} ready --val 0.2`" in told(tmp_path, "val")
+    put(tmp_path, f"annotations/instances_val{year}.json")  # its pictures are missing: another case
+    assert "dfine data split" not in told(tmp_path, "val")
+
+
 def test_the_folder_above_and_an_annotation_file_itself_are_recognised(tmp_path):
     put(tmp_path, "COCO2017/annotations/instances_train2017.json", "COCO2017/train2017/")
     assert f"Did you mean {tmp_path / 'COCO2017'}?" in told(tmp_path)
