@@ -33,6 +33,10 @@ class ProcessLost(RuntimeError):
     """Another process of this run ended without a word: killed, or out of memory. A training's state is on disk."""
 
 
+class MeetingError(ValueError):
+    """The processes of a run did not find each other: the address is taken, or nobody answers there."""
+
+
 class ToldElsewhere(RuntimeError):
     """The run ends because of an error that another process tells: this one has nothing to add."""
 
@@ -115,6 +119,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         device: as for `pick_device`; decides how tensors travel (NCCL between GPUs, gloo otherwise).
 
     Raises:
+        MeetingError: there is no meeting the others at MASTER_ADDR and MASTER_PORT.
         ProcessLost: another process ended without a word.
         ToldElsewhere: see above.
     """
@@ -160,7 +165,14 @@ def _own_store() -> tuple[dist.Store, int, int]:
     agree on a name for it: rank 0 makes one up and answers who calls it by that name; who gets no answer has read the
     name of an earlier start, and reads again.
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        place = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
+        raise MeetingError(
+            f"the processes of this run cannot meet at {place} ({str(error).splitlines()[0]}). Choose a free port on a "
+            "machine that all reach: MASTER_PORT, or torchrun's --master-port; on one machine --standalone finds one"
+        ) from error
     if rank == 0:
         name = uuid.uuid4().hex
         store.set("dfine_lib/start", name)

@@ -65,9 +65,11 @@ def test_other_formats_are_told_by_name_with_the_command_that_converts_them(tmp_
 def test_a_folder_with_a_train_split_only_is_told_how_to_split_it(tmp_path, year):
     images = f"train{year}/" if year else "images/train/"
     put(tmp_path, f"annotations/instances_train{year}.json", images)
-    assert f"`dfine data split {tmp_path} ready --val 0.2`" in told(tmp_path, "val")
+    with pytest.raises(DataError, match=f"`dfine data split {tmp_path} ready --val 0.2`"):
+        find_split(tmp_path, "val")
     put(tmp_path, f"annotations/instances_val{year}.json")  # its pictures are missing: another case
-    assert "dfine data split" not in told(tmp_path, "val")
+    with pytest.raises(DataError, match=r"no val split; (?!.*dfine data split)"):
+        find_split(tmp_path, "val")
 
 
 def test_the_folder_above_and_an_annotation_file_itself_are_recognised(tmp_path):

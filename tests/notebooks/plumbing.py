@@ -132,6 +132,7 @@ PLUMBING: dict[str, str] = {
     "was_restarted": "whether torchrun started it anew",
     "running_statistics": "what batch norms keep, to be averaged over processes",
     "ProcessLost": "another process ended without a word",
+    "MeetingError": "processes that do not find each other",
     "ToldElsewhere": "another process tells the error",
     "ProcessesFailed": "processes that did not all come to their end",
     "ToldAlready": "a process has told the error",

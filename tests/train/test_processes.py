@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -250,6 +251,21 @@ def test_a_program_that_fails_is_started_anew_as_often_as_asked(tmp_path):
     with pytest.raises(ProcessesFailed, match="process 0 ended with exit code 5"):
         run_in_processes([sys.executable, str(program), "--x"], 1, max_restarts=1)
     assert (tmp_path / "seen").read_text() == "--x;--x --resume;"
+
+
+def test_a_port_that_is_taken_is_told_with_the_way_out(data, tmp_path, monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in (
+            place | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        ).items():
+            monkeypatch.setenv(name, value)
+        words = ["train", "--recipe", "pico", "--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu"]
+        assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert f"cannot meet at localhost, port {place['MASTER_PORT']}" in told and "--standalone" in told
 
 
 def test_a_second_rank_writes_nothing(tmp_path):
