@@ -18,6 +18,9 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when all went well, and goes when not.
 
+    An empty folder that nothing can take the place of (a disk is mounted there, its parent is not ours) is filled at
+    the end from a folder inside it.
+
     Raises:
         DataError: see `check_out`.
         OSError: it cannot be written; the message names `out`.
@@ -27,20 +30,29 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
     place = out.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(place)
-    unfinished = place.parent / f".{place.name}.partial-{os.getpid()}"
+    inside = place.is_dir() and (place.is_mount() or not os.access(place.parent, os.W_OK | os.X_OK))
+    unfinished = (place if inside else place.parent) / f"{_start(place)}{os.getpid()}"
     try:
         unfinished.mkdir()
         yield unfinished
         check_out(sources[0], out)
-        if place.exists():
-            place.rmdir()
-        unfinished.rename(place)
+        if inside:
+            for path in sorted(unfinished.iterdir()):
+                path.rename(place / path.name)
+        else:
+            if place.exists():
+                place.rmdir()
+            unfinished.rename(place)
     except OSError as error:
         if (told := told_of(error, unfinished, out, "nothing was left behind")) is None:
             raise
         raise told from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _start(place: Path) -> str:
+    return f".{place.name}.partial-"
 
 
 def told_of(error: OSError, folder: Path, out: Path, state: str) -> OSError | None:
@@ -57,9 +69,10 @@ def told_of(error: OSError, folder: Path, out: Path, state: str) -> OSError | No
 
 
 def _remove_abandoned(place: Path) -> None:
-    """Remove what a run that was killed has left beside `place`."""
-    start = f".{place.name}.partial-"
-    for folder in [path for path in place.parent.iterdir() if path.name.startswith(start)]:
+    """Remove what a run that was killed has left beside `place`, or in it."""
+    start = _start(place)
+    homes = [place.parent, place] if place.is_dir() else [place.parent]
+    for folder in [path for home in homes for path in home.iterdir() if path.name.startswith(start)]:
         number = folder.name.removeprefix(start)
         if number.isascii() and number.isdigit():
             try:
@@ -74,7 +87,7 @@ def check_out(source: Path, out: Path) -> None:
     """`DataError` where `out` holds something already or lies in the source."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DataError(f"{out} is there and no folder: choose another place.")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(not path.name.startswith(_start(out.resolve())) for path in out.iterdir()):
         raise DataError(f"{out} is not empty: choose another folder, or empty it.")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, which is not to be changed: choose another place.")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.convert.new_folder import new_folder
 from data_tools.doctor.categories import name_of
 from data_tools.doctor.diagnosis import Diagnosis
 from data_tools.doctor.finding import ERROR
@@ -64,9 +65,8 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
     log = _Log()
     train = next((one for one in diagnosis.splits if one.name == "train"), None)
     categories, place = _categories(train or diagnosis.splits[0], log)
-    partial = out.resolve().with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        (partial / "annotations").mkdir(parents=True)
+    with new_folder(out, diagnosis.data) as partial:
+        (partial / "annotations").mkdir()
         for split in diagnosis.splits:
             places = place if split is train or train is None else _follow(split, train, categories, log)
             content, files = _Mender(diagnosis, split, log).mend(categories, places)
@@ -76,9 +76,6 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
         mended = {one.name for one in diagnosis.of(ERROR) if not one.repair}
         report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(mended), "done": log.done}
         (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(mended)))
 
 

@@ -329,3 +329,24 @@ def test_a_split_that_a_json_file_names_must_be_there(tmp_path):
     (source / "data.json").write_text(json.dumps({"train": places, "val": places | {"annotations": "gone.json"}}))
     with pytest.raises(DataError, match=r"'val', 'annotations': there is no .*gone.json"):
         subset_data(source / "data.json", tmp_path / "out", count=2, **QUIET)
+
+
+def test_an_empty_folder_that_cannot_be_replaced_is_filled(tmp_path, monkeypatch):
+    """A disk mounted at OUT, as a container has it, cannot be removed; the work would be lost at its very end."""
+    source, out = data_set(tmp_path / "set", many(4)), tmp_path / "out"
+    (out / ".out.partial-999999999").mkdir(parents=True)  # of a run that was killed
+    remove = Path.rmdir
+
+    def busy(path):
+        if path == out:
+            raise OSError(16, "Device or resource busy", str(path))
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    subset_data(source, out, count=3, **QUIET)
+    assert sorted(path.name for path in out.iterdir()) == ["annotations", "images", "subset_report.json"]
+    check_images(read_coco(*find_split(out, "train")), every=True)
+    with pytest.raises(DataError, match="is not empty"):
+        subset_data(source, out, count=3, **QUIET)
+    assert len(list(out.iterdir())) == 3
