@@ -49,7 +49,7 @@ def export(size: str, folder: Path, image_size: int = 640, **options) -> Path:
     return export_onnx(DFINE(SIZES[size]), folder / f"{size}.onnx", image_size, **options)
 
 
-@pytest.mark.parametrize("size", ["n", "s", *(pytest.param(s, marks=pytest.mark.slow) for s in "mlx")])
+@pytest.mark.parametrize("size", ["n", "s", "l", *(pytest.param(s, marks=pytest.mark.slow) for s in "mx")])
 def test_every_size_is_read_and_built_in_sixteen_bits_with_norms_in_thirty_two(trt, size, tmp_path):
     built = build_engine(export(size, tmp_path, precision="fp16"), tmp_path / "x.engine", library=trt.__name__)
     for kind in ("NORMALIZATION", "SOFTMAX", "GRID_SAMPLE", "TOPK"):
