@@ -26,6 +26,7 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
         ImportError: onnxruntime is not installed.
     """
     try:
+        import onnx
         from onnxruntime import quantization
     except ImportError as error:
         raise ImportError('8-bit files need onnxruntime: pip install -e ".[deploy]"') from error
@@ -40,8 +41,10 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
                 return None
             self.count += 1
             pixels = image[None].float().div(255).numpy()
-            return {"images": pixels, "orig_target_sizes": np.array([[image.shape[2], image.shape[1]]])}
+            values = {"images": pixels, "orig_target_sizes": np.array([[image.shape[2], image.shape[1]]])}
+            return {name: values[name] for name in takes}
 
+    takes = [value.name for value in onnx.load(file, load_external_data=False).graph.input]  # sizes, or none if raw
     reader, levels = Reader(), (logging.getLogger().level, logging.getLogger())
     kinds = quantization.QuantType
     try:

@@ -124,6 +124,18 @@ def test_eight_bits_come_from_ranges_on_images_and_stay_near(model, tmp_path):
         export_onnx(model, tmp_path / "x.onnx", 64, precision="int8")
 
 
+def test_eight_bits_are_measured_without_post_processing_too(model, tmp_path):
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    file = export_onnx(model, tmp_path / "8.onnx", 64, precision="int8", raw=True, calibration=list(images))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (logits, _) = session.run(["pred_logits", "pred_boxes"], {"images": (images.float() / 255).numpy()})
+    with torch.no_grad():
+        expected = model(images.float() / 255).pred_logits.sigmoid().amax((1, 2))
+    found = torch.from_numpy(logits).sigmoid().amax((1, 2))
+    assert (found - expected).abs().max() < 0.1
+    assert "QuantizeLinear" in types(file)
+
+
 def test_what_is_asked_for_wrongly_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="none of fp32, fp16, int8"):
         export_onnx(model, tmp_path / "x.onnx", 64, precision="fp8")
