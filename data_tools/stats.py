@@ -23,6 +23,7 @@ from dfine_lib.data.images import DataError, read_image
 from dfine_lib.data.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
 from dfine_lib.recipes import get_recipe
 
+SHOWN_SIDE = 1024  # pixels, longer side of a picture on the page
 CELLS = 40  # of the map of centres, along each side
 SMALL_PX, MEDIUM_PX = 32, 96  # COCO's limits, sides in pixels of the original picture
 
@@ -208,8 +209,10 @@ def some_pictures(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[s
     """Pictures drawn at random from the first split, for `viz.annotated_pictures`; unreadable ones are passed over.
 
     Returns:
-        By file name: image uint8 `[3, H, W]`, boxes xyxy `[G, 4]` in its pixels, labels.
+        By file name: image uint8 `[3, H, W]`, no side above 1,024, boxes xyxy `[G, 4]` in its pixels, labels.
     """
+    from torch.nn.functional import interpolate
+
     split = found.read[0]
     place = {name: i for i, name in enumerate(found.names)}
     label_of = [place[_name(split, i)] for i in range(len(split.categories))]
@@ -229,6 +232,10 @@ def some_pictures(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[s
         own = rows[split.image_of[rows] == i]
         left_top, side = split.boxes_xywh[own, :2], split.boxes_xywh[own, 2:]
         boxes = np.concatenate([left_top, left_top + side], 1)
+        if (factor := SHOWN_SIDE / max(image.shape[1:])) < 1:  # sixty of 80 megapixels would fill the memory
+            size = [max(1, round(side * factor)) for side in image.shape[1:]]
+            boxes = boxes * (np.array(size[::-1] * 2) / np.array([*image.shape[:0:-1]] * 2))
+            image = interpolate(image[None], size=size)[0]
         chosen[split.file_names[i]] = (image, boxes, [label_of[k] for k in split.category_of[own]])
     return chosen
 

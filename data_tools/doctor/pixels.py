@@ -138,6 +138,8 @@ def _grey(image: Image.Image) -> bytes:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
         image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "LAB":  # to RGB only
+        image = image.convert("RGB").convert("L")
     elif image.mode != "L":
         image = image.convert("RGBA").convert("L") if image.mode in ("P", "PA") else image.convert("L")
     return image.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()

@@ -82,6 +82,21 @@ def test_the_same_seed_draws_the_same_pictures_and_broken_ones_are_passed_over(f
     assert image.shape == (3, 100, 200) and boxes.tolist()[1] == [150, 50, 190, 90] and labels == [0, 0, 1]
 
 
+def test_a_large_picture_is_drawn_small_and_its_boxes_follow(folder):
+    """Nine pictures of 80 megapixels on a page would take 6 GB."""
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    image = content["images"][0]
+    image["width"], image["height"] = 4000, 2000
+    Image.new("RGB", (4000, 2000)).save(folder / "images" / "train" / image["file_name"])
+    for box in content["annotations"]:
+        if box["image_id"] == image["id"]:
+            box["bbox"] = [1000, 500, 2000, 1000]
+    file.write_text(json.dumps(content))
+    shown, boxes, _ = some_pictures(statistics(folder))[image["file_name"]]
+    assert shown.shape == (3, 512, 1024) and boxes[0].tolist() == [256, 128, 768, 384]
+
+
 def test_the_command_prints_writes_numbers_and_a_page_of_its_own(folder, tmp_path, capsys):
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     assert cli.main(["stats", str(folder), "--image-size", "320", "--html", str(page), "--json", str(numbers)]) == 0
