@@ -234,5 +234,6 @@ def _rest(case: Examination, split: Split) -> None:
     if len(own) and (own == 0).mean() > 0.5:
         case.found("image_without_boxes_many", split, "images", own == 0)
     good = split.usable & ~split.crowd & (split.category_of >= 0)
-    if split.name == "train" and split.images and not good.any():
-        case.told("no_boxes", "train", [f"{split.annotation_file}: {count} annotations, none of them usable"])
+    if split.images and not good.any():
+        name = "no_boxes" if split.name == "train" else "no_boxes_in_val"
+        case.told(name, split.name, [f"{split.annotation_file}: {count} annotations, none of them usable"])

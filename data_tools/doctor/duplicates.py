@@ -27,6 +27,8 @@ CHECKS = (
           "is smaller than it looks.", "Thin them out."),
     Check("near_duplicate_in_both_splits", WARNING, "nearly the same picture in train and val", "AP is measured on "
           "what was nearly trained on.", "Divide by scene or film, not by picture."),
+    Check("mirrored_in_both_splits", WARNING, "a picture of train is in val, mirrored", "Training flips pictures: it "
+          "has seen this one.", "Remove it from one of them; divide the set before copies are made of it."),
     Check("name_in_both_splits", WARNING, "one file name in train and val", "The same picture, mostly.",
           "Look at a few."),
 )  # fmt: skip
@@ -174,6 +176,23 @@ def _tell_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ..
         _tell_pairs(case, "near_duplicate", split, within[split.name])
     if across:
         _tell_pairs(case, "near_duplicate_in_both_splits", case.splits[0], across)
+    _tell_mirrored(case, [entries[k] for k in decoded], grids, {i for i, _ in across})
+
+
+def _tell_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, told: set[int]) -> None:
+    """Pictures of the first split whose mirror image is in the other; `told` are in it as they are."""
+    first = np.array([split is case.splits[0] for split, _ in entries], bool) if entries else np.zeros(0, bool)
+    own, other = np.flatnonzero(first), np.flatnonzero(~first)
+    if not len(own) or not len(other):
+        return
+    pairs = []
+    for a, b in near_pairs(np.concatenate([grids[own][:, :, ::-1], grids[other]])):
+        if a < len(own) <= b:
+            (_, i), (two, j) = entries[own[a]], entries[other[b - len(own)]]
+            if i not in told:
+                pairs.append((i, two.image_words(j)))
+    if pairs:
+        _tell_pairs(case, "mirrored_in_both_splits", case.splits[0], pairs)
 
 
 def _tell_pairs(case: Examination, name: str, split: Split, pairs: list[tuple[int, str]]) -> None:

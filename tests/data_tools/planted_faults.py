@@ -235,6 +235,14 @@ def _(folder: Folder) -> None:
     saved(picture, folder.file(folder.take()[0]), "JPEG", quality=80)
 
 
+@fault("mirrored_in_both_splits")
+def _(folder: Folder) -> None:
+    image = folder.content["val"]["images"][4]
+    picture = noise(77, (image["width"], image["height"]))
+    saved(picture, folder.file(image, "val"), "PNG")
+    saved(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), folder.file(folder.take()[0]), "JPEG", quality=80)
+
+
 def change_record(name: str, change: Callable[[Folder, dict, list[dict]], object]) -> None:
     @fault(name)
     def plant(folder: Folder) -> None:
@@ -388,6 +396,12 @@ def _(folder: Folder) -> None:
 @fault("no_boxes", alone=True)
 def _(folder: Folder) -> None:
     folder.annotations.clear()
+
+
+@fault("no_boxes_in_val", alone=True)
+def _(folder: Folder) -> None:
+    for annotation in folder.content["val"]["annotations"]:
+        annotation["iscrowd"] = 1
 
 
 @fault("no_categories", alone=True)
