@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.convert.json_stream import parse
+from data_tools.convert.new_folder import told_of
 from data_tools.convert.pictures import bring
 from data_tools.convert.records import decoded
 from data_tools.download.archives import SUFFIXES, unpack
@@ -80,6 +81,10 @@ def fetch_data_set(
             result = _Work(data_set, out, store, given, keep_archives, progress).run(files, parallel)
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
+    except OSError as error:
+        if (told := told_of(error, out, out, "what is done is kept, and the same command goes on")) is None:
+            raise
+        raise told from error
     if not keep_archives:
         shutil.rmtree(store, ignore_errors=True)
     return result

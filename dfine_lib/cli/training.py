@@ -144,22 +144,28 @@ def _train(arguments: argparse.Namespace) -> int:
             return _start_processes(arguments, arguments.max_restarts, goes_on)
 
     def work(ranks: Ranks) -> None:
+        from dfine_lib.data.images import DataError
         from dfine_lib.evaluate.saved import make_score
         from dfine_lib.train.trainer import train
 
         recipe = _recipe_of(arguments)
         out = arguments.out or Path("runs") / recipe.name
-        train(
-            recipe,
-            arguments.data,
-            out,
-            make_score=make_score,
-            seed=arguments.seed,
-            device=arguments.device,
-            resume=arguments.resume,
-            weights=arguments.weights,
-            rows=rows,
-        )
+        try:
+            train(
+                recipe,
+                arguments.data,
+                out,
+                make_score=make_score,
+                seed=arguments.seed,
+                device=arguments.device,
+                resume=arguments.resume,
+                weights=arguments.weights,
+                rows=rows,
+            )
+        except DataError as error:  # a picture or a tar, perhaps after days
+            if not (out / "last.pt").exists():
+                raise
+            raise DataError(f"{error} The run is kept in {out}{goes_on}, once that is mended.") from error
         if ranks.first:
             _print_result(out)
 

@@ -317,3 +317,24 @@ def test_rows_that_are_no_pair_or_have_no_weights_are_refused(folder, capsys):
     assert "--row wants NEW=OLD" in capsys.readouterr().err
     assert cli.main([*line, "--row", "taxi=car"]) == 2
     assert "give --weights too" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_damaged_in_the_middle_of_a_run_ends_it_and_says_that_the_run_is_kept(
+    tmp_path, monkeypatch, capsys
+):
+    from dfine_lib.data.images import DataError
+    from dfine_lib.train import trainer
+
+    def ends(recipe, data, out, **more):
+        if out.name == "begun":
+            out.mkdir()
+            (out / "last.pt").write_bytes(b"state")
+        raise DataError(f"{data}/7.jpg: the picture is truncated. Copy it again.")
+
+    monkeypatch.setattr(trainer, "train", ends)
+    for name, kept in (("begun", True), ("fresh", False)):
+        words = ["train", "--recipe", "pico_custom", "--data", str(tmp_path), "--out", str(tmp_path / name)]
+        assert cli.main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"dfine train: {tmp_path}/7.jpg: the picture is truncated. Copy it again.")
+        assert (f"The run is kept in {tmp_path / name}; the same command goes on" in told) == kept

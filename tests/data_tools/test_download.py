@@ -9,6 +9,7 @@ import io
 import json
 import random
 import re
+import resource
 import stat
 import tarfile
 import threading
@@ -415,3 +416,18 @@ def test_the_command_says_size_and_terms_first_and_fails_with_2(server, tmp_path
     assert main(["data", "download", "--help"]) == 0
     assert "example: dfine data download coco" in capsys.readouterr().out
     assert ADDRESSES.name == "addresses.json"
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_folder_and_the_same_command_goes_on(server, tmp_path):
+    """No file may grow beyond 10 bytes, which fails as a full disk does."""
+    folder, data_set = given(tmp_path), small(tmp_path, server.address)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="what is done is kept, and the same command goes on") as error:
+            fetch_data_set(data_set, tmp_path / "out", archives=folder, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(tmp_path / "out")
+    fetch_data_set(data_set, tmp_path / "out", archives=folder, progress=False)
+    assert tree(tmp_path / "out") == WHOLE
