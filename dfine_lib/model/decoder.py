@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import inverse_sigmoid
 from dfine_lib.config import ModelConfig
-from dfine_lib.model.deformable_attention import DeformableAttention, split_levels
+from dfine_lib.model.autograd import by_hand
+from dfine_lib.model.deformable_attention import DeformableAttention, split_images, split_levels
 from dfine_lib.model.denoising import Targets, make_denoising_queries, pad_queries
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention, as_tokens
@@ -212,11 +213,14 @@ class DFINEDecoder(nn.Module):
             nothing = torch.zeros(content.shape[0], 0, dtype=torch.int64, device=content.device)
             content = torch.cat([self.denoising_class_embed(nothing).to(content), content], dim=1)
 
-        levels = split_levels(memory, shapes, self.config.num_heads)
+        heads = self.config.num_heads
+        levels = split_images(maps, heads) if by_hand(memory, self.training) else split_levels(memory, shapes, heads)
         may_attend, split, own = noise and noise.may_attend, noise.plan.num_queries if noise else 0, content.shape[1]
         if self.denoising_multiple and split:
             length = own - split + math.ceil(split / self.denoising_multiple) * self.denoising_multiple
             content, reference, may_attend = pad_queries(content, reference, may_attend, length)
+        elif split:
+            may_attend = may_attend[:split]  # matching queries see each other only
         everything = self._refine(content, reference, levels, may_attend, keep_layers)
         denoising, decoder = _split_queries(everything, split, own) if split else (None, everything)
         return DFINEOutput(

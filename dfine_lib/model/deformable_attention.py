@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfine_lib.model.autograd import memory_format
+
 OFFSET_SCALE = 0.5  # share of the reference box that an offset of `points` reaches
 
 
@@ -22,6 +24,21 @@ def split_levels(memory: Tensor, shapes: list[tuple[int, int]], num_heads: int) 
         level.transpose(1, 2).reshape(batch * num_heads, width // num_heads, h, w)
         for level, (h, w) in zip(levels, shapes, strict=True)
     ]
+
+
+def split_images(maps: list[Tensor], num_heads: int) -> list[tuple[Tensor, ...]]:
+    """The same numbers image by image, `[heads, D / heads, h, w]` each, as views of maps `[B, D, h, w]`.
+
+    For training on CPUs, where changing the layout of a map costs more than a few calls.
+    """
+    levels = []
+    for x in maps:
+        if memory_format(x) == torch.channels_last:  # the way that gradients come back in the map's layout
+            images = [image.permute(2, 0, 1) for image in x.permute(0, 2, 3, 1).unbind()]
+        else:
+            images = x.unbind()
+        levels.append(tuple(image.unflatten(0, (num_heads, -1)) for image in images))
+    return levels
 
 
 class DeformableAttention(nn.Module):
@@ -72,13 +89,15 @@ class DeformableAttention(nn.Module):
         """How much each place counts, `[B, Q, heads, sum(points)]`, summing to 1 for each head."""
         return self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
 
-    def forward(self, query: Tensor, reference_boxes: Tensor, levels: list[Tensor]) -> Tensor:
+    def forward(
+        self, query: Tensor, reference_boxes: Tensor, levels: list[Tensor] | list[tuple[Tensor, ...]]
+    ) -> Tensor:
         """Sample and average.
 
         Args:
             query: `[B, Q, D]`.
             reference_boxes: cxcywh `[B, Q, 4]`, 0..1.
-            levels: maps of `split_levels`, `[B * heads, D / heads, h, w]` each.
+            levels: maps of `split_levels`, `[B * heads, D / heads, h, w]` each, or those of `split_images`.
 
         Returns:
             `[B, Q, D]`.
@@ -93,6 +112,15 @@ class DeformableAttention(nn.Module):
         shares = weights[:, None].split(self.points_per_level, dim=2)
         attended = 0.0  # [B * heads, D / heads, Q]
         for level, grid, share in zip(levels, grids, shares, strict=True):
-            sampled = F.grid_sample(level.to(precise), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            attended = attended + (sampled * share).sum(2)
+            attended = attended + (_sample(level, grid) * share).sum(2)
         return attended.reshape(batch, width, num_queries).transpose(1, 2)
+
+
+def _sample(level: Tensor | tuple[Tensor, ...], grid: Tensor) -> Tensor:
+    """Numbers at places `[B * heads, points, Q, 2]`: `[B * heads, D / heads, points, Q]`; 0 outside the map."""
+    maps = level if isinstance(level, tuple) else (level,)
+    parts = [
+        F.grid_sample(values.to(places.dtype), places, mode="bilinear", padding_mode="zeros", align_corners=False)
+        for values, places in zip(maps, grid.split(len(maps[0])), strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

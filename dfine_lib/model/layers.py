@@ -105,7 +105,8 @@ class SelfAttention(nn.Module):
         Args:
             x: `[B, Q, D]`.
             position: `[B, Q, D]` or `[1, Q, D]`, added to query and key.
-            may_attend: bool `[Q, Q]`, true where a row may see a column; None: everywhere.
+            may_attend: bool `[M, Q]`, true where a row may see a column, for the first M; those behind them see one
+                another only. None: everyone sees all.
 
         Returns:
             `[B, Q, D]`.
@@ -116,5 +117,14 @@ class SelfAttention(nn.Module):
         query_key = F.linear(x + position, weight_qk, bias_qk).view(batch, length, 2, self.num_heads, -1)
         value = F.linear(x, weight_v, bias_v).view(batch, length, self.num_heads, -1).transpose(1, 2)
         query, key = query_key.permute(2, 0, 3, 1, 4)  # each [B, heads, Q, D / heads]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend)
-        return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
+        attend = F.scaled_dot_product_attention
+        if may_attend is None or len(may_attend) == length:
+            attended = attend(query, key, value, attn_mask=may_attend).transpose(1, 2)
+        else:
+            first, behind = slice(len(may_attend)), slice(len(may_attend), None)
+            parts = (
+                attend(query[:, :, first], key, value, attn_mask=may_attend),
+                attend(query[:, :, behind], key[:, :, behind], value[:, :, behind]),
+            )
+            attended = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
+        return self.out_proj(attended.reshape(batch, length, width))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dfine_lib.model.deformable_attention import DeformableAttention, split_levels
+from dfine_lib.model.deformable_attention import DeformableAttention, split_images, split_levels
 
 SHAPES = [(5, 4), (3, 6), (2, 1)]
 
@@ -152,6 +152,28 @@ def test_attention_is_a_loop_over_heads_levels_and_points(heads, points, seed):
     with torch.no_grad():
         got = attention(query, boxes, split_levels(memory, SHAPES, heads))
         assert_close(got, attend_by_loops(attention, query, boxes, memory, SHAPES))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_images_one_by_one_give_the_same_and_gradients_come_back_in_the_layout_of_the_map(layout):
+    attention = random_attention(8, 2, (3, 2))
+    query, boxes, memory = random_inputs(3, 4, 8, [(4, 3), (2, 5)])
+    found, gradients = [], []
+    for by_image in (False, True):
+        leaves = [x.unflatten(1, hw).permute(0, 3, 1, 2) for x, hw in zip(memory.split([12, 10], 1), [(4, 3), (2, 5)])]
+        leaves = [x.contiguous(memory_format=layout).requires_grad_() for x in leaves]
+        maps = [2 * x for x in leaves]
+        arrived = []
+        for x in maps:
+            x.register_hook(lambda grad, arrived=arrived: arrived.append(grad.is_contiguous(memory_format=layout)))
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+        levels = split_images(maps, 2) if by_image else split_levels(tokens, [(4, 3), (2, 5)], 2)
+        out = attention(query, boxes, levels)
+        (out * torch.arange(out.numel()).reshape(out.shape).sin()).sum().backward()
+        found.append(out.detach()), gradients.append([x.grad for x in leaves])
+        assert not by_image or arrived == [True, True]
+    assert_close(*found)
+    assert_close(*gradients)
 
 
 def test_the_gradient_is_that_of_finite_differences():

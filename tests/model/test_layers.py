@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -59,3 +60,13 @@ def test_self_attention_is_torchs_with_position_in_query_and_key_only():
     for mask in (None, may_attend):
         expected, _ = theirs(x + position, x + position, x, attn_mask=None if mask is None else ~mask)
         assert_close(ours(x, position, mask), expected)
+
+
+@pytest.mark.parametrize("first", [1, 4, 6])
+def test_queries_behind_the_rows_of_a_mask_see_one_another_only(first):
+    torch.manual_seed(0)
+    attention = SelfAttention(16, 4)
+    x, position = torch.randn(2, 7, 16), torch.randn(1, 7, 16)
+    whole = (torch.rand(7, 7) < 0.5) | torch.eye(7, dtype=torch.bool)
+    whole[first:] = torch.arange(7) >= first
+    assert_close(attention(x, position, whole[:first]), attention(x, position, whole))

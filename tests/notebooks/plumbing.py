@@ -73,6 +73,7 @@ PLUMBING: dict[str, str] = {
     "norm_relu_affine": "lesson 10's norm, ReLU and LAB in one",
     "batch_norm": "a batch norm whose backward pass is fast in any layout",
     "memory_format": "layout of a map, or of some channels of one",
+    "split_images": "lesson 12's maps, image by image and without a copy",
     "dense_gradient": "a gradient copied once, not read in strides",
     "MaxOfFour": "the stem's max-pooling, with a backward pass of its own",
     "max_of_pairs": "half of that pooling",
