@@ -233,9 +233,8 @@ def _memory(costs: Costs) -> str:
         "At the largest multi-scale input (800 px; n trains at 640 only). Where it does not fit into 80 GB, the "
         "number is "
         "that of so many accumulation passes (`--set train.accumulate=N`). Times of passes are those of "
-        "`train.exact_accumulation=false`; as it is by default, each goes forward once more, a third more time.\n\n"
-        + _table(rows)
-        + "\n\n"
+        "`train.exact_accumulation=false`; as it is by default, each goes forward once more: 1.26 of the time, n at "
+        "320 px on this CPU.\n\n" + _table(rows) + "\n\n"
         f"**FSDP is not needed.** It shares out weights, gradients and optimizer state. Of the largest size that is "
         f"{STATE_BYTES * x['parameters'] / GB:.2f} GB ({STATE_BYTES} bytes for each of {x['parameters'] / 1e6:.0f} M "
         f"parameters), as much as the activations of "
