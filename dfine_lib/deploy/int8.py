@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +20,8 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
         file: ONNX, fp32.
         out: ONNX to write.
         images: uint8 `[3, H, W]` each, of the file's input size; a few dozen like those that are to come.
-        symmetric: activations in -127..127, as TensorRT wants them; otherwise 0..255, finer where they are positive.
+        symmetric: activations in -127..127 and biases in float32, as TensorRT wants them; otherwise 0..255, finer where
+            they are positive, and biases in 32 bits.
 
     Raises:
         ValueError: no image.
@@ -55,7 +57,9 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
             reduce_range=not symmetric,  # weights of 7 bits: sums of two products overflow on processors without VNNI
             activation_type=kinds.QInt8 if symmetric else kinds.QUInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": symmetric, "CalibMovingAverage": True},
+            extra_options={
+                "ActivationSymmetric": symmetric, "QuantizeBias": not symmetric, "CalibMovingAverage": True,
+            },
         )  # fmt: skip
     except ValueError as error:
         if reader.count:
@@ -63,4 +67,32 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
         raise ValueError("8 bits need images to measure ranges on") from error
     finally:
         levels[1].setLevel(levels[0])
+    model = onnx.load(out)
+    _guard_norms(model)
+    onnx.save(model, out)
     return out
+
+
+def _guard_norms(model: Any) -> None:
+    """Put a maximum that changes nothing between a LayerNorm and a Reshape that reads it.
+
+    In a file with 8 bits OpenVINO (2026.4) takes the norm's own factors for the scales of an 8-bit map, moves them
+    behind the Reshape in a shape that does not fit, and cannot compile the file. It moves none behind a maximum.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    norms = {node.output[0] for node in graph.node if node.op_type == "LayerNormalization"}
+    nodes, guarded = [], set()
+    for node in graph.node:
+        name = node.input[0] if node.op_type == "Reshape" else ""
+        if name in norms:
+            if name not in guarded:
+                nodes.append(helper.make_node("Max", [name, "least"], [f"{name}_guarded"], name=f"{name}_guard"))
+                guarded.add(name)
+            node.input[0] = f"{name}_guarded"
+        nodes.append(node)
+    if guarded:
+        graph.initializer.append(numpy_helper.from_array(np.finfo(np.float32).min, "least"))
+        del graph.node[:]
+        graph.node.extend(nodes)

@@ -9,6 +9,7 @@ import torch
 
 from dfine_lib import DFINE
 from dfine_lib.boxes import box_cxcywh_to_xyxy
+from dfine_lib.deploy.backends import open_backend
 from dfine_lib.deploy.export import export_onnx, least_side
 from dfine_lib.deploy.gate import gate
 from dfine_lib.evaluate import postprocess
@@ -17,6 +18,7 @@ from dfine_lib.model.weights import read_weights
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+_RUNTIMES = ("onnxruntime", "openvino")
 WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
@@ -122,6 +124,16 @@ def test_eight_bits_come_from_ranges_on_images_and_stay_near(model, tmp_path):
     assert (torch.from_numpy(scores) - expected).abs().max() < 0.1
     with pytest.raises(ValueError, match="8 bits need images"):
         export_onnx(model, tmp_path / "x.onnx", 64, precision="int8")
+
+
+def test_eight_bits_of_trained_weights_run_in_openvino_too(model, tmp_path):
+    """Of fresh weights the factors of norms are 1, and OpenVINO has nothing to move where it does not fit."""
+    pytest.importorskip("openvino")
+    images = torch.randint(0, 256, (4, 3, 96, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    file = export_onnx(model, tmp_path / "8.onnx", 96, precision="int8", calibration=list(images))
+    found = [open_backend(file, backend=name).detect(images, torch.full((4, 2), 96))[0] for name in _RUNTIMES]
+    for one, other in zip(*found, strict=True):
+        assert (one.scores - other.scores).abs().mean() < 0.02  # each rounds in its own way
 
 
 def test_eight_bits_are_measured_without_post_processing_too(model, tmp_path):

@@ -74,6 +74,15 @@ def test_eight_bits_are_built_from_symmetric_ranges(trt, tmp_path):
     assert build_engine(file, tmp_path / "x.engine").layers["QUANTIZE"]["INT8"] > 20
 
 
+def test_eight_bits_of_trained_weights_are_built_with_their_biases_in_float(trt, tmp_path):
+    """Fresh weights have biases of zero, which are left out; TensorRT reads no 32-bit integers."""
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    options = dict(precision="int8", calibration=list(images), symmetric=True)
+    file = export_onnx(DFINE.from_pretrained(WEIGHTS), tmp_path / "x.onnx", 64, **options)
+    built = build_engine(file, tmp_path / "x.engine")
+    assert built.layers["QUANTIZE"]["INT8"] > 20 and "INT32" not in built.layers.get("DEQUANTIZE", {})
+
+
 def test_the_command_builds_and_says_that_it_did_not_run(trt, tmp_path, capsys, monkeypatch, photographs):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     out = tmp_path / "x.engine"
