@@ -67,20 +67,26 @@ class Shards:
         """
         url, stream = self.open(i)
         tars = webdataset().tariterators
-        found = read = 0
-        with stream:
-            try:
+        found, read, left = 0, 0, False
+        try:
+            with stream:  # a command that fails says so when it is closed
                 for sample in tars.group_by_keys(tars.tar_file_expander([{"url": url, "stream": stream}])):
                     found += 1
                     identity, content, where = _picture(sample, url)
                     read = checksum(identity, content, read)
                     if found > skip:
+                        left = True
                         yield identity, content, where
-            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-                if isinstance(error, DataError):
-                    raise
-                what = error.args[0] if error.args else type(error).__name__
-                raise DataError(f"{url}: damaged or cut off ({what}). Write or copy it again.") from error
+                        left = False
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            if left:  # nobody wants more of it
+                return
+            what = str(error.args[0] if error.args else type(error).__name__)[:300]
+            if os.environ.get(SOURCE) and isinstance(error, OSError):
+                raise DataError(f"{url}: cannot be read ({what}). Is it there? It comes from {SOURCE}.") from error
+            raise DataError(f"{url}: damaged or cut off ({what}). Write or copy it again.") from error
         index = self.folder / SHARD_INDEX
         if found != self.counts[i]:
             raise DataError(

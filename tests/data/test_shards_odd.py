@@ -11,7 +11,7 @@ import pytest
 
 from data_tools.shard import shard_data
 from dfine_lib.data import DataError, check_images, find_split, read_coco
-from dfine_lib.data.tars import read_shards
+from dfine_lib.data.tars import SOURCE, read_shards
 from tests.train.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
@@ -106,3 +106,19 @@ def test_tars_without_their_index_are_told(sharded):
     (sharded / "images" / "train" / "shards.json").unlink()
     with pytest.raises(DataError, match=r"tar archives, but no shards.json beside them"):
         check_images(read_coco(*find_split(sharded, "train")), every=False)
+
+
+@pytest.mark.parametrize("command", ["cat {}/nowhere/{{}}", "false {{}}", "head -c 700 {}/{{}}; exit 3 # {{}}"])
+def test_a_command_that_fails_is_told_with_its_shard(sharded, command, monkeypatch):
+    """As for a tar that is not in the bucket: the command has ended before the reader knows."""
+    monkeypatch.setenv(SOURCE, "pipe:" + command.format(sharded / "images"))
+    with pytest.raises(DataError, match=r"000000.tar.*cannot be read .*exit \d.* It comes from DFINE_SHARDS_FROM"):
+        read_all(sharded)
+
+
+def test_a_shard_that_is_left_early_says_nothing_of_its_command(sharded, monkeypatch):
+    monkeypatch.setenv(SOURCE, f"pipe:cat {sharded / 'images'}/{{}}; exit 3")
+    shards = read_shards(read_coco(*find_split(sharded, "train")))
+    pictures = shards.pictures(0)
+    next(pictures)
+    pictures.close()
