@@ -121,7 +121,8 @@ def read_weights(path: str | Path, *, sha256: str | None = None) -> Weights:
     for outer, inner in (("ema", "module"), ("model", None)):
         if isinstance(content, dict) and isinstance(content.get(outer), dict):
             found = content[outer].get(inner, content[outer]) if inner else content[outer]
-            return _of_authors(path, _only_tensors(path, found))
+            weights = _of_authors(path, _only_tensors(path, found))
+            return _of_our_run(weights) if "progress" in content else weights
     return _of_authors(path, _only_tensors(path, content))
 
 
@@ -133,6 +134,19 @@ def _of_authors(path: Path, state: dict[str, Tensor]) -> Weights:
     elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
         names = COCO
     return replace(weights, category_names=names)
+
+
+def _of_our_run(weights: Weights) -> Weights:
+    """The state of a run of ours holds tensors alone too; `run.json` beside it says what they are of."""
+    try:
+        run = json.loads((weights.path.parent / "run.json").read_text(encoding="utf-8"))
+        model, data = ModelConfig(**_tuples(run["recipe"]["model"])), DataConfig(**_tuples(run["recipe"]["data"]))
+        names = tuple(map(str, run["classes"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return weights
+    if model.num_classes != weights.num_classes:
+        return weights
+    return replace(weights, model=model, data=data, category_names=names)
 
 
 def _read_safetensors(path: Path) -> Weights:

@@ -10,7 +10,7 @@ import pickle
 import random
 import threading
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,24 @@ def test_the_averaged_weights_of_an_authors_checkpoint_are_taken(model, tmp_path
     del content["ema"]
     torch.save(content, tmp_path / "raw.pth")
     assert same(read_weights(tmp_path / "raw.pth").state_dict, raw)
+
+
+def test_the_state_of_a_run_of_ours_is_of_the_model_and_classes_that_run_json_names(model, tmp_path):
+    file, about = tmp_path / "last.pt", tmp_path / "run.json"
+    state = {"model": tiny(seed=2).state_dict(), "ema": model.state_dict(), "progress": {"epoch": 1}}
+    torch.save(state, file)
+    assert read_weights(file).model is None  # alone it is of a size that shapes do not tell
+    recipe = {"name": "mine", "model": asdict(model.config), "data": asdict(DATA)}
+    about.write_text(json.dumps({"recipe": recipe, "classes": list(NAMES)}))
+    weights = read_weights(file)
+    assert (weights.model, weights.data, weights.category_names) == (model.config, DATA, NAMES)
+    assert same(DFINE.from_pretrained(file).state_dict(), model.state_dict())
+    for broken in ('{"recipe": ', '{"recipe": {"model": {"depth": 3}}}', "[]"):
+        about.write_text(broken)
+        assert read_weights(file).model is None
+    torch.save({"model": model.state_dict()}, file)  # of the authors, by chance in such a folder
+    about.write_text(json.dumps({"recipe": recipe, "classes": list(NAMES)}))
+    assert read_weights(file).category_names == ()
 
 
 def test_a_bare_state_dict_and_one_of_a_wrapped_model_are_taken(model, tmp_path):
