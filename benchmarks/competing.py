@@ -21,11 +21,11 @@ BUSY = "while True: sum(range(10000))"
 def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is loaded, by what is imported below
     from benchmarks.peers.cases import TRAINING
-    from dfine_lib.data.loader import keep_freed_memory
+    from dfine_lib.heap import keep_freed_memory
 
     options = arguments(__doc__, turns=7).parse_args()
     use_threads(options.threads)
-    keep_freed_memory(2047)
+    keep_freed_memory(2047, huge_pages=True)
     rows = [_row(case, options.turns) for case in TRAINING if options.only in str(case)]
     if not options.dry:
         record("competing", rows)

@@ -6,7 +6,6 @@ no random state is carried from one sample to the next, so there is none to save
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -26,6 +25,7 @@ from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import DataError, read_image
 from dfine_lib.data.repeat_factor import draw_epoch, draws_per_epoch, repeat_factors
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
+from dfine_lib.heap import keep_freed_memory
 
 _ORDER, _AUGMENT, _SIZE = 0, 1, 2  # what a derived seed is for
 
@@ -183,25 +183,6 @@ class _Chunks(Sampler):
 
     def __len__(self) -> int:
         return len(self.chunks)
-
-
-def keep_freed_memory(megabytes: int = 256) -> None:
-    """Let this process keep what it frees, up to that much: it will ask for the same sizes again and again.
-
-    Given back to the system and fetched anew, a page at a time, they cost more than the arithmetic on them. Only with
-    glibc; elsewhere nothing happens.
-
-    Args:
-        megabytes: below 2048.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, megabytes << 20)
-        mallopt(mmap_threshold, 32 << 20)  # the most that an older glibc takes
-        mallopt(mmap_threshold, megabytes << 20)
 
 
 def _start_worker(_: int) -> None:

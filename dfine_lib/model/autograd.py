@@ -144,6 +144,29 @@ def dense_gradient(x: Tensor) -> Tensor:
     return _DenseGradient.apply(x) if by_hand(x, x.requires_grad) else x
 
 
+class PadEnd(torch.autograd.Function):
+    """A row of zeros below and a column to the right: `[B, C, H, W]` to `[B, C, H + 1, W + 1]`.
+
+    As `F.pad`, which fills the whole map first and copies the gradient on its way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        out = torch.empty(
+            batch, channels, height + 1, width + 1, dtype=x.dtype, device=x.device, memory_format=memory_format(x)
+        )
+        out[..., :-1, :-1].copy_(x)
+        out[..., -1, :].zero_()
+        out[..., -1].zero_()
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad[..., :-1, :-1]
+
+
 class MaxOfFour(torch.autograd.Function):
     """Max-pooling of 2 x 2 cells with stride 1, `[B, C, H + 1, W + 1]` to `[B, C, H, W]`.
 

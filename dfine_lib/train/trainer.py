@@ -17,8 +17,9 @@ from tqdm import tqdm
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
-from dfine_lib.data.loader import Batch, derived_seed, keep_freed_memory
+from dfine_lib.data.loader import Batch, derived_seed
 from dfine_lib.data.shards import eval_loader, train_loader
+from dfine_lib.heap import keep_freed_memory
 from dfine_lib.model.compilation import compile_model, is_compiled, make_eager, or_eager
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
@@ -108,7 +109,7 @@ class _Run:
             raise ValueError(f"{folder.path} already holds a run; choose another --out, or resume it")
         state = self._stored(folder.last)
         if self.device.type == "cpu":
-            keep_freed_memory(2047)  # a step asks for what the step before gave back
+            keep_freed_memory(2047, huge_pages=True)  # a step asks for what the step before gave back
         self.score = make_score(self.plan.val.annotation_file, self.plan.train.category_ids)
         for index in (self.plan.train, self.plan.val):
             # Opening every picture costs minutes on large sets; missing, cut-off and missized ones are always found.

@@ -75,6 +75,7 @@ PLUMBING: dict[str, str] = {
     "memory_format": "layout of a map, or of some channels of one",
     "split_images": "lesson 12's maps, image by image and without a copy",
     "dense_gradient": "a gradient copied once, not read in strides",
+    "PadEnd": "the stem's padding, likewise",
     "MaxOfFour": "the stem's max-pooling, with a backward pass of its own",
     "max_of_pairs": "half of that pooling",
     # Weights in another project's form.
