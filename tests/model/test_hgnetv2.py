@@ -171,6 +171,23 @@ def test_backward_passes_written_by_hand_give_the_gradients_of_autograd(monkeypa
         assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize(("activate", "groups"), [(True, 1), (True, 4), (False, 4)])
+def test_a_frozen_norm_in_the_kernel_gives_the_gradients_of_one_behind_it(activate, groups):
+    torch.manual_seed(0)
+    block = ConvBlock(4, 8, 3, stride=2, groups=groups, activate=activate).double().train()
+    block.bn = FrozenBatchNorm2d(8).double()
+    for name, buffer in block.bn.named_buffers():
+        buffer.uniform_(0.5, 2.0) if name == "running_var" else buffer.normal_()
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 8, 5, 4, dtype=torch.float64)
+    (block(x) * weights).sum().backward()
+    found, x.grad, block.conv.weight.grad = (x.grad, block.conv.weight.grad), None, None
+    behind = block.bn(block.conv(x))
+    ((F.relu(behind) if activate else behind) * weights).sum().backward()
+    assert_close(found, (x.grad, block.conv.weight.grad))
+    assert_close(block(x), block.eval()(x))
+
+
 def test_max_of_four_cells_gives_a_tie_to_the_first():
     x = torch.tensor([[[[1.0, 1.0, 0.0], [1.0, 2.0, 2.0], [2.0, 0.0, 2.0]]]], requires_grad=True)
     pooled = MaxOfFour.apply(x)
