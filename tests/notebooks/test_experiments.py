@@ -11,7 +11,7 @@ import pytest
 EXPERIMENTS = Path(__file__).parents[2] / "notebooks" / "experiments"
 PARAMETERS = {  # names, and what their values may be
     "train": (
-        "recipe data epochs image_size batch_size seed device nproc out resume weights settings",
+        "recipe data epochs image_size batch_size seed device nproc max_restarts out resume weights rows settings",
         bool | int | str | None,
     ),
     "evaluate": ("weights data recipe out score device", float | str),
