@@ -62,27 +62,27 @@ class GraphSampling(nn.Module):
         self.both = linear_layer(parts[0], parts[1][:, 0])
 
     def forward(self, query: Tensor, centre: Tensor, size: Tensor, levels: list[Tensor]) -> Tensor:
-        """Sample and average.
+        """Sample and average; queries lie innermost, for a runtime works along the last axis, and points are few.
 
         Args:
             query: `[B * Q, D]`.
-            centre: of the reference boxes, from -1 to 1, `[B, 1, Q, 1, 2]`.
-            size: of the reference boxes, 0..1, `[B, 1, Q, 1, 2]`.
+            centre: of the reference boxes, from -1 to 1, `[B, 1, 1, Q, 2]`.
+            size: of the reference boxes, 0..1, `[B, 1, 1, Q, 2]`.
             levels: `[B * heads, D / heads, h, w]` each.
 
         Returns:
             `[B * Q, D]`.
         """
-        both = self.both(query).reshape(-1, self.num_queries, self.num_heads, 3 * self.total).transpose(1, 2)
-        offsets, weights = both.split([2 * self.total, self.total], dim=-1)  # [B, heads, Q, ...]
-        places = centre + offsets.reshape(-1, self.num_heads, self.num_queries, self.total, 2) * size
-        places = places.reshape(-1, self.num_queries, self.total, 2)
-        weights = weights.softmax(-1).reshape(-1, 1, self.num_queries, self.total)
+        both = self.both(query).reshape(-1, self.num_queries, self.num_heads, 3 * self.total)
+        offsets, weights = both.split([2 * self.total, self.total], dim=-1)  # [B, Q, heads, ...]
+        offsets = offsets.reshape(-1, self.num_queries, self.num_heads, self.total, 2).permute(0, 2, 3, 1, 4)
+        places = (centre + offsets * size).reshape(-1, self.total, self.num_queries, 2)
+        weights = weights.softmax(-1).permute(0, 2, 3, 1).reshape(-1, 1, self.total, self.num_queries)
         sampled = [
             F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            for level, grid in zip(levels, places.split(self.points, dim=2), strict=True)
-        ]  # each [B * heads, D / heads, Q, points]
-        attended = (torch.cat(sampled, dim=-1) * weights).sum(-1)
+            for level, grid in zip(levels, places.split(self.points, dim=1), strict=True)
+        ]  # each [B * heads, D / heads, points, Q]
+        attended = (torch.cat(sampled, dim=2) * weights).sum(2)
         dim = query.shape[1]
         return attended.reshape(-1, dim, self.num_queries).transpose(1, 2).reshape(-1, dim)
 
@@ -185,7 +185,7 @@ class GraphDecoder(nn.Module):
         boxes, previous, corners = reference.sigmoid(), None, None
         for i, layer in enumerate(self.layers):
             position = self.query_pos_head(boxes).clamp(-10, 10)
-            centre, size = boxes.reshape(-1, 1, self.num_queries, 1, 4).split([2, 2], dim=-1)
+            centre, size = boxes.reshape(-1, 1, 1, self.num_queries, 4).split([2, 2], dim=-1)
             x = layer(x, position, 2 * centre - 1, size, levels)
             if i == 0:  # the boxes that all layers refine: edges, and sides
                 initial = (self.pre_bbox_head(x) + reference.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)).sigmoid()
