@@ -155,9 +155,10 @@ class GraphDecoder(nn.Module):
         """Maps `[B, encoder_dim, h, w]` to logits `[B * Q, C]` and boxes xyxy `[B * Q, 4]`."""
         maps = [project(x) for project, x in zip(self.input_proj, maps, strict=True)]
         shapes = self.shapes or [x.shape[-2:] for x in maps]
-        content, reference = self._select(torch.cat([x.flatten(2) for x in maps], dim=2), shapes)
+        flat = [x.flatten(2) for x in maps]
+        content, reference = self._select(torch.cat(flat, dim=2), shapes)
         head = self.dim // self.num_heads
-        levels = [x.reshape(-1, head, *shape) for x, shape in zip(maps, shapes, strict=True)]
+        levels = [x.reshape(-1, head, *shape) for x, shape in zip(flat, shapes, strict=True)]
         return self._refine(content, reference, levels)
 
     def _select(self, memory: Tensor, shapes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
