@@ -66,8 +66,8 @@ class GraphSampling(nn.Module):
 
         Args:
             query: `[B * Q, D]`.
-            centre: of the reference boxes, from -1 to 1, `[B, 1, 1, Q, 2]`.
-            size: of the reference boxes, 0..1, `[B, 1, 1, Q, 2]`.
+            centre: of the reference boxes, from -1 to 1, `[B, 1, 1, Q * 2]`.
+            size: of the reference boxes, 0..1, `[B, 1, 1, Q * 2]`.
             levels: `[B * heads, D / heads, h, w]` each.
 
         Returns:
@@ -76,6 +76,7 @@ class GraphSampling(nn.Module):
         both = self.both(query).reshape(-1, self.num_queries, self.num_heads, 3 * self.total)
         offsets, weights = both.split([2 * self.total, self.total], dim=-1)  # [B, Q, heads, ...]
         offsets = offsets.reshape(-1, self.num_queries, self.num_heads, self.total, 2).permute(0, 2, 3, 1, 4)
+        offsets = offsets.reshape(-1, self.num_heads, self.total, 2 * self.num_queries)  # x and y by turns
         places = (centre + offsets * size).reshape(-1, self.total, self.num_queries, 2)
         weights = weights.softmax(-1).permute(0, 2, 3, 1).reshape(-1, 1, self.total, self.num_queries)
         sampled = [
@@ -186,7 +187,7 @@ class GraphDecoder(nn.Module):
         boxes, previous, corners = reference.sigmoid(), None, None
         for i, layer in enumerate(self.layers):
             position = self.query_pos_head(boxes).clamp(-10, 10)
-            centre, size = boxes.reshape(-1, 1, 1, self.num_queries, 4).split([2, 2], dim=-1)
+            centre, size = (part.reshape(-1, 1, 1, 2 * self.num_queries) for part in boxes.split([2, 2], dim=-1))
             x = layer(x, position, 2 * centre - 1, size, levels)
             if i == 0:  # the boxes that all layers refine: edges, and sides
                 initial = (self.pre_bbox_head(x) + reference.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)).sigmoid()
