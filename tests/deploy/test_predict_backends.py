@@ -75,6 +75,29 @@ def test_every_backend_finds_the_same_objects(predictors, photographs, name, bat
 
 
 @pytest.mark.skipif(not HAS_OPENVINO, reason="needs openvino")
+def test_openvino_compiles_one_image_apart_from_batches(exported, photographs, monkeypatch):
+    from dfine_lib.deploy.backends import openvino_runtime
+
+    shapes = []
+
+    class Noting:  # a core that notes what it compiles
+        def __init__(self, core):
+            self.core, self.read_model = core, core.read_model
+
+        def compile_model(self, model, *settings):
+            shapes.append(str(model.input("images").get_partial_shape()))
+            return self.core.compile_model(model, *settings)
+
+    core = Noting(openvino_runtime.shared_core())
+    monkeypatch.setattr(openvino_runtime, "shared_core", lambda: core)
+    predictor = Predictor(exported, backend="openvino")
+    assert shapes == ["[1,3,160,160]"]
+    alone, *rest = predictor(photographs, score=0.0, batch_size=3)
+    assert len(rest) == len(photographs) - 1 and shapes == ["[1,3,160,160]", "[?,3,160,160]"]
+    assert same_objects(predictor(photographs[0], score=0.0)[0], alone, 0.3) == [] and len(shapes) == 2
+
+
+@pytest.mark.skipif(not HAS_OPENVINO, reason="needs openvino")
 def test_a_signal_after_two_openvino_predictors_ends_nothing(exported):
     """With a core each it was SIGSEGV: freed in the order of their making, they left an unmapped signal stack."""
     program = """

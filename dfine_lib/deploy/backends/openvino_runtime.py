@@ -58,15 +58,47 @@ def open_openvino(path: Path, device: str) -> Opened:
             about[key] = model.get_rt_info([section, key]).astype(str)
     shape = [None if d.is_dynamic else d.get_length() for d in model.input("images").get_partial_shape()]
     types = {name: model.input(name).get_element_type().to_dtype() for name in takes}
-    try:  # f32: processors with 16-bit arithmetic would use it, and find other boxes
-        compiled = core.compile_model(model, kind, {"INFERENCE_PRECISION_HINT": "f32"})
+    requests = _Requests(model, kind)
+    try:
+        requests.of(1)
     except Exception as error:
         raise BackendError(f"{path}: OpenVINO cannot run it on {device} ({first_line(error)}).") from error
-    request, free = compiled.create_infer_request(), threading.Lock()  # one call takes all cores: others wait
+    free = threading.Lock()  # one call takes all cores: others wait
 
     def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
         with free:
+            request = requests.of(len(images))
             request.infer({k: v.astype(types[k], copy=False) for k, v in zip(takes, (images, sizes))})
             return [request.get_tensor(name).data.copy() for name in gives]
 
     return Opened(run, gives == RAW_OUTPUTS, shape, about, kind.lower())
+
+
+class _Requests:
+    """A model compiled for one image, and, from the first batch on, for any number of them.
+
+    OpenVINO joins more operations where every shape is known: one image takes 4 to 10 % less time.
+    """
+
+    def __init__(self, model: openvino.Model, device: str) -> None:
+        self.model, self.device = model, device
+        shapes = {port.any_name: port.get_partial_shape() for port in model.inputs}
+        one = {name: [1, *list(shape)[1:]] for name, shape in shapes.items()}
+        only_batch = all(
+            shape[0].is_dynamic and not any(d.is_dynamic for d in list(shape)[1:]) for shape in shapes.values()
+        )
+        self.one = one if only_batch else None
+        self.made: dict[bool, openvino.InferRequest] = {}
+
+    def of(self, batch: int) -> openvino.InferRequest:
+        """The request for that many images."""
+        single = self.one is not None and batch == 1
+        if single not in self.made:
+            model = self.model
+            if single:
+                model = model.clone()
+                model.reshape(self.one)
+            # f32: processors with 16-bit arithmetic would use it, and find other boxes
+            compiled = shared_core().compile_model(model, self.device, {"INFERENCE_PRECISION_HINT": "f32"})
+            self.made[single] = compiled.create_infer_request()
+        return self.made[single]
