@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from data_tools.convert.records import LARGEST, number, size_or_none
+from data_tools.convert.records import LARGEST, leaves, number, size_or_none
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
 from dfine_lib.data.images import SHARD_INDEX, DataError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 Record = dict[str, Any]
@@ -100,9 +103,14 @@ def _check_size(file: Path, image: Record) -> None:
 
 
 def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
-    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`."""
+    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`.
+
+    With `images` given, first folders are left off names that lead to no picture (`C:\\Users\\me\\a.jpg`: `a.jpg`).
+    """
     if source.is_file() and images is not None:
-        return {"train": read_part(source, images)}
+        part = read_part(source, images)
+        _leave_folders_off(part)
+        return {"train": part}
     found, missing = {}, None
     for split in SPLITS:
         try:
@@ -116,6 +124,26 @@ def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
     if missing is not None and not found:
         raise missing
     return found
+
+
+def _leave_folders_off(part: Part) -> None:
+    """Names that lead nowhere in the folder, or out of it, without as many first folders as it takes."""
+    count, example = 0, ""
+    for i, image in enumerate(part.images):
+        name = image.get("file_name")
+        if not isinstance(name, str):
+            continue
+        words = [word for word in name.replace("\\", "/").split("/") if word not in ("", ".")]
+        out = leaves(name.replace("\\", "/"))
+        if not out and part.folder.joinpath(*words).is_file():
+            continue
+        ends = ["/".join(words[k:]) for k in range(1, len(words)) if ".." not in words[k:]]
+        inside = next((end for end in ends if (part.folder / end).is_file()), None)
+        if inside is not None:
+            part.images[i] = {**image, "file_name": inside}
+            count, example = count + 1, example or name
+    if count:
+        logger.info("%s: first folders left off %d file names, as %r", part.file, count, example)
 
 
 def _stop_at_half_a_split(source: Path, split: str, error: DataError) -> None:

@@ -20,6 +20,7 @@ from data_tools.convert.records import (
     annotation_file,
     clean_name,
     files_below,
+    leaves,
     numbers,
     size_or_none,
     split_name,
@@ -115,7 +116,9 @@ class _File:
         identity = _identity(record.get("id"), place, "'id'")
         if identity in self.images:
             raise DataError(f"{place}: a second image with id {identity!r}. Give every image an id of its own.")
-        name = clean_name(record.get("file_name"), place)
+        name = text(record.get("file_name"), place, "the file name")
+        if not leaves(name.replace("\\", "/")):  # else a path of another machine: `--images` says where they lie here
+            name = clean_name(name, place)
         width, height = (size_or_none(record.get(key), place, key) for key in ("width", "height"))
         self.images[identity] = name, width, height
 
@@ -173,7 +176,7 @@ class _File:
         for identity, (name, width, height) in self.images.items():
             picture = Picture(split, name, width, height, [], f"{self.file}, image id {identity}",
                               identity=identity if isinstance(identity, int) else None,
-                              folders=(self.file.parent,))  # fmt: skip
+                              folders=(self.file.parent,), may_be_path=True)  # fmt: skip
             for label, at, values, flags, area, own in self.boxes.of(self._key(identity)):
                 place = f"{self.file}, annotations[{at}]"
                 if label not in names:

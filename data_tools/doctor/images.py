@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination, Example
 from data_tools.doctor.pixels import ImageFile, look_at
-from data_tools.doctor.reading import Split, shown
+from data_tools.doctor.reading import Split, leaves_folder, shown
 
 LARGE_PIXELS = 25_000_000
 SMALL_SIDE = 32
@@ -102,6 +103,7 @@ def _find_and_look(case: Examination, split: Split) -> None:
     for name in there:
         by_stem.setdefault(Path(name).stem.casefold(), []).append(name)
     elsewhere, used = [], set()
+    _find_without_folders(split, there)
     for i, name in enumerate(split.file_names):
         if name is None:
             continue
@@ -124,6 +126,25 @@ def _find_and_look(case: Examination, split: Split) -> None:
     known = dict(zip(unique, look_at(unique, split.image_folder), strict=True))
     for i, path in paths.items():
         split.files[i] = known[path]
+
+
+def _find_without_folders(split: Split, there: set[str]) -> None:
+    """Names that are paths of another machine: taken by their last part, where one picture, and one record, has it."""
+    by_last: dict[str, list[str]] = {}
+    for name in there:
+        by_last.setdefault(os.path.basename(name), []).append(name)
+    claimed = Counter(os.path.normpath(name) for name in split.file_names if name is not None)
+    found: dict[int, str] = {}
+    for i, record in enumerate(split.images):
+        name = record.get("file_name")
+        if split.file_names[i] is None and isinstance(name, str) and name and leaves_folder(name):
+            same = by_last.get(name.replace("\\", "/").rpartition("/")[2], [])
+            if len(same) == 1:
+                found[i] = same[0]
+                claimed[same[0]] += 1
+    for i, name in found.items():
+        if claimed[name] == 1:
+            split.file_names[i] = name.replace(os.sep, "/")
 
 
 def _listed(folder: Path) -> tuple[set[str], bool]:

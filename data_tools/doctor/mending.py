@@ -205,6 +205,8 @@ class _Mender:
         by_name: dict[str, int] = {}
         files: dict[str, Path] = {}
         unclear = self._unclear_ids()
+        renamed = {i for i in self.rows("file_name_leaves_folder") if split.file_names[i] is not None}
+        self._found["file_name_leaves_folder"] = self.rows("file_name_leaves_folder") - renamed
         for i, record in enumerate(split.images):
             why = next((name for name in _IMAGES_DROPPED if i in self.rows(name)), None)
             width, height = split.sizes_wh[i]
@@ -237,6 +239,8 @@ class _Mender:
                 log.note("image size", f"now {size[0]} x {size[1]}", split.image_words(i))
             if i in split.moved:
                 log.note("image_elsewhere", f"linked {split.moved[i]}", split.image_words(i))
+            if i in renamed:
+                log.note("file_name_leaves_folder", f"now {name}", split.image_words(i))
             by_name[plain] = stands_for[i] = i
             kept[i] = {**_plain(record), "id": key, "file_name": name, "width": size[0], "height": size[1]}
             if split.image_folder is not None and (path := split.path(i)).is_file():

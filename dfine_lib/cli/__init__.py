@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from dfine_lib import __version__
-from dfine_lib.cli import bench, compare, data, doctor, export, predict, recipes, training, weights
+from dfine_lib.cli import bench, compare, data, doctor, export, predict, recipes, training, waiting, weights
 
 GROUPS = (training, compare, predict, export, bench, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    word = waiting.start(arguments.command)
     try:
         status = arguments.call(arguments)
         sys.stdout.flush()
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"dfine {arguments.command}: {message}", file=sys.stderr)
         return USERS_ERROR
+    finally:
+        word.cancel()
     return status or 0
 
 

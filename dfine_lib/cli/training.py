@@ -137,11 +137,11 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 def _train(arguments: argparse.Namespace) -> int:
     goes_on = "; the same command goes on from the last saved state"
     rows = _rows_of(arguments)
+    _recipe_of(arguments)  # a wrong setting is told here, before anything starts or is loaded
+    _find_splits(arguments.data, "train", "val")
     _end_with_notebook()
-    if arguments.nproc != 1 or arguments.max_restarts:
-        _recipe_of(arguments)  # a wrong setting is told here, before anything starts
-        if not _started_by_torchrun():
-            return _start_processes(arguments, arguments.max_restarts, goes_on)
+    if (arguments.nproc != 1 or arguments.max_restarts) and not _started_by_torchrun():
+        return _start_processes(arguments, arguments.max_restarts, goes_on)
 
     def work(ranks: Ranks) -> None:
         from dfine_lib.data.images import DataError
@@ -173,9 +173,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    recipe = get_recipe(arguments.recipe) if arguments.recipe else None
+    _find_splits(arguments.data, "val")
     if arguments.nproc != 1 and not _started_by_torchrun():
         return _start_processes(arguments)
-    recipe = get_recipe(arguments.recipe) if arguments.recipe else None
     settings = {
         "data.image_size": arguments.image_size,
         "data.eval_batch_size": arguments.batch_size,
@@ -193,6 +194,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             _tell(metrics, arguments.out)
 
     return _as_one(arguments, work)
+
+
+def _find_splits(data: Path, *names: str) -> None:
+    """`DataError` where one is not there: told at once, before torch is loaded."""
+    from dfine_lib.data.coco import find_split
+
+    for name in names:
+        find_split(data, name)
 
 
 def _tell(metrics: dict[str, Any], out: Path | None) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
 from dfine_lib.data.images import DataError, check_images
-from dfine_lib.data.layouts import how_to_use, listing
+from dfine_lib.data.layouts import how_to_divide, how_to_use, listing
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 
@@ -54,8 +54,9 @@ def _named_split(file: Path, split: str) -> tuple[Path, Path]:
     content = read_json(file)
     if "annotations" in content and "images" in content:
         raise DataError(
-            f"{file}: an annotation file itself. Give the folder that holds it, or a JSON file that names both "
-            'splits: {"train": {"annotations": "a.json", "images": "pictures"}, "val": {...}}.'
+            f"{file}: an annotation file itself, of one split. {how_to_divide(file, file.parent)} Where there is a val "
+            'file too, name both in a JSON file: {"train": {"annotations": "a.json", "images": "pictures"}, "val": '
+            "{...}}."
         )
     named = content.get(split)
     if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("annotations", "images")):
@@ -272,7 +273,8 @@ def _file_names(file: Path, images: list[dict[str, Any]], image_ids: np.ndarray)
         if name[0] in "/\\" or name[1:2] == ":" or (".." in name and ".." in name.replace("\\", "/").split("/")):
             raise DataError(
                 f"{file}: image id {identity}: file_name {short(name)} leaves the image folder. "
-                "Make it relative to the image folder, without '..'."
+                "Make it relative to the image folder, without '..'; `dfine doctor DATA --fix OUT` takes the picture "
+                "of that name there."
             )
         try:
             encoded.append(name.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
@@ -11,6 +12,7 @@ _ANNOTATIONS = (
     "{0}/_annotations.coco.json", "{0}/annotations.json", "{0}.json",
 )  # fmt: skip
 _IMAGES = ("images/{0}2017", "images/{0}", "{0}2017", "{0}", "images")
+_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def listing(folder: Path, most: int = 12) -> str:
@@ -34,17 +36,36 @@ def how_to_use(folder: Path, split: str) -> str:
         )
     there = {n for n in _NAMES for year in ("", 2017) if (folder / f"annotations/instances_{n}{year}.json").is_file()}
     if split == "val" and there == {"train"}:
-        return f"`dfine data split {folder} ready --val 0.2` makes one out of a fifth of train; then give ready."
+        return f"`dfine data split {_word(folder)} ready --val 0.2` makes one out of a fifth of train; then give ready."
     kind = _other_format(folder)
     if kind:
-        return f"It looks like {kind}: `dfine data convert {folder} my_set --from {kind}`, then give my_set."
+        return f"It looks like {kind}: `dfine data convert {_word(folder)} my_set --from {kind}`, then give my_set."
     inside = next((path.parent.parent for path in sorted(folder.glob("*/annotations/instances_*.json"))), None)
     if inside is not None:
         return f"Did you mean {inside}?"
+    files = [*folder.glob("*.json"), *folder.glob("*/*.json")]
+    if len(files) == 1:
+        return f"If {files[0]} holds the boxes of all pictures: " + how_to_divide(files[0], folder)
     return (
         "Rename or link the files to one of the two layouts, or name them in a JSON file and give that as the data: "
         f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/pictures"}}}}.'
     )
+
+
+def how_to_divide(file: Path, folder: Path) -> str:
+    """What makes a data folder of one annotation file and pictures that lie somewhere in `folder`, in words."""
+    places = [place for place in (folder, *sorted(folder.glob("*/"))) if place.is_dir() and _holds_pictures(place)]
+    images = _word(places[0]) if len(places) == 1 else "FOLDER_OF_PICTURES"
+    return f"`dfine data split {_word(file)} ready --images {images} --val 0.2` makes train and val of it; give ready."
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(path.suffix.lower() in _PICTURES for path in folder.iterdir())
+
+
+def _word(path: Path) -> str:
+    """As it is typed in a shell: in quotes where it has blanks."""
+    return shlex.quote(str(path))
 
 
 def _elsewhere(folder: Path, split: str) -> tuple[str, str] | None:

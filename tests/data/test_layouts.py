@@ -79,3 +79,17 @@ def test_the_folder_above_and_an_annotation_file_itself_are_recognised(tmp_path)
     file.write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(DataError, match="an annotation file itself"):
         find_split(file, "train")
+
+
+def test_one_annotation_file_beside_a_folder_of_pictures_is_told_the_command_that_makes_both_splits(tmp_path):
+    folder = put(tmp_path / "my photos", "pictures/a.JPG", "all.json")
+    command = f"`dfine data split '{folder}/all.json' ready --images '{folder}/pictures' --val 0.2`"
+    assert command in told(folder)
+    (folder / "all.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(DataError, match="an annotation file itself") as error:
+        find_split(folder / "all.json", "train")
+    assert command in str(error.value)
+    put(folder, "other/b.png")  # two folders of pictures: which, is not for us to say
+    assert "--images FOLDER_OF_PICTURES" in told(folder)
+    put(folder, "more.json")
+    assert "dfine data split" not in told(folder)

@@ -132,6 +132,21 @@ def test_names_and_links_that_leave_the_folder_are_told_and_nothing_outside_gets
     assert names == [image["file_name"] for image in folder.images[2:]]
 
 
+def test_a_picture_named_by_a_path_of_another_machine_stays_in_the_copy_where_one_alone_has_its_name(plain, tmp_path):
+    folder = Folder(plain, tmp_path / "set")
+    one, two, three = folder.images[:3]
+    kept = one["file_name"]
+    one["file_name"] = f"D:\\photos\\{kept}"
+    two["file_name"] = f"/home/me/{three['file_name']}"  # claimed by the third record too
+    found = examine(folder.save())
+    made = repair(found, tmp_path / "copy")
+    assert made.counts["file_name_leaves_folder: dropped the image"] == 1
+    assert made.counts[f"file_name_leaves_folder: now {kept}"] == 1
+    images = json.loads((made.out / "annotations/instances_train.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == [kept, *(image["file_name"] for image in folder.images[2:])]
+    assert not examine(made.out).of("error")
+
+
 def test_a_pipe_and_a_device_in_place_of_a_picture_do_not_hang(plain, tmp_path):
     folder = Folder(plain, tmp_path / "set")
     for image, make in zip(folder.images, (os.mkfifo, lambda path: path.symlink_to("/dev/zero"))):

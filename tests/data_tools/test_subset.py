@@ -350,3 +350,32 @@ def test_an_empty_folder_that_cannot_be_replaced_is_filled(tmp_path, monkeypatch
     with pytest.raises(DataError, match="is not empty"):
         subset_data(source, out, count=3, **QUIET)
     assert len(list(out.iterdir())) == 3
+
+
+ODD_NAMES = ["C:\\Users\\me\\photos\\a.png", "photos\\b.png", "/home/me/photos/c.png", "../sub/d.png", "e.png"]
+
+
+def of_another_machine(folder):
+    """Pictures in `photos` (one deeper), one annotation file beside it, names as another machine wrote them."""
+    (folder / "photos/sub").mkdir(parents=True)
+    for name in ("a.png", "b.png", "c.png", "sub/d.png", "e.png"):
+        Image.new("L", (40, 30)).save(folder / "photos" / name)
+    images = [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(ODD_NAMES)]
+    boxes = [{"id": i, "image_id": i, "category_id": 3, "bbox": [1, 2, 4, 2]} for i in range(5)]
+    text = json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "größer"}]})
+    (folder / "all.json").write_text("\ufeff" + text, encoding="utf-8")
+    return folder / "all.json", folder / "photos"
+
+
+def test_file_names_of_another_machine_are_found_in_the_folder_that_is_named(tmp_path, caplog):
+    file, photos = of_another_machine(tmp_path)
+    with caplog.at_level("INFO"):
+        split_data(file, tmp_path / "out", val=0.4, images=photos, **QUIET)
+    assert "first folders left off 4 file names, as 'C:" in caplog.text
+    names = [image["file_name"] for split in ("train", "val") for image in content(tmp_path / "out", split)["images"]]
+    assert sorted(names) == ["a.png", "b.png", "c.png", "e.png", "sub/d.png"]
+    for split in ("train", "val"):
+        check_images(read_coco(*find_split(tmp_path / "out", split)), every=True)
+    (photos / "a.png").unlink()
+    with pytest.raises(DataError, match=r"file name 'C:/Users/me/photos/a\.png' leaves the data folder"):
+        split_data(file, tmp_path / "again", val=0.4, images=photos, **QUIET)
