@@ -16,9 +16,11 @@ def by_hand(answer: Any) -> str | None:
     """AP of right, wrong, right over two objects, as a percentage."""
     right = 100 * (51 * 1 + 50 * 2 / 3) / 101
     given = float(answer)
-    if not abs(given - right) < 0.6:
+    if abs(given - 100 * (1 + 2 / 3) / 2) < 0.06:
+        return f"{given:.1f} % are two equal halves; of the 101 recalls, 51 (0 to 0.50) can have precision 1"
+    if not abs(given - right) < 0.06:
         return (
-            f"{given:.1f} % is off; the measured points are (recall 0.5, precision 1), (0.5, 1/2) and (1, 2/3), "
+            f"{given:g} % is off; the measured points are (recall 0.5, precision 1), (0.5, 1/2) and (1, 2/3), "
             "and each recall takes the best precision at itself or to its right"
         )
     return None

@@ -19,7 +19,7 @@ def box_by_hand(answer: Any) -> str | None:
     if len(given) != 4:
         return f"give four numbers, left, top, right, bottom; yours are {given}"
     for edge, a, b in zip(("left", "top", "right", "bottom"), given, right):
-        if abs(a - b) > 0.01:
+        if not abs(a - b) < 0.01:
             return f"the {edge} edge is off by {abs(a - b):.2f} px; mind that + is away from the centre"
     return None
 

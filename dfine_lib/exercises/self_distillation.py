@@ -17,7 +17,7 @@ def softened_by_hand(answer: Any) -> str | None:
     given = [float(x) for x in answer]
     if len(given) != 3:
         return f"give three numbers, one a bin; you gave {len(given)}"
-    if not abs(sum(given) - 1) < 1e-2:
+    if not abs(sum(given) - 1) < 2e-2:  # rounded to two decimals, they sum to 1.01
         return f"probabilities sum to 1, yours to {sum(given):g}"
     for n, (yours, right) in enumerate(zip(given, (4 / 6, 1 / 6, 1 / 6))):
         if not abs(yours - right) < 5e-3:
@@ -50,5 +50,7 @@ def distillation_gradient(answer: Callable[..., Any]) -> str | None:
         if math.isnan(error) or error > 1e-4:
             factor = float((given * right).sum() / right.square().sum())
             same = torch.allclose(given, factor * right, rtol=1e-3, atol=1e-6)
-            return f"T = {T:g}: " + (f"yours is {factor:.3g} times too large" if same else f"off by up to {error:.3g}")
+            return f"T = {T:g}: " + (
+                f"yours is {factor:.3g} times the right one" if same else f"off by up to {error:.3g}"
+            )
     return None

@@ -17,7 +17,7 @@ def two_losses_by_hand(answer: Any) -> str | None:
         return f"give two numbers, the matched answer's loss and the unmatched one's; yours are {given}"
     right = [0.8 * math.log(2), 0.75 * 0.25 * math.log(2)]
     for name, a, b in zip(("matched", "unmatched"), given, right):
-        if not abs(a - b) < 2e-3:
+        if not abs(a - b) < 6e-3:  # two decimals will do
             return f"the {name} answer's loss is not {a:.4f}; at p = 0.5 both logarithms are ln 0.5 = -0.693"
     return None
 
@@ -44,6 +44,6 @@ def settling_score(answer: Callable[[float, float], float]) -> str | None:
             force = share * q * (middle - q) + (1 - share) * 0.75 * middle**3
             low, high = (middle, high) if force < 0 else (low, middle)
         given = float(ask(answer, share, q))
-        if not abs(given - low) < 5e-3:
+        if not abs(given - low) < 1e-2:  # a hundred values of p will do
             return f"matched in {share:.0%} of the steps with IoU {q}: it settles at {low:.3f}, you say {given:.3f}"
     return None

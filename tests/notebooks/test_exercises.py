@@ -47,6 +47,37 @@ def test_a_stub_is_to_do(number):
     assert verdict(number, None) == f"{number}: to do"
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        ("40.1", 100 * 5 / 6),
+        ("40.1", 0.835),
+        ("15.1", (NAN, NAN, NAN, NAN)),
+        ("21.1", (0.55, 0.52)),
+        ("23.1", (0.89, 0.06, 0.06)),
+    ],
+)
+def test_a_plausible_wrong_answer_by_hand_is_refused(number, answer):
+    assert not verdict(number, answer).endswith(": correct")
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"), [("40.1", 83.5), ("21.1", (0.55, 0.13)), ("23.1", (0.67, 0.17, 0.17)), ("30.1", 693.1)]
+)
+def test_a_right_answer_by_hand_may_be_rounded(number, answer):
+    assert verdict(number, answer) == f"{number}: correct"
+
+
+def test_a_gradient_without_the_temperature_is_told_its_factor():
+    def gradient(student, teacher, T):
+        return ((student / T).softmax(0) - (teacher / T).softmax(0)) / T
+
+    assert verdict("23.3", gradient) == "23.3: T = 5: yours is 0.04 times the right one"
+
+
 def test_a_check_prints_its_verdict(capsys):
     check("14.1", lambda fraction: None)
     assert capsys.readouterr().out == "14.1: to do\n"
