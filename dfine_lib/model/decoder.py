@@ -150,7 +150,7 @@ class DFINEDecoder(nn.Module):
         self._reset()
         self._set_bins()
         self.register_load_state_dict_pre_hook(_drop_derived)
-        self.register_load_state_dict_post_hook(lambda module, _: module._set_bins())
+        self.register_load_state_dict_post_hook(_follow_stored_bins)
         self._anchors: dict[tuple, tuple[Tensor, Tensor]] = {}
         self.deployed = False
         self.denoising_multiple = 0  # denoising queries are padded to a multiple of this; 0: not at all
@@ -308,6 +308,10 @@ def _split_queries(output: DecoderOutput, first: int, end: int) -> tuple[Decoder
         )
 
     return part(slice(None, first)), part(slice(first, end))
+
+
+def _follow_stored_bins(module: DFINEDecoder, *_: object) -> None:
+    module._set_bins()
 
 
 def _drop_derived(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -118,9 +118,7 @@ class DeformableAttention(nn.Module):
 
 def _sample(level: Tensor | tuple[Tensor, ...], grid: Tensor) -> Tensor:
     """Numbers at places `[B * heads, points, Q, 2]`: `[B * heads, D / heads, points, Q]`; 0 outside the map."""
-    maps = level if isinstance(level, tuple) else (level,)
-    parts = [
-        F.grid_sample(values.to(places.dtype), places, mode="bilinear", padding_mode="zeros", align_corners=False)
-        for values, places in zip(maps, grid.split(len(maps[0])), strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if isinstance(level, tuple):  # image by image
+        grids = grid.split(len(level[0]))
+        return torch.cat([_sample(one, own) for one, own in zip(level, grids, strict=True)])
+    return F.grid_sample(level.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -79,8 +79,10 @@ class DFINE(nn.Module):
             keep_layers: keep every decoder layer's answer in eval mode too.
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: images of another shape, or targets of another number of images.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
             raise ValueError(f"images must be [B, 3, H, W] with H and W multiples of 32, got {tuple(images.shape)}")
+        if targets is not None and len(targets) != len(images):
+            raise ValueError(f"targets must be one for each of the {len(images)} images, got {len(targets)}")
         return self.decoder(self.encoder(self.backbone(images)), targets, keep_layers)

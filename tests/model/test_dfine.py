@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,11 @@ def test_an_image_lying_down_is_not_the_image_standing():
 def test_other_shapes_are_refused_with_the_shape_they_have(shape):
     with pytest.raises(ValueError, match=r"multiples of 32, got \(" + ", ".join(map(str, shape))):
         tiny()(torch.zeros(shape))
+
+
+def test_targets_of_another_number_of_images_are_refused():
+    with pytest.raises(ValueError, match="each of the 2 images, got 1"):
+        tiny()(images(64, 64), as_targets([3], 5))
 
 
 # ---- what must not depend on what ------------------------------------------------------------------------------------
@@ -185,6 +191,34 @@ def test_a_deep_copy_can_be_made_after_a_training_step():
     model = tiny()
     model(images(64, 64), as_targets([1, 2], 5)).decoder.logits.sum().backward()
     copy.deepcopy(model)
+
+
+def test_a_whole_model_goes_through_a_file():
+    model, file = tiny().eval(), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    scales = {f"{prefix}reg_scale": torch.tensor([8.0]) for prefix in ("decoder.", "decoder.decoder.")}
+    twin.load_state_dict(twin.state_dict() | scales)
+    assert (twin.decoder.bin_offsets[-1], model.decoder.bin_offsets[-1]) == (8.0, 4.0)  # W still follows what is loaded
+
+
+@pytest.mark.slow
+def test_torch_exports_the_plain_model_for_any_batch():
+    class Answers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tiny(num_decoder_layers=1).eval()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            output = self.model(x)
+            return output.pred_logits, output.pred_boxes
+
+    plain = Answers()
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(plain, (images(64, 96),), dynamic_shapes={"x": {0: batch}}).module()
+    for number in (1, 3):
+        assert_close(program(images(64, 96, number)), plain(images(64, 96, number)))
 
 
 def test_a_model_without_boxes_in_its_batch_still_trains():
