@@ -209,4 +209,5 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
                 "or write the shards again."
             )
         count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
-        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]))
+        way_out = "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong."
+        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more, way_out]))

@@ -68,6 +68,16 @@ def locate_weights(path: str | Path, sha256: str | None = None) -> Path:
     given = path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
+    if given.is_dir() and not path.is_file():
+        inside = sorted(str(one) for end in (".safetensors", ".pth", ".pt") for one in given.glob(f"*{end}"))[:5]
+        raise WeightsError(
+            f"{given}: a folder without model.safetensors. "
+            + (
+                f"It holds {', '.join(inside)}: give one of them."
+                if inside
+                else "Give a weights file, or a run's folder."
+            )
+        )
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such weights file. Give a .safetensors or .pth file that exists, a folder of Hugging Face's, "

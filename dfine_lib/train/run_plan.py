@@ -77,6 +77,7 @@ class RunPlan:
             raise CheckpointError(
                 f"{folder.path} holds a run with other settings ({'; '.join(differing)}); choose another --out, or "
                 "repeat the settings it was started with"
+                + (f" (--weights {folder.model} in the new one starts from what it has learnt)" * folder.model.exists())
             )
 
 

@@ -206,8 +206,9 @@ class _Run:
                 reading = meter.read()
                 self._row(result, number, epoch, train.lr * factor, reading)
                 left = (self.total - number - 1) * reading["seconds_per_step"]
+                best = self.progress["best_ap"]  # below 0 before the first evaluation
                 bar.set_postfix_str(
-                    f"loss {result.loss:.2f}, AP {max(self.progress['best_ap'], 0):.3f}, "
+                    f"loss {result.loss:.2f}, {f'AP {best:.3f}, ' if best >= 0 else ''}"
                     f"waiting for data {reading['data_wait_share']:.0%}, {in_words(left)} left"
                 )
             if time.perf_counter() - saved > STATE_EVERY and i + 1 < per_epoch:

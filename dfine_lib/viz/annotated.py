@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -66,7 +68,8 @@ def annotated_picture(image: Any, boxes_xyxy: Any, labels: Any, words: Sequence[
 
 @functools.lru_cache(maxsize=16)
 def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+    # matplotlib's own: Pillow's default font has no letters beyond ASCII (ö, é, ж).
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def _bytes(colour: tuple[float, float, float], shade: float = 1.0) -> tuple[int, int, int]:

@@ -239,4 +239,4 @@ def test_many_faults_are_counted_and_the_first_listed(write, content):
         check_images(read_coco(file, folder), every=False)
     assert "22 of 22 images" in str(error.value)
     assert "… and 17 more" in str(error.value)
-    assert len(str(error.value).splitlines()) == 7
+    assert len(str(error.value).splitlines()) == 8

@@ -249,8 +249,11 @@ def test_a_model_that_refused_weights_is_as_it_was(saved):
 def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path):
     with pytest.raises(WeightsError, match=r"nowhere\.pth: no such weights file"):
         read_weights(tmp_path / "nowhere.pth")
-    with pytest.raises(WeightsError, match="no such weights file"):
-        read_weights(tmp_path)  # a folder
+    with pytest.raises(WeightsError, match=r"a folder without model\.safetensors\. Give a weights file"):
+        read_weights(tmp_path)
+    (tmp_path / "best.pth").touch()
+    with pytest.raises(WeightsError, match=r"It holds .*best\.pth: give one of them"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])

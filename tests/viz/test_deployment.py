@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dfine_lib import viz
+from dfine_lib.viz.annotated import annotated
 
 
 def test_kernels_are_written_cell_by_cell_and_the_centre_is_told():
@@ -24,3 +25,13 @@ def test_bars_have_the_counts_most_first():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["conv", "norm"]
     assert [bar.get_width() for container in axes.containers for bar in container] == [9, 5, 7, 0]
     assert "conv 9 to 7; norm 5 to 0" in picture.alt_text
+
+
+def test_class_names_in_other_letters_than_ascii_are_drawn_as_they_are():
+    image = np.zeros((3, 60, 90), np.uint8)
+
+    def drawn(word):
+        return annotated(image, [[10, 30, 80, 55]], [0], [word])
+
+    for letter in "öüßéжα":
+        assert (drawn(letter) != drawn("\uffff")).any(), letter  # the box that stands for a letter the font lacks
