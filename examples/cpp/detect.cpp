@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -39,6 +40,7 @@ static Picture read_ppm(const std::string& path) {
   if (!is_ppm || picture.width < 1 || picture.height < 1 || word() != "255")
     throw std::runtime_error(path + ": not a binary PPM with 8 bits");
   file.get();  // the one blank after the head
+  if (int64_t(picture.width) * picture.height > 500'000'000) throw std::runtime_error(path + ": too many pixels");
   picture.rgb.resize(size_t(3) * picture.width * picture.height);
   if (!file.read(reinterpret_cast<char*>(picture.rgb.data()), picture.rgb.size()))
     throw std::runtime_error(path + ": cut off");
@@ -90,8 +92,10 @@ static std::vector<std::string> strings(const std::string& json) {  // of a JSON
 }
 
 int main(int count, char** words) try {
-  if (count < 3) return std::fprintf(stderr, "usage: detect DETECTOR.onnx PICTURE.ppm [SCORE]\n"), 2;
-  const float least = count > 3 ? std::stof(words[3]) : 0.4f;
+  char* rest = nullptr;
+  const float least = count > 3 ? std::strtof(words[3], &rest) : 0.4f;
+  if (count < 3 || count > 4 || (rest && (rest == words[3] || *rest || std::isnan(least))))
+    return std::fprintf(stderr, "usage: detect DETECTOR.onnx PICTURE.ppm [SCORE]   (SCORE: a number, 0.4)\n"), 2;
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "detect");
   Ort::Session session(env, words[1], Ort::SessionOptions{});
   int height = 640, width = 640;  // where the file says nothing

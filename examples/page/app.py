@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import io
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ except ImportError as error:
 PAGE = Path(__file__).with_name("index.html")
 LEAST_SCORE, MOST_OBJECTS = 0.05, 50  # the slider goes no lower; each object carries its distributions
 MAX_PIXELS = 50_000_000  # a small file can hold a picture that fills the memory
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture is refused, which is enough
 
 
 class Refused(Exception):
@@ -90,12 +92,16 @@ class Detector:
 
 
 def make_app(detector: Detector, max_megabytes: float = 10) -> FastAPI:
-    """The page and its one question."""
+    """The page, what it may be asked, and its one question."""
     app = FastAPI(title="D-FINE", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/")
     def page() -> FileResponse:
         return FileResponse(PAGE)
+
+    @app.get("/about")
+    def about() -> dict[str, Any]:
+        return {"names": detector.names, "max_megabytes": max_megabytes, "max_pixels": MAX_PIXELS}
 
     @app.post("/detect")
     async def detect(request: Request) -> JSONResponse:

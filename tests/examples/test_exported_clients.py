@@ -41,7 +41,7 @@ def client(tmp_path_factory) -> Path:
         pytest.skip("this onnxruntime brings no libonnxruntime.so")
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (folder / name).symlink_to(library)
-    command = f"g++ -std=c++17 -O1 -Wall -Werror {EXAMPLES}/cpp/detect.cpp -isystem {includes()} -L{folder}"
+    command = f"g++ -std=c++17 -O1 -Wall -Wextra -Werror {EXAMPLES}/cpp/detect.cpp -isystem {includes()} -L{folder}"
     command += f" -Wl,-rpath,{folder} -lonnxruntime -o {folder}/detect"
     made = subprocess.run(command.split(), capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
@@ -74,6 +74,7 @@ def test_cpp_finds_what_the_predictor_finds(client, exported, picture, tmp_path)
         ("none.ppm", None, "no such file"),
         ("text.ppm", b"hello", "not a binary PPM"),
         ("cut.ppm", b"P6 4 4 255\nabc", "cut off"),
+        ("many.ppm", b"P6 99999999 99999999 255\nabc", "too many pixels"),
     ],
 )
 def test_cpp_says_in_a_line_what_is_wrong(client, exported, tmp_path, name, content, message):
@@ -81,6 +82,12 @@ def test_cpp_says_in_a_line_what_is_wrong(client, exported, tmp_path, name, cont
         (tmp_path / name).write_bytes(content)
     run = subprocess.run([client, exported, tmp_path / name], capture_output=True, text=True)
     assert run.returncode == 1 and message in run.stderr and len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["abc"], ["0.4x"], ["nan"], ["0.4", "more"]])
+def test_cpp_says_how_it_is_used(client, exported, picture, words):
+    run = subprocess.run([client, exported, *([picture, *words] if words else [])], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.startswith("usage: ") and run.stdout == ""
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,7 @@ def test_the_browser_finds_what_the_predictor_finds(site, page, exported, pictur
     with served(site) as address:
         page.goto(f"{address}/index.html")
         said = page.locator("#said")
-        wait_for("the model to load", lambda: "Ready" in said.inner_text(), 60)
+        wait_for("the model to load", lambda: "Choose a picture" in said.inner_text(), 60)
         page.locator("#score").fill(str(SCORE))
         page.set_input_files("#file", str(picture))
         wait_for("an answer", lambda: "ms" in said.inner_text(), 60)
@@ -122,14 +129,38 @@ def test_the_browser_finds_what_the_predictor_finds(site, page, exported, pictur
         assert [one.inner_text().rsplit(" ", 1)[0] for one in found] == expected.names and len(found) > 0
         for one, box in zip(found, expected.boxes_xyxy.tolist(), strict=True):
             assert [float(side) for side in one.get_attribute("data-box").split()] == pytest.approx(box, abs=0.2)
-        red = page.evaluate(
-            "() => { const c = document.getElementById('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, "
-            "c.height).data; let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i] === 0xd1 && d[i + 1] === 0x49; "
-            "return n }"
-        )
-        assert red > 50, "boxes are drawn"
+        drawn, whole = page.locator("#boxes div").last, page.locator("#photo").bounding_box()  # the surest lies on top
+        scale = whole["width"] / expected.size_wh[0]
+        assert page.locator("#boxes div").count() == len(expected)
+        assert drawn.inner_text() == f"{expected.names[0]} {expected.scores[0]:.2f}"
+        assert drawn.bounding_box()["x"] - whole["x"] == pytest.approx(float(expected.boxes_xyxy[0, 0]) * scale, abs=2)
 
         (tmp_path / "notes.jpg").write_text("no picture")
         page.set_input_files("#file", str(tmp_path / "notes.jpg"))
         wait_for("the error", lambda: "notes.jpg: not a picture" in page.locator("#error").inner_text(), 20)
-        assert page.locator("#found li").count() == 0
+        assert page.locator("#found li").count() == 0 and not page.locator("#photo").is_visible()
+        Image.new("RGB", (160, 160), "gray").save(tmp_path / "blank.png")
+        page.set_input_files("#file", str(picture))
+        page.set_input_files("#file", str(tmp_path / "blank.png"))  # the last one chosen counts
+        wait_for("its answer", lambda: "0 objects" in said.inner_text(), 20)
+        page.wait_for_timeout(500)
+        assert "the best has" in said.inner_text() and page.locator("#photo").get_attribute("alt") == "blank.png"
+
+
+def test_a_step_that_was_left_out_is_said_in_the_page(browser, site, tmp_path):
+    shutil.copytree(site, tmp_path / "site")
+    for gone, way_out in (
+        ("detector.json", "about.py"),
+        ("detector.onnx", "dfine export"),
+        ("node_modules", "npm install"),
+    ):
+        place = tmp_path / "site" / gone
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        with served(tmp_path / "site") as address:
+            page = browser.new_page()
+            page.goto(f"{address}/index.html")
+            wait_for("the error", lambda page=page: page.locator("#error").inner_text(), 60)
+            assert f"{way_out}" in page.locator("#error").inner_text() and page.locator("#said").inner_text() == ""
+            page.close()
+        if gone == "detector.json":
+            shutil.copy(site / gone, place)

@@ -84,21 +84,27 @@ def test_what_is_no_picture_too_large_or_nothing_is_one_line(port):
 
 def test_a_person_uploads_moves_the_slider_and_clicks_a_box(port, page, picture, tmp_path):
     page.goto(f"http://127.0.0.1:{port}/")
+    wait_for("what it knows", lambda: "knows circle, square" in page.locator("#about").inner_text(), 20)
     page.set_input_files("#file", str(picture))
-    boxes = page.locator("#boxes rect")
+    boxes = page.locator("#boxes button")
     boxes.first.wait_for(timeout=30_000)
     (expected,) = Predictor(WEIGHTS, device="cpu")(picture, score=0.4)
     assert boxes.count() == len(expected)
-    shown, whole = boxes.last.bounding_box(), page.locator("#photo").bounding_box()  # the surest is drawn last
+    words = [f"{name} {score:.2f}" for name, score in zip(expected.names, expected.scores.tolist(), strict=True)]
+    assert [box.inner_text() for box in boxes.all()] == words, "each box bears its name, without a pointer over it"
+    shown, whole = boxes.first.bounding_box(), page.locator("#photo").bounding_box()
     scale = whole["width"] / expected.size_wh[0]
     assert shown["x"] - whole["x"] == pytest.approx(float(expected.boxes_xyxy[0, 0]) * scale, abs=2)
 
     page.locator("#score").fill("0.05")
     wait_for("more boxes", lambda: boxes.count() > len(expected), 10)
     page.locator("#score").fill("0.4")
-    boxes.last.click()
+    boxes.first.focus()
+    page.keyboard.press("Space")
     charts = page.locator("#edges figure")
     assert charts.count() == 4 and page.locator("#title").inner_text().startswith(expected.names[0])
+    page.locator("#score").fill("0.39")
+    assert page.locator("#title").is_visible(), "the chosen object stays chosen while the slider moves"
     layers = charts.first.locator("polyline").count()
     assert layers == len(post(port, picture.read_bytes())[1]["objects"][0]["probabilities"])
     assert "px after the last" in charts.first.inner_text()
@@ -106,11 +112,55 @@ def test_a_person_uploads_moves_the_slider_and_clicks_a_box(port, page, picture,
     assert page.locator("#error").inner_text() == ""
 
 
-def test_an_error_is_shown_in_the_page(port, browser, tmp_path):
+def test_what_is_refused_is_said_with_its_name_and_the_old_picture_goes(port, page, picture, tmp_path):
+    """A phone's width; nothing of it goes to the server, so that the console stays empty (`page` looks at it)."""
     (tmp_path / "notes.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").write_text("")
+    (tmp_path / "large.jpg").write_bytes(b"x" * (2**20 + 1))
+    Image.new("1", (9000, 6000)).save(tmp_path / "many.png")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"http://127.0.0.1:{port}/")
+    wait_for("the limits", lambda: "1 MB" in page.locator("#about").inner_text(), 20)
+    for name, words in (
+        ("notes.jpg", "not a picture"),
+        ("empty.jpg", "empty"),
+        ("large.jpg", "larger than 1 MB"),
+        ("many.png", "9000 x 6000 pixels are too many"),
+    ):
+        page.set_input_files("#file", str(picture))
+        page.locator("#boxes button").first.wait_for(timeout=30_000)
+        page.set_input_files("#file", str(tmp_path / name))
+        wait_for("the error", lambda words=words: words in page.locator("#error").inner_text(), 20)
+        assert page.locator("#error").inner_text().startswith(f"{name}: ")
+        assert page.locator("#boxes button").count() == 0 and not page.locator("#photo").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_last_picture_chosen_counts(port, page, picture, tmp_path):
+    with Image.open(picture) as image:
+        image.convert("RGB").resize((6000, 6000)).save(tmp_path / "slow.jpg", quality=20)
+    Image.new("RGB", (160, 160), "gray").save(tmp_path / "blank.png")
+    page.goto(f"http://127.0.0.1:{port}/")
+    with page.expect_request("**/detect"):  # the large one is on its way
+        page.set_input_files("#file", str(tmp_path / "slow.jpg"))
+    page.set_input_files("#file", str(tmp_path / "blank.png"))
+    said = page.locator("#said")
+    wait_for("the answer", lambda: "No object" in said.inner_text(), 20)
+    post(port, picture.read_bytes())  # the server has done with the large one, or soon has
+    page.wait_for_timeout(1000)
+    assert "No object" in said.inner_text() and page.locator("#photo").get_attribute("alt") == "blank.png"
+    assert page.locator("#error").inner_text() == ""
+
+
+def test_a_server_that_is_gone_is_said(port, browser, picture):
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{port}/")
-    page.set_input_files("#file", str(tmp_path / "notes.jpg"))
-    wait_for("the error", lambda: "not a picture" in page.locator("#error").inner_text(), 20)
-    assert page.locator("#boxes rect").count() == 0
+    page.route("**/detect", lambda route: route.abort())
+    page.set_input_files("#file", str(picture))
+    wait_for("the error", lambda: "does not answer" in page.locator("#error").inner_text(), 20)
+    page.unroute("**/detect")
+    page.set_input_files("#file", [])
+    page.route("**/detect", lambda route: route.fulfill(status=500, body="Internal Server Error"))
+    page.set_input_files("#file", str(picture))
+    wait_for("the error", lambda: "failed (status 500)" in page.locator("#error").inner_text(), 20)
     page.close()
