@@ -107,8 +107,11 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
     """
     curves = bin_offsets if isinstance(bin_offsets, Mapping) else {"W(n)": bin_offsets}
     curves = {name: as_array(values) for name, values in curves.items()}
+    ends = {
+        name: [f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in 100 * np.sort(np.diff(w))] for name, w in curves.items()
+    }
     parts = "; ".join(
-        f"{name}: {len(w)} bins, steps from {100 * np.diff(w).min():.2g} to {100 * np.diff(w).max():.2g} % of the side"
+        f"{name}: {len(w)} bins, steps from {ends[name][0]} to {ends[name][-1]} % of the side"
         for name, w in curves.items()
     )
     picture = new_picture(
