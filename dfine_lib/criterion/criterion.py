@@ -64,16 +64,26 @@ class _Matching:
     num_pairs: Tensor
 
 
+# Places in the five numbers that losses are divided by. Of matching queries those with a box are the union's pairs.
+_BOXES, _PAIRS = 0, 1
+_MATCHING, _DENOISING = slice(1, 3), slice(3, 5)  # queries with a box, and those without
+
+
 @dataclass(frozen=True)
 class Share:
     """What the losses of a step are divided by, where several passes or processes share its images.
 
-    `mean` of boxes, union pairs, queries in none, denoising queries with a box, and those without: `[5]`, over all
-    passes of all processes. `least` is the mean where the step has one: 1 / their number.
+    `mean` is that of boxes, matching queries with and without a box, denoising queries with and without one: `[5]`,
+    over all passes of all processes. `least` is the mean where the step has one in all: 1 / their number.
     """
 
     mean: Tensor
     least: float
+
+    @property
+    def divisors(self) -> Tensor:
+        """The means, where the whole step has at least one of each: `[5]`."""
+        return self.mean.clamp(min=self.least)
 
 
 @dataclass(frozen=True)
@@ -101,22 +111,24 @@ class Criterion:
         answers, labels, boxes, counts = _together(outputs, targets)
         own, shared = self._pairs(answers, labels, boxes, counts)
         plan = outputs.denoising_plan
-        here = _numbers(answers, shared, counts, plan.num_groups if plan else 0)
-        share = share or _over_ranks([here])
-        mean, least = share.mean, share.least
-        num_boxes, num_pairs = mean[:2].clamp(min=least)
-        matching = _Matching(own, shared, num_boxes, num_pairs)
-        weights = _distillation_shares(mean[1:3])
+        numbers = _numbers(answers, shared, counts, plan.num_groups if plan else 0)
+        share = share or _over_ranks([numbers])
+        numbers, divisors = numbers.clamp(min=1), share.divisors
+        num_boxes, num_pairs = divisors[_BOXES], divisors[_PAIRS]
+        # DDF takes means over these queries; that of the step counts them by their numbers.
+        ddf_shares = _distillation_shares(share.mean[_MATCHING])  # denoising takes the same
         bins = outputs.bin_offsets, outputs.reg_scale
-        shares = weights * here[1:3].clamp(min=1) / mean[1:3].clamp(min=least)
+        matching = _Matching(own, shared, num_boxes, num_pairs)
+        shares = ddf_shares * numbers[_MATCHING] / divisors[_MATCHING]
         terms = self._terms(answers, matching, labels, boxes, bins, shares)
 
         if outputs.denoising is not None and plan is not None:
-            shares = weights * here[3:].clamp(min=1) / mean[3:].clamp(min=least)
             answers = _denoising_answers(outputs.denoising)
             fixed = Pairs(plan.image[None], plan.query[None], plan.box[None]).repeated(len(answers.suffixes))
             number = num_boxes * plan.num_groups
-            terms |= self._terms(answers, _Matching(fixed, fixed, number, number), labels, boxes, bins, shares)
+            matching = _Matching(fixed, fixed, number, number)
+            shares = ddf_shares * numbers[_DENOISING] / divisors[_DENOISING]
+            terms |= self._terms(answers, matching, labels, boxes, bins, shares)
         return terms
 
     def share(self, outputs: Iterable[DFINEOutput], targets: Sequence[Targets], num_denoising: int) -> Share:
@@ -150,7 +162,7 @@ class Criterion:
         labels: Tensor,
         targets: Tensor,
         bins: tuple[Tensor, float],
-        shares: Tensor,
+        ddf_shares: Tensor,
     ) -> dict[str, Tensor]:
         """All terms of one set of queries, by name; what several of them need is computed once."""
         config, num_layers = self.config, answers.corner_logits.shape[0]
@@ -183,7 +195,7 @@ class Criterion:
                 iou[:students],
                 shared.first(students),
                 answers.logits[last],
-                shares,
+                ddf_shares,
             )
         return {
             f"loss_{kind}{answers.suffixes[k]}": value

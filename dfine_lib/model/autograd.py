@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -144,11 +145,13 @@ def dense_gradient(x: Tensor) -> Tensor:
     return _DenseGradient.apply(x) if by_hand(x, x.requires_grad) else x
 
 
-class PadEnd(torch.autograd.Function):
-    """A row of zeros below and a column to the right: `[B, C, H, W]` to `[B, C, H + 1, W + 1]`.
+def pad_end(x: Tensor, training: bool) -> Tensor:
+    """A row of zeros below and a column to the right, so that 2 x 2 kernels keep the size of `[B, C, H, W]`."""
+    return _PadEnd.apply(x) if by_hand(x, training) else F.pad(x, (0, 1, 0, 1))
 
-    As `F.pad`, which fills the whole map first and copies the gradient on its way back.
-    """
+
+class _PadEnd(torch.autograd.Function):
+    """`[B, C, H, W]` to `[B, C, H + 1, W + 1]`. `F.pad` fills the whole map first, and copies the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -167,32 +170,37 @@ class PadEnd(torch.autograd.Function):
         return grad[..., :-1, :-1]
 
 
-class MaxOfFour(torch.autograd.Function):
+def max_of_four(x: Tensor, training: bool) -> Tensor:
     """Max-pooling of 2 x 2 cells with stride 1, `[B, C, H + 1, W + 1]` to `[B, C, H, W]`.
 
-    Of equal cells the first gets the gradient, as in `max_pool2d`.
+    On CPUs several times faster than `max_pool2d`.
     """
+    return _MaxOfFour.apply(x) if by_hand(x, training) else _max_of_pairs(_max_of_pairs(x, 3), 2)
+
+
+class _MaxOfFour(torch.autograd.Function):
+    """Of equal cells the first gets the gradient, as in `max_pool2d`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return max_of_pairs(max_of_pairs(x, 3), 2)
+        return _max_of_pairs(_max_of_pairs(x, 3), 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _to_larger(_to_larger(grad, max_of_pairs(x, 3), 2), x, 3)
+        return _to_larger(_to_larger(grad, _max_of_pairs(x, 3), 2), x, 3)
 
 
-def max_of_pairs(x: Tensor, dim: int) -> Tensor:
+def _max_of_pairs(x: Tensor, dim: int) -> Tensor:
     """The larger of each cell and the next one along `dim`: one cell fewer."""
     pairs = x.shape[dim] - 1
     return torch.maximum(x.narrow(dim, 0, pairs), x.narrow(dim, 1, pairs))
 
 
 def _to_larger(grad: Tensor, x: Tensor, dim: int) -> Tensor:
-    """Gradient of `max_of_pairs`: each number goes to the larger cell of its pair."""
+    """Gradient of `_max_of_pairs`: each number goes to the larger cell of its pair."""
     pairs = x.shape[dim] - 1
     first, second = x.narrow(dim, 0, pairs), x.narrow(dim, 1, pairs)
     to_second = torch.ops.aten.threshold_backward(grad, second - first, 0)  # 0 where the second is not larger

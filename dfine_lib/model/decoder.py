@@ -15,7 +15,7 @@ from dfine_lib.boxes import inverse_sigmoid
 from dfine_lib.config import ModelConfig
 from dfine_lib.model.autograd import by_hand
 from dfine_lib.model.deformable_attention import DeformableAttention, split_images, split_levels
-from dfine_lib.model.denoising import Targets, make_denoising_queries, pad_queries
+from dfine_lib.model.denoising import DenoisingQueries, Targets, make_denoising_queries, pad_queries
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention, as_tokens
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
@@ -198,31 +198,21 @@ class DFINEDecoder(nn.Module):
         memory = torch.cat([as_tokens(x) for x in maps], dim=1)  # [B, S, D]
         content, reference, encoder = self._select(memory, shapes, keep_layers)
 
-        noise = None
-        if self.training and targets is not None:
+        num_queries, noise, may_attend = content.shape[1], None, None
+        if self.training and targets is not None and self.config.num_denoising:
             config = self.config
             noise = make_denoising_queries(
-                targets, config.num_classes, content.shape[1], config.num_denoising,
+                targets, config.num_classes, num_queries, config.num_denoising,
                 config.label_noise_ratio, config.box_noise_scale,
             )  # fmt: skip
-        if noise is not None:
-            content = torch.cat([self.denoising_class_embed(noise.labels).to(content), content], dim=1)
-            reference = torch.cat([noise.reference_logits.to(reference), reference], dim=1)
-        elif self.training and targets is not None and self.config.num_denoising:
-            # No box in the batch. Processes that train together wait for the same gradients of each: this one's is 0.
-            nothing = torch.zeros(content.shape[0], 0, dtype=torch.int64, device=content.device)
-            content = torch.cat([self.denoising_class_embed(nothing).to(content), content], dim=1)
+            content, reference, may_attend = self._with_denoising(content, reference, noise)
 
         heads = self.config.num_heads
         levels = split_images(maps, heads) if by_hand(memory, self.training) else split_levels(memory, shapes, heads)
-        may_attend, split, own = noise and noise.may_attend, noise.plan.num_queries if noise else 0, content.shape[1]
-        if self.denoising_multiple and split:
-            length = own - split + math.ceil(split / self.denoising_multiple) * self.denoising_multiple
-            content, reference, may_attend = pad_queries(content, reference, may_attend, length)
-        elif split:
-            may_attend = may_attend[:split]  # matching queries see each other only
-        everything = self._refine(content, reference, levels, may_attend, keep_layers)
-        denoising, decoder = _split_queries(everything, split, own) if split else (None, everything)
+        decoder, denoising = self._refine(content, reference, levels, may_attend, keep_layers), None
+        if noise is not None:
+            first = noise.plan.num_queries
+            denoising, decoder = _of_queries(decoder, 0, first), _of_queries(decoder, first, first + num_queries)
         return DFINEOutput(
             pred_logits=decoder.logits[-1],
             pred_boxes=decoder.boxes_cxcywh[-1],
@@ -256,6 +246,22 @@ class DFINEDecoder(nn.Module):
             chosen_logits = self.enc_score_head(content) if self.training else pick(logits)
             encoder = LayerOutput(chosen_logits, reference.sigmoid())
         return content.detach(), reference.detach(), encoder
+
+    def _with_denoising(
+        self, content: Tensor, reference: Tensor, noise: DenoisingQueries | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Content and reference of all queries, denoising ones first, and who may attend to whom."""
+        if noise is None:
+            # No box in the batch. Processes that train together wait for the same gradients of each: this one's is 0.
+            nothing = torch.zeros(content.shape[0], 0, dtype=torch.int64, device=content.device)
+            return torch.cat([self.denoising_class_embed(nothing).to(content), content], dim=1), reference, None
+        content = torch.cat([self.denoising_class_embed(noise.labels).to(content), content], dim=1)
+        reference = torch.cat([noise.reference_logits.to(reference), reference], dim=1)
+        first = noise.plan.num_queries
+        if not self.denoising_multiple:
+            return content, reference, noise.may_attend[:first]  # matching queries see each other only
+        more = -first % self.denoising_multiple
+        return pad_queries(content, reference, noise.may_attend, content.shape[1] + more)
 
     def _anchors_for(self, shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
         if any(isinstance(side, torch.SymInt) for shape in shapes for side in shape):  # exported for images of any side
@@ -295,19 +301,15 @@ class DFINEDecoder(nn.Module):
         return DecoderOutput(*(torch.stack(kind) for kind in zip(*answers, strict=True)), initial=initial)
 
 
-def _split_queries(output: DecoderOutput, first: int, end: int) -> tuple[DecoderOutput, DecoderOutput]:
-    """The first queries' answers (denoising) and those of the others up to `end` (matching)."""
-
-    def part(queries: slice) -> DecoderOutput:
-        initial = LayerOutput(output.initial.logits[:, queries], output.initial.boxes_cxcywh[:, queries])
-        return DecoderOutput(
-            output.logits[:, :, queries],
-            output.boxes_cxcywh[:, :, queries],
-            output.corner_logits[:, :, queries],
-            initial,
-        )
-
-    return part(slice(None, first)), part(slice(first, end))
+def _of_queries(output: DecoderOutput, start: int, end: int) -> DecoderOutput:
+    """The answers of queries `start` to `end` alone, of all layers."""
+    queries, initial = slice(start, end), output.initial
+    return DecoderOutput(
+        output.logits[:, :, queries],
+        output.boxes_cxcywh[:, :, queries],
+        output.corner_logits[:, :, queries],
+        LayerOutput(initial.logits[:, queries], initial.boxes_cxcywh[:, queries]),
+    )
 
 
 def _follow_stored_bins(module: DFINEDecoder, *_: object) -> None:

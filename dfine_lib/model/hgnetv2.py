@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.model.autograd import MaxOfFour, PadEnd, by_hand, max_of_pairs, norm_relu_affine
+from dfine_lib.model.autograd import by_hand, max_of_four, norm_relu_affine, pad_end
 from dfine_lib.model.layers import BatchNorm2d, FrozenBatchNorm2d
 
 
@@ -129,25 +129,10 @@ class Stem(nn.Module):
         self.stem4 = ConvBlock(mid, out, 1, use_lab=use_lab)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem1(images)
-        if by_hand(x, self.training):
-            pad, pool = PadEnd.apply, MaxOfFour.apply
-        else:
-            pad, pool = _pad_end, _max_of_four
-        x = pad(x)
-        pooled = pool(x)
-        convolved = self.stem2b(pad(self.stem2a(x)))
+        x = pad_end(self.stem1(images), self.training)
+        pooled = max_of_four(x, self.training)
+        convolved = self.stem2b(pad_end(self.stem2a(x), self.training))
         return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
-
-
-def _pad_end(x: Tensor) -> Tensor:
-    """Right and bottom, so that 2 x 2 kernels keep the size."""
-    return F.pad(x, (0, 1, 0, 1))
-
-
-def _max_of_four(x: Tensor) -> Tensor:
-    """2 x 2 max-pooling of stride 1, several times faster on CPUs than `max_pool2d`."""
-    return max_of_pairs(max_of_pairs(x, 3), 2)
 
 
 class HGBlock(nn.Module):

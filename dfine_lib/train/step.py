@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,13 +70,13 @@ class TrainStep:
         divides by its own numbers, which gives images of passes with few boxes more weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        share = [self._share(batches)] if len(batches) > 1 and self.train.exact_accumulation else []
+        share = self._share(batches) if len(batches) > 1 and self.train.exact_accumulation else None
         terms: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with self._exchange(i + 1 == len(batches)):
                 with self._autocast():
                     outputs = self.forward(_channels_last(batch), batch.targets)
-                losses = self.criterion(outputs, batch.targets, *share)  # float32, outside autocast
+                losses = self.criterion(outputs, batch.targets, share)  # float32, outside autocast
                 self.scaler.scale(sum(losses.values()) / len(batches)).backward()
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0.0) + value.detach() / len(batches)
@@ -102,6 +103,24 @@ class TrainStep:
                 self.ema.update(self.model)
         self.scaler.update()
         return StepResult(named, values[0], tuple(broken))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that steps change, the average's decay aside, which is the run's."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "ema_updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to what `state_dict` gave; other entries are left aside."""
+        self.model.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.updates = state["ema_updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
     @torch.no_grad()
     def _share(self, batches: Sequence[Batch]) -> Share:

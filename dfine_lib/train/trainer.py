@@ -281,13 +281,13 @@ class _Run:
             rewinds = train.stop_epoch < train.epochs and train.ema_restart_decay is not None
             if ap > progress["best_stage1_ap"] and rewinds:
                 progress["best_stage1_ap"] = ap
-                self.folder.save_state(self.folder.best_stage1, self._learned())
+                self.folder.save_state(self.folder.best_stage1, self.step.state_dict())
         elif not improved and train.ema_restart_decay is not None:
             best = self._stored(self.folder.best_stage1)
             if best is None:
                 return
             # Stage 2 that does not help starts again from the best of stage 1, with a shorter memory.
-            self._restore_learned(best)
+            self.step.load_state_dict(best)
             progress["ema_decay"] -= 0.0001
             if not train.faithful:
                 self.ema.decay = progress["ema_decay"]
@@ -298,7 +298,7 @@ class _Run:
             return
         best = self._stored(self.folder.best_stage1)
         if best is not None:
-            self._restore_learned(best)
+            self.step.load_state_dict(best)
         self.progress["ema_decay"] = train.ema_restart_decay
         if not train.faithful:  # the published code lowers a number that its schedule no longer reads
             self.ema.decay = train.ema_restart_decay
@@ -307,29 +307,13 @@ class _Run:
         """A state file, read by rank 0 for all."""
         return self.ranks.on_first(lambda: load_state(path) if path.exists() else None)
 
-    def _learned(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            "ema_updates": self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-        }
-
-    def _restore_learned(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.ema.module.load_state_dict(state["ema"])
-        self.ema.updates = state["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
-
     def _save(self) -> None:
-        state = self._learned() | {"progress": self.progress, "ema_decay_in_use": self.ema.decay}
+        state = self.step.state_dict() | {"progress": self.progress, "ema_decay_in_use": self.ema.decay}
         self.folder.save_state(self.folder.last, state | {"step": self._step_number()})
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
-            self._restore_learned(state)
+            self.step.load_state_dict(state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder.last}: not a state of this run ({str(error).splitlines()[0]}); choose another --out"

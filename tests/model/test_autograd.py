@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dfine_lib.model.autograd import PadEnd, batch_norm, dense_gradient, memory_format, norm_relu_affine
+from dfine_lib.model.autograd import batch_norm, dense_gradient, memory_format, norm_relu_affine, pad_end
 from dfine_lib.model.layers import BatchNorm2d
 
 FORMATS = {"channels_last": torch.channels_last, "channels first": torch.contiguous_format}
@@ -73,7 +73,7 @@ def test_gradients_of_norm_relu_and_affine_in_one(layout, sign):
 @pytest.mark.parametrize("layout", FORMATS)
 def test_padding_at_the_end_is_that_of_torch_and_keeps_the_layout(layout):
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=FORMATS[layout]).requires_grad_()
-    padded = PadEnd.apply(x)
+    padded = pad_end(x, training=True)
     assert_close(padded, F.pad(x, (0, 1, 0, 1)), rtol=0, atol=0)
     assert padded.is_contiguous(memory_format=FORMATS[layout])
     weights = torch.randn(padded.shape)

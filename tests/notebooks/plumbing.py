@@ -76,9 +76,8 @@ PLUMBING: dict[str, str] = {
     "memory_format": "layout of a map, or of some channels of one",
     "split_images": "lesson 12's maps, image by image and without a copy",
     "dense_gradient": "a gradient copied once, not read in strides",
-    "PadEnd": "the stem's padding, likewise",
-    "MaxOfFour": "the stem's max-pooling, with a backward pass of its own",
-    "max_of_pairs": "half of that pooling",
+    "pad_end": "the stem's padding, likewise",
+    "max_of_four": "the stem's max-pooling, with a backward pass of its own",
     # Weights in another project's form.
     "is_huggingface": "whether a state dict is named as in transformers",
     "from_huggingface": "names of transformers to ours",

@@ -316,7 +316,7 @@ def test_steps_that_are_not_finite_are_skipped_named_and_end_the_run_when_they_g
 
     def poisoned(recipe):
         criterion = real(recipe)
-        return lambda outputs, targets: criterion(outputs, targets) | {"loss_fgl": outputs.pred_boxes.sum() * torch.nan}
+        return lambda outputs, *given: criterion(outputs, *given) | {"loss_fgl": outputs.pred_boxes.sum() * torch.nan}
 
     monkeypatch.setattr(trainer, "build_criterion", poisoned)
     with pytest.raises(NonFiniteLoss, match="loss_fgl"):
@@ -374,10 +374,10 @@ def test_stage_two_starts_from_the_best_of_stage_one_and_goes_back_when_it_does_
         {"train.epochs": 4, "train.stop_epoch": 2, "train.adapt_to_length": False, "train.ema_restart_decay": 0.99},
     )
     scores = iter([0.5, 0.5, 0.4, 0.4, 0.45, 0.45, 0.45, 0.45])  # ema and raw of four epochs
-    restored, restore = [], trainer._Run._restore_learned
+    restored, restore = [], trainer.TrainStep.load_state_dict
     monkeypatch.setattr(
-        trainer._Run,
-        "_restore_learned",
+        trainer.TrainStep,
+        "load_state_dict",
         lambda self, state: restored.append(state["ema_updates"]) or restore(self, state),
     )
     make_score = lambda *_: ScoreOf(lambda *_: Score(next(scores)))  # noqa: E731
