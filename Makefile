@@ -52,7 +52,7 @@ run:
 	$(if $(embedded),"$$python" -m data_tools.$(embedded) "$(folder)";) \
 	mkdir -p "$(OUT)"; \
 	trap 'echo "make run: stopped; the same command goes on from the last saved state" >&2; exit 130' INT; \
-	"$$python" -m papermill notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 \
+	"$$python" notebooks/execute.py notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 \
 		--stderr-file >(cat >&2) $(parameters) || \
 		{ echo "make run: failed as said above; the notebook as far as it came: $(OUT)/train.ipynb" >&2; exit 1; }; \
 	"$$python" -m dfine_lib.cli result "$(OUT)"

@@ -27,6 +27,8 @@ def listing(folder: Path, most: int = 12) -> str:
 
 def how_to_use(folder: Path, split: str) -> str:
     """How a folder of another layout is used: its files named, its format converted, or the folder inside it given."""
+    if not folder.is_dir():
+        return "Is the path right?"
     found = {name: place for name in _NAMES if (place := _elsewhere(folder, name))}
     if split in found:
         named = {name: {"annotations": a, "images": i} for name, (a, i) in found.items()}

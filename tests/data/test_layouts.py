@@ -93,3 +93,7 @@ def test_one_annotation_file_beside_a_folder_of_pictures_is_told_the_command_tha
     assert "--images FOLDER_OF_PICTURES" in told(folder)
     put(folder, "more.json")
     assert "dfine data split" not in told(folder)
+
+
+def test_a_folder_that_is_not_there_is_told_as_that(tmp_path):
+    assert told(tmp_path / "nowhere").endswith("but there is no such folder. Is the path right?")

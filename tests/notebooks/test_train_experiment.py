@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,17 @@ def test_a_fault_in_the_data_ends_it_before_training_with_the_way_out(digits, tm
         run(tmp_path / "run", recipe="pico", data=str(digits / "images"))
     assert "DataError" in str(error.value)
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_cell_that_fails_is_told_in_its_own_words_and_its_traceback_is_in_the_copy(tmp_path):
+    pytest.importorskip("papermill")
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [],
+            "source": "raise ValueError('no train split; do this')"}  # fmt: skip
+    notebook = {"cells": [cell], "nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": {
+        "name": "python3", "display_name": "Python 3", "language": "python"}}}  # fmt: skip
+    (tmp_path / "in.ipynb").write_text(json.dumps(notebook))
+    words = [str(ROOT / "notebooks/execute.py"), tmp_path / "in.ipynb", tmp_path / "out.ipynb", "--no-progress-bar"]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("\nValueError: no train split; do this\n")
+    assert "Traceback" not in done.stderr and "papermill" not in done.stderr
+    assert "Traceback" in (tmp_path / "out.ipynb").read_text()
