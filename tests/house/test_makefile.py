@@ -26,7 +26,7 @@ def planned(*arguments: str) -> list[str]:
 def parameters(*arguments: str) -> dict[str, str]:
     """The parameters that the notebook would get."""
     words = planned("run", *arguments)
-    words = words[words.index("papermill") :]
+    words = words[words.index("notebooks/execute.py") :]
     return {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
 
 
