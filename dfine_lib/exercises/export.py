@@ -15,8 +15,8 @@ from dfine_lib.exercises.registry import ask, exercise
 def folded_numbers(answer: Callable[..., tuple[float, float]]) -> str | None:
     """Weight and bias of one channel's folded convolution."""
     for weight, gamma, beta, mean, variance in (
-        (3.0, 2.0, 1.0, 5.0, 4.0),
-        (-1.0, 0.5, 0.0, 2.0, 0.25),
+        (3.0, 4.0, 1.0, 5.0, 4.0),  # gamma over the root of the variance must not be 1: it hides a factor left out
+        (-1.0, 0.5, 0.0, 2.0, 4.0),
         (0.5, 1, -3, 0, 1),
     ):
         given = ask(answer, weight, gamma, beta, mean, variance)

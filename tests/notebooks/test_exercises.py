@@ -78,6 +78,13 @@ def test_a_gradient_without_the_temperature_is_told_its_factor():
     assert verdict("23.3", gradient) == "23.3: T = 5: yours is 0.04 times the right one"
 
 
+def test_a_norm_whose_mean_is_not_scaled_is_no_folded_norm():
+    def folded(weight, gamma, beta, mean, variance):
+        return weight * gamma / variance**0.5, beta - mean
+
+    assert "yours is" in verdict("50.1", folded)
+
+
 def test_a_check_prints_its_verdict(capsys):
     check("14.1", lambda fraction: None)
     assert capsys.readouterr().out == "14.1: to do\n"
