@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,16 @@ def table(results: Path = RESULTS) -> str:
     rows = [row for file in sorted(results.glob("*.json")) for row in json.loads(file.read_text("utf-8"))["rows"]]
     if not rows:
         return "Nothing has been measured yet."
-    commands = sorted({f"`{row['command']}` (`{row['commit'][:7]}`)" for row in rows})
+    commands = sorted({f"`{portable(row['command'])}` (`{row['commit'][:7]}`)" for row in rows})
     return "\n".join(
         [HEAD, *(_line(row) for row in rows), "", "Measured on " + "; ".join(sorted({_machine(row) for row in rows}))]
         + ["with " + ", ".join(commands) + "."]
     )
+
+
+def portable(command: str) -> str:
+    """The command with the first folders left off paths of the machine it ran on: `--out …/runs/mine`."""
+    return re.sub(r"(?<=\s)(?:\.\.)?/(?:[^/\s]+/)*([^/\s]+/[^/\s]+)", r"…/\1", command)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -37,8 +38,13 @@ def table() -> str:
             f"| {result['device']}, {result['machine']['processor']}, {result['threads']} thread(s) "
             f"| {result['seconds'] / 60:.0f} | `{(result['commit'] or 'unknown')[:7]}` |"
         )
-        commands.append(f"- {file.stem}, seed {result['seed']}: `{result['command']}`")
+        commands.append(f"- {file.stem}, seed {result['seed']}: `{portable(result['command'])}`")
     return "\n".join([*rows, "", *commands]) if commands else "No run has been recorded yet."
+
+
+def portable(command: str) -> str:
+    """The command with the first folders left off paths of the machine it ran on: `--out …/runs/mine`."""
+    return re.sub(r"(?<=\s)(?:\.\.)?/(?:[^/\s]+/)*([^/\s]+/[^/\s]+)", r"…/\1", command)
 
 
 def best_evaluation(rows: Path, epoch: int) -> dict:

@@ -23,3 +23,12 @@ def test_a_result_says_how_to_repeat_it(file):
     for key in ("ap", "steps", "seed", "command", "commit", "device", "data", "recipe", "versions"):
         assert result[key] is not None, f"{file.name} lacks {key}"
     assert not result["commit"].endswith("+changes"), f"{file.name} was made from a tree that no commit holds"
+
+
+def test_a_command_is_shown_without_the_folders_of_the_machine_it_ran_on():
+    sys.path.insert(0, str(ROOT / "results"))
+    from table import portable
+
+    shown = portable("dfine train --data ../a/b/data/set --recipe n --out /home/me/w/runs/mine --set train.lr=1e-3")
+    assert shown == "dfine train --data …/data/set --recipe n --out …/runs/mine --set train.lr=1e-3"
+    assert portable("dfine train --data data/digits") == "dfine train --data data/digits"
