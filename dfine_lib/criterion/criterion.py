@@ -14,7 +14,7 @@ from dfine_lib.criterion import losses
 from dfine_lib.criterion.matcher import Pairs, match, union_set
 from dfine_lib.model.denoising import Targets, groups_of
 from dfine_lib.model.distribution import encode_edges
-from dfine_lib.model.outputs import DecoderOutput, DFINEOutput
+from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
 from dfine_lib.recipes import get_recipe
 
 
@@ -23,15 +23,18 @@ def term_names(config: LossConfig, num_layers: int) -> list[str]:
 
     What a criterion returns has no denoising terms where a batch has no boxes, or the model makes no such queries.
     """
-    layers = [*(f"_aux_{i}" for i in range(num_layers - 1)), ""]
     names = []
-    for of_layers, others in (
-        (layers, ["_pre", "_enc_0"]), ([f"_dn_{i}" for i in range(num_layers)], ["_dn_pre"]),
-    ):  # fmt: skip
-        names += [f"loss_{kind}{suffix}" for kind in ("vfl", "bbox", "giou") for suffix in of_layers + others]
-        names += [f"loss_fgl{suffix}" for suffix in of_layers if config.fgl]
-        names += [f"loss_ddf{suffix}" for suffix in of_layers[:-1] if config.ddf]
+    for suffixes in _suffixes(num_layers):
+        names += [f"loss_{kind}{suffix}" for kind in ("vfl", "bbox", "giou") for suffix in suffixes]
+        names += [f"loss_fgl{suffix}" for suffix in suffixes[:num_layers] if config.fgl]
+        names += [f"loss_ddf{suffix}" for suffix in suffixes[: num_layers - 1] if config.ddf]
     return names
+
+
+def _suffixes(num_layers: int) -> tuple[list[str], list[str]]:
+    """Endings of the names of terms, of matching and of denoising queries: layers, then the other guesses."""
+    layers = range(num_layers)
+    return [*(f"_aux_{i}" for i in layers[:-1]), "", "_pre", "_enc_0"], [*(f"_dn_{i}" for i in layers), "_dn_pre"]
 
 
 def build_criterion(recipe: str | Recipe) -> Criterion:
@@ -205,22 +208,20 @@ class Criterion:
 
 
 def _matching_answers(outputs: DFINEOutput) -> _Answers:
-    decoder, encoder = outputs.decoder, outputs.encoder
-    num_layers = len(decoder.logits)
-    return _Answers(
-        logits=torch.cat([decoder.logits, decoder.initial.logits[None], encoder.logits[None]]).float(),
-        boxes=torch.cat([decoder.boxes_cxcywh, decoder.initial.boxes_cxcywh[None], encoder.boxes_cxcywh[None]]).float(),
-        corner_logits=decoder.corner_logits.float(),
-        suffixes=[f"_aux_{i}" for i in range(num_layers - 1)] + ["", "_pre", "_enc_0"],
-    )
+    decoder = outputs.decoder
+    return _answers(decoder, [decoder.initial, outputs.encoder], _suffixes(len(decoder.logits))[0])
 
 
 def _denoising_answers(decoder: DecoderOutput) -> _Answers:
+    return _answers(decoder, [decoder.initial], _suffixes(len(decoder.logits))[1])
+
+
+def _answers(decoder: DecoderOutput, others: list[LayerOutput], suffixes: list[str]) -> _Answers:
     return _Answers(
-        logits=torch.cat([decoder.logits, decoder.initial.logits[None]]).float(),
-        boxes=torch.cat([decoder.boxes_cxcywh, decoder.initial.boxes_cxcywh[None]]).float(),
+        logits=torch.cat([decoder.logits, *(one.logits[None] for one in others)]).float(),
+        boxes=torch.cat([decoder.boxes_cxcywh, *(one.boxes_cxcywh[None] for one in others)]).float(),
         corner_logits=decoder.corner_logits.float(),
-        suffixes=[f"_dn_{i}" for i in range(len(decoder.logits))] + ["_dn_pre"],
+        suffixes=suffixes,
     )
 
 

@@ -12,7 +12,10 @@ from torch.autograd.function import once_differentiable
 
 
 def by_hand(x: Tensor, training: bool) -> bool:
-    """Whether a backward pass of our own pays: on other devices, and in compiled code, passes over memory are fused."""
+    """Whether to take a backward pass of our own: in training on a CPU, in full precision, not in compiled code.
+
+    On other devices and in compiled code passes over memory cost less, or are fused.
+    """
     return (
         training
         and x.device.type == "cpu"
@@ -23,15 +26,15 @@ def by_hand(x: Tensor, training: bool) -> bool:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """Of a map `[B, C, H, W]`, which may be some channels of a larger one."""
+    """The layout of a map `[B, C, H, W]`, which may be some channels of a larger one."""
     return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """A batch norm in training, `[B, C, H, W]` to the same shape; running statistics move.
 
-    The same as torch's but for the time of its backward pass on maps in channels_last: that takes ten times as long
-    where the gradient is part of a larger map (a concatenation's) or where C is no multiple of 16.
+    Torch's own takes ten times as long for its backward pass on maps in channels_last, where the gradient is part of a
+    larger map (a concatenation's) or C is no multiple of 16.
     """
     norm.num_batches_tracked.add_(1)
     return _Norm.apply(x, norm.weight, norm.bias, None, True, norm)
@@ -54,7 +57,7 @@ def norm_relu_affine(x: Tensor, norm: nn.BatchNorm2d, scale: Tensor, bias: Tenso
 
 
 class _Norm(torch.autograd.Function):
-    """Batch norm, then `max(y, bound)` or `min(y, bound)` in place where there is a bound."""
+    """Batch norm, then `max(y, bound)` (`below`) or `min(y, bound)` in place, where there is a bound."""
 
     @staticmethod
     def forward(

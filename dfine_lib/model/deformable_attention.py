@@ -33,7 +33,7 @@ def split_images(maps: list[Tensor], num_heads: int) -> list[tuple[Tensor, ...]]
     """
     levels = []
     for x in maps:
-        if memory_format(x) == torch.channels_last:  # the way that gradients come back in the map's layout
+        if memory_format(x) == torch.channels_last:  # so gradients come back in the map's layout
             images = [image.permute(2, 0, 1) for image in x.permute(0, 2, 3, 1).unbind()]
         else:
             images = x.unbind()

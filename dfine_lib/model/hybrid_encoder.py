@@ -95,12 +95,8 @@ class FusionBlock(nn.Module):
         super().__init__()
         width, num_bottlenecks = round(expansion * dim // 2), round(3 * depth_mult)
         self.cv1 = ConvNorm(2 * dim, 2 * dim, 1, activation=F.silu)
-        self.cv2 = nn.Sequential(
-            CSPBlock(dim, width, num_bottlenecks), ConvNorm(width, width, 3, activation=F.silu)
-        )  # fmt: skip
-        self.cv3 = nn.Sequential(
-            CSPBlock(width, width, num_bottlenecks), ConvNorm(width, width, 3, activation=F.silu)
-        )  # fmt: skip
+        self.cv2 = nn.Sequential(CSPBlock(dim, width, num_bottlenecks), ConvNorm(width, width, 3, activation=F.silu))
+        self.cv3 = nn.Sequential(CSPBlock(width, width, num_bottlenecks), ConvNorm(width, width, 3, activation=F.silu))
         self.cv4 = ConvNorm(2 * dim + 2 * width, dim, 1, activation=F.silu)
 
     def forward(self, x: Tensor) -> Tensor:

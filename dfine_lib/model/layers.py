@@ -109,8 +109,8 @@ class SelfAttention(nn.Module):
         Args:
             x: `[B, Q, D]`.
             position: `[B, Q, D]` or `[1, Q, D]`, added to query and key.
-            may_attend: bool `[M, Q]`, true where a row may see a column, for the first M; those behind them see one
-                another only. None: everyone sees all.
+            may_attend: bool `[M, Q]`, true where a row may see a column. Its rows are the first M queries; the others
+                see one another and none of the first. None: everyone sees all.
 
         Returns:
             `[B, Q, D]`.

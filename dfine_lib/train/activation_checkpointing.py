@@ -51,7 +51,10 @@ def _checkpointed(part: nn.Module, *inputs: Any) -> Any:
 
 @contextlib.contextmanager
 def _statistics_kept(part: nn.Module) -> Iterator[None]:
-    """Batch norms do all they do in training, which autograd checks, but with a weight of 0 for the batch."""
+    """The second pass leaves running statistics alone: a batch counts 0 in them, and is not counted.
+
+    Otherwise norms do what they did in the first pass: `checkpoint` refuses a second pass that keeps other tensors.
+    """
     norms = [m for m in part.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:

@@ -39,8 +39,8 @@ def parameter_groups(model: nn.Module, recipe: str | Recipe) -> list[dict]:
         if name.startswith("backbone."):
             members["backbone_norm" if name in norms else "backbone"].append(parameter)
         else:
-            is_bias = name.endswith("bias") and not train.decay_bias
-            members["other_norm_and_bias" if name in norms or is_bias else "other"].append(parameter)
+            free = name in norms or (name.endswith("bias") and not train.decay_bias)  # of weight decay
+            members["other_norm_and_bias" if free else "other"].append(parameter)
     norm_decay = train.weight_decay if train.decay_backbone_norm else 0.0
     settings = {
         "backbone": (train.backbone_lr, train.weight_decay),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ class TrainStep:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_max_norm)
 
         values = torch.stack([norm, *terms.values()]).tolist()  # the step's one transfer to the host
-        finite = [abs(value) < float("inf") for value in values]  # false for NaN too
+        finite = [math.isfinite(value) for value in values]
         named = dict(zip(terms, values[1:], strict=True))
         # In fp16 a gradient may overflow: the scaler skips that step and halves its scale, until that reaches 1.
         scaled_down = self.scaler.is_enabled() and not finite[0] and self.scaler.get_scale() > 1
