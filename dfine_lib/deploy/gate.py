@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dfine_lib.data import check_images, find_split, read_coco
 from dfine_lib.data.coco import CocoIndex
-from dfine_lib.deploy.backends import BACKENDS, Backend, open_backend
+from dfine_lib.deploy.backends import BACKENDS, Backend, BackendError, open_backend
 from dfine_lib.deploy.gate_report import Check, GateReport, report_path
 from dfine_lib.deploy.predict import Predictor, network_input
 from dfine_lib.deploy.results import Prediction, same_objects
@@ -107,10 +107,13 @@ def gate(
             continue
         if reference is None:
             reference = _reference(weights, image_size or exported.image_hw)
-        checks += _answers(reference, exported, images)
-        checks += _other_sides(weights, file, exported, images)
-        if index is not None:
-            checks.append(_average_precision(reference.backend, exported, index, annotation_file))
+        try:
+            checks += _answers(reference, exported, images)
+            checks += _other_sides(weights, file, exported, images)
+            if index is not None:
+                checks.append(_average_precision(reference.backend, exported, index, annotation_file))
+        except BackendError as error:
+            checks.append(Check(f"{name}: runs", False, str(error)))
     result = GateReport(str(file), _called(weights), tuple(checks))
     target = report or report_path(file)
     write_atomically(target, json.dumps(result.to_dict(), indent=1, ensure_ascii=False).encode())

@@ -142,8 +142,12 @@ class Prediction:
 
         return annotated(self.pixels(), self.boxes_xyxy, self.labels, self._words())
 
-    def show(self) -> Picture:
-        """The same as a figure, for a notebook."""
+    def show(self) -> None:
+        """Show the same in the notebook, or on the desktop; where there is neither, a warning says so in a line."""
+        self.figure().show()
+
+    def figure(self) -> Picture:
+        """The same as a figure; as the value of a notebook's cell it shows."""
         from dfine_lib.viz.annotated import annotated_picture
 
         return annotated_picture(self.pixels(), self.boxes_xyxy, self.labels, self._words(), self.name)

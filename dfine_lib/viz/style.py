@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import logging
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -15,7 +18,9 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image, ImageShow
 
+log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 INK = "#1f2933"
@@ -68,6 +73,23 @@ class Picture(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", metadata={"Software": None, "Description": self.alt_text})
         return buffer.getvalue()
+
+    def show(self, warn: bool = True) -> None:
+        """Show it in the notebook that runs, else in the desktop's viewer; where there is neither, a line says so.
+
+        Args:
+            warn: say that line.
+        """
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if getattr(shell, "kernel", None) is not None:
+            from IPython.display import display
+
+            display(self)
+            return
+        screen = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        shown = bool(screen) and ImageShow.show(Image.open(io.BytesIO(self.png())))
+        if warn and not shown:
+            log.warning("no notebook and no screen to show a picture on; write it to a file instead. %s", self.alt_text)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": self.alt_text}

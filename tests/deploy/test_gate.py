@@ -125,6 +125,23 @@ def test_a_file_of_one_batch_size_fails(photographs, exported, tmp_path):
     assert "onnxruntime: any batch" in failed(report)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_file_that_runs_for_one_image_alone_fails_and_is_reported(backend, photographs, exported, tmp_path):
+    pytest.importorskip(backend)
+
+    def change(graph) -> None:  # any batch by its signature; inside, a shape of one image
+        off_by("scores", 0.0)(graph)
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 300]), "one"))
+        graph.node[-1].output[0] = "scores_flat"
+        graph.node.append(onnx.helper.make_node("Reshape", ["scores_flat", "one"], ["scores"]))
+
+    file = changed(exported, tmp_path / "one.onnx", change)
+    report = gate(WEIGHTS, file, pictures=photographs, backends=[backend])
+    assert f"{backend}: runs" in failed(report) and "batches" not in str(report.checks[0])
+    (words,) = [check.detail for check in report.checks if check.name.endswith("runs")]
+    assert words.startswith(f"{file}: ") and "cannot run" in words and "\n" not in words
+
+
 def test_a_file_that_cannot_be_opened_fails_and_is_reported(exported, photographs, tmp_path):
     file = tmp_path / "half.onnx"
     file.write_bytes(exported.read_bytes()[:2000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,9 +76,38 @@ def test_boxes_are_drawn_where_they_are_and_the_picture_stays_as_it_was():
     assert torch.equal(one.image, before)
 
 
-def test_show_gives_a_figure_with_words():
-    assert "dog 0.90" in prediction().show().alt_text
-    assert "nothing found" in prediction().above(0.99).show().alt_text
+def test_a_figure_has_words():
+    assert "dog 0.90" in prediction().figure().alt_text
+    assert "nothing found" in prediction().above(0.99).figure().alt_text
+
+
+def test_show_without_notebook_and_screen_says_so_in_a_line(monkeypatch, caplog):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False), monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert prediction().show() is None
+    (line,) = caplog.messages
+    assert line.startswith("no notebook and no screen") and "dog 0.90" in line and "\n" not in line
+
+
+def test_show_opens_a_viewer_where_there_is_a_screen(monkeypatch, caplog):
+    monkeypatch.setenv("DISPLAY", ":7")
+    shown = []
+    monkeypatch.setattr("PIL.ImageShow.show", lambda image: bool(shown.append(image.size)) or True)
+    prediction().show()
+    assert len(shown) == 1 and min(shown[0]) > 100 and not caplog.messages
+    monkeypatch.setattr("PIL.ImageShow.show", lambda image: False)  # no viewer is installed
+    prediction().show()
+    assert len(caplog.messages) == 1
+
+
+def test_show_in_a_notebook_shows_in_a_loop_too(monkeypatch, caplog):
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(display, "display", shown.append)
+    for one in (prediction(), prediction()):
+        one.show()
+    assert len(shown) == 2 and "image/png" in shown[0]._repr_mimebundle_() and not caplog.messages
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])

@@ -170,6 +170,7 @@ PLUMBING: dict[str, str] = {
     "as_detections": "a file's three outputs as detections",
     "raw_detections": "the two outputs of a file without post-processing as detections",
     "first_line": "what a runtime's error says, in a line",
+    "not_run": "the error of an exported file that opens, but does not take these images",
     "Frame": "one picture on its way to the detector",
     "ImageSource": "pictures known beforehand",
     "VideoSource": "a video, stream or camera",

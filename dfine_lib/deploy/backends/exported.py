@@ -135,3 +135,10 @@ def first_line(error: Exception) -> str:
     """What a runtime's error says, in a line without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__).rstrip(".")
+
+
+def not_run(path: Path, runtime: str, images: np.ndarray, error: Exception) -> BackendError:
+    """The error of a file that opened, but does not take these images `[B, 3, H, W]`, to be raised."""
+    count, _, height, width = images.shape
+    what = f"{count} image{'s' * (count > 1)} of {height} x {width}"
+    return BackendError(f"{path}: {runtime} cannot run it on {what} ({first_line(error)}).")

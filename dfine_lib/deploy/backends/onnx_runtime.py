@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from dfine_lib.deploy.backends.backend import BackendError
-from dfine_lib.deploy.backends.exported import CORES, RAW_OUTPUTS, STREAMS, Opened, first_line, signature
+from dfine_lib.deploy.backends.exported import (
+    CORES,
+    RAW_OUTPUTS,
+    STREAMS,
+    Opened,
+    first_line,
+    not_run,
+    signature,
+)
 
 
 def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
@@ -50,7 +58,11 @@ def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
 
     def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
         values = zip(takes, (images, sizes))
-        return session.run(list(gives), {name: value.astype(types[name], copy=False) for name, value in values})
+        inputs = {name: value.astype(types[name], copy=False) for name, value in values}
+        try:
+            return session.run(list(gives), inputs)
+        except Exception as error:
+            raise not_run(path, "ONNX Runtime", images, error) from error
 
     shape = [d if isinstance(d, int) else None for d in inputs["images"].shape]
     where = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"

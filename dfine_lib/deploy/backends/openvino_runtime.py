@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfine_lib.deploy.backends.backend import BackendError
-from dfine_lib.deploy.backends.exported import ABOUT, RAW_OUTPUTS, Opened, first_line, signature
+from dfine_lib.deploy.backends.exported import ABOUT, RAW_OUTPUTS, Opened, first_line, not_run, signature
 
 if TYPE_CHECKING:
     import openvino
@@ -58,17 +58,18 @@ def open_openvino(path: Path, device: str) -> Opened:
             about[key] = model.get_rt_info([section, key]).astype(str)
     shape = [None if d.is_dynamic else d.get_length() for d in model.input("images").get_partial_shape()]
     types = {name: model.input(name).get_element_type().to_dtype() for name in takes}
-    requests = _Requests(model, kind)
-    try:
-        requests.of(1)
-    except Exception as error:
-        raise BackendError(f"{path}: OpenVINO cannot run it on {device} ({first_line(error)}).") from error
+    requests = _Requests(model, kind, path)
+    requests.of(1)
     free = threading.Lock()  # one call takes all cores: others wait
 
     def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
         with free:
             request = requests.of(len(images))
-            request.infer({k: v.astype(types[k], copy=False) for k, v in zip(takes, (images, sizes))})
+            values = {k: v.astype(types[k], copy=False) for k, v in zip(takes, (images, sizes))}
+            try:
+                request.infer(values)
+            except Exception as error:
+                raise not_run(path, "OpenVINO", images, error) from error
             return [request.get_tensor(name).data.copy() for name in gives]
 
     return Opened(run, gives == RAW_OUTPUTS, shape, about, kind.lower())
@@ -80,8 +81,8 @@ class _Requests:
     OpenVINO joins more operations where every shape is known: one image takes 4 to 10 % less time.
     """
 
-    def __init__(self, model: openvino.Model, device: str) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: openvino.Model, device: str, path: Path) -> None:
+        self.model, self.device, self.path = model, device, path
         shapes = {port.any_name: port.get_partial_shape() for port in model.inputs}
         one = {name: [1, *list(shape)[1:]] for name, shape in shapes.items()}
         only_batch = all(
@@ -91,14 +92,25 @@ class _Requests:
         self.made: dict[bool, openvino.InferRequest] = {}
 
     def of(self, batch: int) -> openvino.InferRequest:
-        """The request for that many images."""
+        """The request for that many images.
+
+        Raises:
+            BackendError: OpenVINO cannot compile that form.
+        """
         single = self.one is not None and batch == 1
         if single not in self.made:
-            model = self.model
-            if single:
-                model = model.clone()
-                model.reshape(self.one)
-            # f32: processors with 16-bit arithmetic would use it, and find other boxes
-            compiled = shared_core().compile_model(model, self.device, {"INFERENCE_PRECISION_HINT": "f32"})
-            self.made[single] = compiled.create_infer_request()
+            try:
+                self.made[single] = self._compiled(single).create_infer_request()
+            except Exception as error:
+                what = "it" if single or self.one is None else "batches of it"
+                said = f"{self.path}: OpenVINO cannot run {what} on {self.device.lower()} ({first_line(error)})."
+                raise BackendError(said) from error
         return self.made[single]
+
+    def _compiled(self, single: bool) -> openvino.CompiledModel:
+        model = self.model
+        if single:
+            model = model.clone()
+            model.reshape(self.one)
+        # f32: processors with 16-bit arithmetic would use it, and find other boxes
+        return shared_core().compile_model(model, self.device, {"INFERENCE_PRECISION_HINT": "f32"})
