@@ -31,7 +31,7 @@ def keep_freed_memory(megabytes: int = 256, huge_pages: bool = False) -> None:
 
 
 def _use_huge_pages(libc: ctypes.CDLL, size: int) -> None:
-    """The heap grows by so many bytes, none of them touched, and is marked for huge pages; then they are free again."""
+    """Let the heap grow by so many bytes, mark them for huge pages before any is touched, and free them again."""
     huge, mark = 2 << 20, 14  # MADV_HUGEPAGE
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]

@@ -240,7 +240,7 @@ def _distillation_shares(numbers: Tensor) -> Tensor:
 
 
 def _together(outputs: DFINEOutput, targets: Targets) -> tuple[_Answers, Tensor, Tensor, list[int]]:
-    """Guesses, and of all boxes labels `[M]`, cxcywh `[M, 4]` and numbers by image."""
+    """Guesses; labels `[M]` and cxcywh `[M, 4]` of all boxes, image after image; how many each image has."""
     if outputs.decoder is None or outputs.encoder is None:
         raise ValueError("the criterion needs every layer's answer: call the model in training mode")
     labels = torch.cat([target["labels"] for target in targets])
@@ -249,7 +249,7 @@ def _together(outputs: DFINEOutput, targets: Targets) -> tuple[_Answers, Tensor,
 
 
 def _numbers(answers: _Answers, shared: Pairs, counts: list[int], groups: int) -> Tensor:
-    """What `Share.mean` is the mean of, of one pass: `[5]`."""
+    """The numbers of one pass, in the order of `Share.mean`: `[5]`."""
     pairs, queries = shared.query.shape[1], answers.logits.shape[1] * answers.logits.shape[2]
     noised, noised_queries = sum(counts) * groups, len(counts) * 2 * max(counts, default=0) * groups
     numbers = [sum(counts), pairs, queries - pairs, noised, noised_queries - noised]
@@ -259,7 +259,8 @@ def _numbers(answers: _Answers, shared: Pairs, counts: list[int], groups: int) -
 def _over_ranks(passes: list[Tensor]) -> Share:
     """Means over all passes of all processes, and what they are where the total is 1.
 
-    A normaliser is the mean, but at least that: the total of one process that has everything, at least 1, shared out.
+    Losses are divided by means, so that their own mean is the loss of one process with all images. That one would
+    divide by 1 at least, so the total counts as 1 at least.
     Differs from the authors' code, where the mean is at least 1, which weakens steps with fewer boxes than processes.
     One exchange for all numbers, whether a process has boxes or not: the others wait for it.
     """

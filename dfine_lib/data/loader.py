@@ -59,7 +59,7 @@ class SampleKey(NamedTuple):
     epoch: int
     index: int
     strong: bool  # stage 1
-    copy: int = 0  # the how-manieth time in this epoch, where images are repeated
+    copy: int = 0  # number of this repeat within the epoch, where images are repeated
 
 
 class RawBatch(NamedTuple):

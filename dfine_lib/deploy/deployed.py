@@ -68,7 +68,8 @@ def add_convolutions(large: nn.Conv2d, small: nn.Conv2d) -> nn.Conv2d:
 class ClampedConv(nn.Module):
     """Convolution, ReLU and learnable affine as a convolution and limits: s max(z, 0) + c is max(s z + c, c).
 
-    With s below 0 it is min(s z + c, c). There is nothing to be said of borders: c is added before them.
+    With s below 0 it is min(s z + c, c). Borders stay as they are: a convolution pads what comes in, and c is in what
+    goes out.
     """
 
     def __init__(self, conv: nn.Conv2d, scale: float, bias: float) -> None:

@@ -132,9 +132,9 @@ class DFINEDecoder(nn.Module):
         super().__init__()
         self.config = config
         dim, layers, bins = config.hidden_dim, config.num_decoder_layers, config.reg_max + 1
-        narrow = config.encoder_dim == dim
         self.input_proj = nn.ModuleList(
-            nn.Identity() if narrow else ConvNorm(config.encoder_dim, dim, 1) for _ in config.feat_strides
+            nn.Identity() if config.encoder_dim == dim else ConvNorm(config.encoder_dim, dim, 1)
+            for _ in config.feat_strides
         )
         self.up = nn.Parameter(torch.tensor([config.up]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([config.reg_scale]), requires_grad=False)

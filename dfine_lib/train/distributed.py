@@ -197,7 +197,7 @@ def was_restarted() -> bool:
 
 
 def _reports(store: dist.Store) -> int:
-    """The how-manieth process is this to report an error? Where nobody can be asked, the first."""
+    """Count this process among those that report an error: how many they are now; 1 where nobody can be asked."""
     try:
         return store.add(_REPORTS, 1)
     except RuntimeError:  # the store went with torchrun

@@ -88,7 +88,7 @@ def launch_training(
     """Run a training command in its own process group until it ends; its words go to `<out>/train.log`.
 
     An interrupt of this process (Ctrl-C, the notebook's stop button) is passed on; the run keeps its last state, and
-    the same command goes on from there. So it is where this process is killed: the run ends too, a second later.
+    the same command goes on from there. Where this process is killed, the run ends too, a second later.
 
     Args:
         command: from `training_command`.

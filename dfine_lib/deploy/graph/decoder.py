@@ -1,4 +1,4 @@
-"""The refinement decoder on queries in one row after the other, `[B * Q, D]`: a linear layer is one node."""
+"""The refinement decoder on the queries of all images, rows of one matrix `[B * Q, D]`: a linear layer is one node."""
 
 from __future__ import annotations
 

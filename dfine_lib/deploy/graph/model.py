@@ -1,8 +1,8 @@
 """Backbone, encoder and decoder of a deployed model, written for exporters and runtimes.
 
 A runtime pays for every node and for every map that is copied. Here constants are folded further than torch needs,
-tokens and queries lie in one row after the other (a linear layer is one node then), and every shape but the batch is a
-constant.
+tokens and queries of all images are rows of one matrix (a linear layer is one node then), and every shape but the batch
+is a constant.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GraphModel(nn.Module):
 class GraphStem(nn.Module):
     """A `Stem` whose pooling is one node, and whose two branches are added up by convolutions, not concatenated.
 
-    The maps are the largest of all; a convolution of two of them is the sum of one of each.
+    These maps are the largest of all. A convolution of two maps side by side is the sum of a convolution of each.
     """
 
     def __init__(self, stem: Stem) -> None:
