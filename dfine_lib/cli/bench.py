@@ -46,6 +46,9 @@ def _bench(arguments: argparse.Namespace) -> None:
     formats = (".png", ".svg", ".pdf")
     if arguments.figure is not None and arguments.figure.suffix.lower() not in formats:
         raise ValueError(f"--figure {arguments.figure}: a figure is a {', '.join(formats)} file")
+    for name, file in (("--json", arguments.json), ("--figure", arguments.figure)):
+        if file is not None and file.is_dir():  # said before the work
+            raise ValueError(f"{name} {file}: is a folder; give the name of a file")
     image_size = image_size_of(arguments.image_size)
     report = bench(
         arguments.models, backends=arguments.backend.split(","), batches=_numbers(arguments.batch),

@@ -126,12 +126,14 @@ def bench(
     Raises:
         BackendError, WeightsError: a file that cannot be run by any of `backends`.
         SourceError: no pictures.
-        ValueError: no model, or a batch below 1.
+        ValueError: no model, a batch below 1, or no time.
     """
     if not models:
         raise ValueError("no model to measure")
     if min(batches, default=0) < 1:
         raise ValueError(f"batches must be at least 1, got {list(batches)}")
+    if not seconds > 0:
+        raise ValueError(f"seconds must be above 0, got {seconds:g}")
     files = picture_files(images)
     costs, latencies = [], []
     for model in models:

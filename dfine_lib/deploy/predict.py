@@ -146,23 +146,23 @@ class Predictor:
             ValueError: `batch_size` below 1, `score` outside 0..1.
             SourceError: nothing to read, or nothing that can be read.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size < 1 or batch_size != int(batch_size):
+            raise ValueError(f"batch_size must be at least 1, and whole, got {batch_size}")
         if not 0 <= score <= 1:
             raise ValueError(f"score must lie in 0..1, got {score}")
         found = source if isinstance(source, ImageSource | VideoSource) else find_source(source)
-        self.skipped = []
+        skipped = self.skipped = []  # its own: another thread may call meanwhile
         if isinstance(found, VideoSource):
             reader = VideoReader(found)
             pictures, total, in_memory = self._of_video(reader, batch_size), reader.count, False
             many = not found.live
         else:
-            pictures, total = self._of_images(found, batch_size), len(found)
+            pictures, total = self._of_images(found, batch_size, skipped), len(found)
             many = total >= MANY
             in_memory = not any(isinstance(item, str | Path) for item in found.items)
-        return self._results(pictures, total, many, score, batch_size, keep_images or in_memory, progress)
+        return self._results(pictures, total, many, score, batch_size, keep_images or in_memory, progress, skipped)
 
-    def _results(self, pictures, total, many, score, batch_size, keep, progress) -> Iterator[Prediction]:
+    def _results(self, pictures, total, many, score, batch_size, keep, progress, skipped) -> Iterator[Prediction]:
         def detected() -> Iterator[Prediction]:
             groups = in_groups(pictures, batch_size)
             batches = map_ahead(lambda batch: self._detect(backend, batch, score, keep), groups, streams, streams)
@@ -181,7 +181,7 @@ class Predictor:
             for count, result in enumerate(results, start=1):
                 yield result
                 del result
-                bar.update(count + len(self.skipped) - bar.n)
+                bar.update(count + len(skipped) - bar.n)
 
     def _detect(self, backend: Backend, batch: list[_Ready], score: float, keep: bool) -> list[Prediction]:
         sizes_wh = torch.tensor([ready.frame.size_wh for ready in batch])
@@ -200,7 +200,7 @@ class Predictor:
     def _ready(self, frame: Frame) -> _Ready:
         return _Ready(frame, network_input(frame.image, self.backend.image_hw))
 
-    def _of_images(self, source: ImageSource, batch_size: int) -> Iterator[_Ready]:
+    def _of_images(self, source: ImageSource, batch_size: int, skipped: list[str]) -> Iterator[_Ready]:
         def read(number: int) -> _Ready | SourceError:
             try:
                 return self._ready(source.read(number))
@@ -214,10 +214,10 @@ class Predictor:
                 continue
             if len(source) == 1:
                 raise picture
-            self.skipped.append(str(picture))
+            skipped.append(str(picture))
             log.warning("left out %s", picture)
-        if len(self.skipped) == len(source):
-            raise SourceError(f"none of the {len(source)} pictures can be read; the first: {self.skipped[0]}")
+        if len(skipped) == len(source):
+            raise SourceError(f"none of the {len(source)} pictures can be read; the first: {skipped[0]}")
 
     def _of_video(self, reader: VideoReader, batch_size: int) -> Iterator[_Ready]:
         live = reader.source.live

@@ -102,7 +102,7 @@ class Prediction:
         ):
             category = int(ids[label]) if ids else label
             box = [x1, y1, x2 - x1, y2 - y1]
-            records.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
+            records.append({"image_id": int(image_id), "category_id": category, "bbox": box, "score": score})
         return records
 
     def to_supervision(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def find_source(source: Any) -> ImageSource | VideoSource:
     Args:
         source: an image file, a folder of images, a pattern such as `photos/*.jpg` (`**` goes into sub-folders), a
             video file, a stream's address (`rtsp://`, `http://`, …), a camera's number; a PIL picture, an array
-            `[H, W, 3]` (RGB) or `[H, W]`, a tensor `[3, H, W]`; or a list of files and pictures.
+            `[H, W, 3]` (RGB) or `[H, W]`, a tensor `[3, H, W]`; or a list of files and pictures, or what gives such
+            a list, as `folder.glob("*.jpg")` does: it is run through first.
 
     Raises:
         SourceError: there is no such thing, or nothing in it.
@@ -106,6 +107,10 @@ def find_source(source: Any) -> ImageSource | VideoSource:
     if isinstance(source, str | Path):
         return _of_words(str(source))
     if isinstance(source, np.ndarray | Tensor) and source.ndim == 4:
+        source = list(source)
+    if isinstance(source, bytes | bytearray):
+        raise SourceError("bytes are no source of pictures; give PIL.Image.open(io.BytesIO(content)).")
+    if isinstance(source, Iterator) and not hasattr(source, "read"):  # an open file gives lines
         source = list(source)
     if isinstance(source, Sequence):
         items = tuple(source)
@@ -205,7 +210,12 @@ def as_picture(image: Any) -> Tensor:
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise SourceError(f"a tensor should be [3, H, W], got {list(image.shape)}")
-        pixels = image.detach().cpu().permute(1, 2, 0).numpy()
+        if image.is_floating_point():
+            image = image.float()  # arrays have no bfloat16
+        try:
+            pixels = image.detach().cpu().permute(1, 2, 0).numpy()
+        except (TypeError, NotImplementedError, RuntimeError) as error:  # sparse, on no device
+            raise SourceError(f"a tensor whose values cannot be read ({error})") from error
     elif isinstance(image, np.ndarray):
         pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
         if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from dfine_lib import cli
 from dfine_lib.config import SIZES
@@ -115,7 +116,11 @@ def test_a_report_has_both_tables_the_machine_and_a_figure(tmp_path, capsys, exp
     assert rows["model.safetensors", "torch", 1]["ap"] == 0.5 and rows[exported.name, "onnxruntime", 1]["ap"] is None
     assert content["machine"]["cores"] and content["commit"] and content["published"]["n"]["latency_ms"] == 2.12
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-    words = accuracy_by_latency(content).alt_text
+    figure = accuracy_by_latency(content)
+    figure.draw_without_rendering()
+    for text in figure.findobj(Text):  # a title that is too long is cut at the figure's edge
+        assert "here" not in text.get_text() or text.get_window_extent().x1 <= figure.bbox.x1, text.get_text()
+    words = figure.alt_text
     assert "Published, one T4" in words and "at AP 50.0" in words
 
 
@@ -139,6 +144,8 @@ def test_ap_is_read_from_the_gates_report(tmp_path):
         (["pico", "--as-authors"], "needs --images"),
         (["pico", "--figure", "x.txt"], "a figure is a"),
         (["pico", "--images", "none"], "no such file or folder"),
+        (["pico", "--seconds", "0"], "above 0"),
+        (["pico", "--json", "."], "--json .: is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(words, message, capsys, monkeypatch, tmp_path):

@@ -270,6 +270,16 @@ def test_one_damaged_picture_among_many_is_left_out_and_named(predictors, tmp_pa
         predictor([tmp_path / "b.png", tmp_path / "nothing.png"])
 
 
+def test_what_another_thread_cannot_read_is_not_counted_here(predictors, tmp_path):
+    """Two calls at a time, one in the middle of the other: each raises, and counts, by its own pictures."""
+    good, bad = np.zeros((8, 8, 3), np.uint8), tmp_path / "gone.png"
+    predictor = predictors["torch"]
+    outer = predictor.stream([good, good, bad])
+    next(outer)
+    assert len(predictor([good, bad])) == 1 and len(predictor.skipped) == 1
+    assert len(list(outer)) == 1 and len(predictor.skipped) == 1
+
+
 def test_a_source_without_end_is_no_list(predictors):
     with pytest.raises(SourceError, match="stream"):
         predictors["torch"](0)
@@ -285,7 +295,9 @@ def test_leaving_the_loop_early_ends_the_work(predictors):
     assert threading.active_count() <= before
 
 
-@pytest.mark.parametrize("options", [dict(batch_size=0), dict(score=1.5), dict(score=float("nan"))])
+@pytest.mark.parametrize(
+    "options", [dict(batch_size=0), dict(batch_size=1.5), dict(score=1.5), dict(score=float("nan"))]
+)
 def test_numbers_out_of_range_are_refused(predictors, options):
     with pytest.raises(ValueError, match=r"batch_size|score"):
         predictors["torch"](np.zeros((8, 8, 3), np.uint8), **options)

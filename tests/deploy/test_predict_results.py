@@ -44,6 +44,7 @@ def test_coco_records_have_left_top_width_height_and_the_data_sets_ids():
     assert second["category_id"] == 7
     assert [r["category_id"] for r in prediction(category_ids=()).to_coco(1)] == [1, 0]
     assert [r["category_id"] for r in prediction().to_coco(1, category_ids=[50, 60])] == [60, 50]
+    assert '"image_id": 12' in json.dumps(prediction().to_coco(np.int64(12)))
     with pytest.raises(ValueError, match="label 1 for 1 category"):
         prediction().to_coco(1, category_ids=[50])
 

@@ -170,6 +170,24 @@ def test_a_stack_of_arrays_is_as_many_pictures():
     assert (frame.name, frame.size_wh, frame.path) == ("image 2", (5, 4), None)
 
 
+def test_a_generator_is_run_through_and_its_order_kept(tmp_path):
+    files = [tmp_path / "b.png", tmp_path / "a.png"]
+    assert find_source(file for file in files).items == tuple(files)
+    with pytest.raises(SourceError, match="list of pictures is empty"):
+        find_source(iter([]))
+    with pytest.raises(SourceError, match=r"PIL.Image.open"):
+        find_source(b"content of a file")
+
+
+def test_a_tensor_of_any_floating_type_is_taken_and_one_without_values_is_explained():
+    values = torch.arange(48).reshape(3, 4, 4) / 255
+    for kind, off in ((torch.float64, 0), (torch.float16, 0), (torch.bfloat16, 1)):
+        assert (as_picture(values.to(kind)).int() - torch.arange(48).reshape(3, 4, 4)).abs().max() <= off
+    for nothing in (values.to("meta"), values.to_sparse()):
+        with pytest.raises(SourceError, match="values cannot be read"):
+            as_picture(nothing)
+
+
 def test_an_address_of_a_file_is_the_file(tmp_path):
     """Taken for a stream it would lose frames: of those the latest alone are kept."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a b.png")
