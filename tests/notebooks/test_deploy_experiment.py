@@ -58,3 +58,32 @@ def test_a_checkpoint_becomes_a_proven_file_with_its_latencies(tmp_path, monkeyp
         "".join(output.get("text", [])) for cell in notebook["cells"] for output in cell.get("outputs", [])
     )
     assert "1 of 1 files find what the weights find" in printed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (dict(formats="onnx tflite"), "formats: 'tflite' is none of onnx"),
+        (dict(precisions="fp32 fp8"), "precisions: 'fp8' is none of fp32"),
+        (dict(precisions=" "), "name no file"),
+        (dict(precisions="fp32 int8"), "int8 needs data"),
+        (dict(data="nowhere_at_all"), "is no folder"),
+        (dict(batches="1 0"), "batches: whole numbers"),
+        (dict(batches="1,4"), "batches: whole numbers"),
+        (dict(seconds=0), "seconds: must be above 0"),
+        (dict(image_size=100), "100"),
+        (dict(device="tpu"), "tpu"),
+        (dict(weights="none.safetensors"), "none.safetensors: no such"),
+    ],
+)
+def test_wrong_parameters_are_said_before_the_work(parameters, message, tmp_path, monkeypatch):
+    """Of the second precision once, after the first file's export and gate; of `device` after all of them."""
+    monkeypatch.chdir(ROOT)
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]}
+    space: dict = {}
+    for cell in ("parameters", "imports"):
+        exec(cells[cell], space)
+    space |= {"out": str(tmp_path / "out"), **parameters}
+    with pytest.raises(ValueError, match=message) as caught:
+        exec(cells["check-parameters"], space)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
