@@ -87,3 +87,15 @@ def test_wrong_parameters_are_said_before_the_work(parameters, message, tmp_path
     with pytest.raises(ValueError, match=message) as caught:
         exec(cells["check-parameters"], space)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_single_batch_size_comes_from_papermill_as_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    space: dict = {}
+    for cell in ("parameters", "imports"):
+        exec(sources[cell], space)
+    space |= {"weights": str(WEIGHTS), "batches": 2}
+    exec(sources["check-parameters"], space)
+    assert space["batches"] == "2"
