@@ -208,8 +208,9 @@ def test_choices_of_processes_become_words():
     assert "--nproc" not in training_command("pico", "set", "out")
 
 
-def test_a_wrong_setting_is_told_before_anything_starts(monkeypatch, capsys):
-    words = ["train", "--recipe", "pico", "--data", "set", "--device", "cpu", "--nproc", "2"]
+def test_a_wrong_setting_is_told_before_anything_starts(data, tmp_path, monkeypatch, capsys):
+    words = ["train", "--recipe", "pico", "--data", str(data), "--out", str(tmp_path / "run")]
+    words += ["--device", "cpu", "--nproc", "2"]
     with monkeypatch.context() as patch:
         patch.setattr("dfine_lib.train.elastic.run_in_processes", lambda *_, **__: pytest.fail("started"))
         assert cli.main([*words, "--image-size", "100"]) == 2
@@ -218,12 +219,12 @@ def test_a_wrong_setting_is_told_before_anything_starts(monkeypatch, capsys):
     assert "at least 1 process" in capsys.readouterr().err
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch, capsys):
+def test_more_processes_than_gpus_are_refused(data, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="2 processes want a GPU each, and this machine has 1; give --nproc 1"):
         enough_gpus(2)
     enough_gpus(1)
-    assert cli.main(["train", "--recipe", "pico", "--data", "set", "--device", "cuda", "--nproc", "2"]) == 2
+    assert cli.main(["train", "--recipe", "pico", "--data", str(data), "--device", "cuda", "--nproc", "2"]) == 2
     assert "this machine has 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="this machine has 1"):
         pick_device("cuda", Ranks(rank=1, size=2, local_rank=1))
