@@ -215,7 +215,9 @@ def as_picture(image: Any) -> Tensor:
         try:
             pixels = image.detach().cpu().permute(1, 2, 0).numpy()
         except (TypeError, NotImplementedError, RuntimeError) as error:  # sparse, on no device
-            raise SourceError(f"a tensor whose values cannot be read ({error})") from error
+            raise SourceError(
+                f"a tensor whose values cannot be read ({error}); give a dense one on a device"
+            ) from error
     elif isinstance(image, np.ndarray):
         pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
         if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
