@@ -47,6 +47,11 @@ class Ledger:
             if self._listed is not None:
                 self._listed(kind, reason, str(place))
 
+    def skip(self, kind: str, reason: str, place: object, n: int = 1) -> None:
+        """Count n things as found and as left out, where both are known at once."""
+        self.found(kind, n)
+        self.left_out(kind, reason, place, n)
+
     def kinds(self) -> tuple[str, ...]:
         """All kinds that were counted, in the order in which they came."""
         return tuple(dict.fromkeys((*self._found, *self._taken, *self._left_out)))
