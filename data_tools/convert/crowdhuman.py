@@ -58,7 +58,7 @@ def _pictures(
             except UnicodeDecodeError as error:
                 raise DataError(f"{location}: not UTF-8.") from error
             if content:
-                yield _picture(parse(content, location), location, split, person_box)
+                yield _picture(parse(content, location), location, split, person_box, ledger)
 
 
 def _picture(record: Any, location: str, split: str, person_box: str, ledger: Ledger) -> ImageRecord:

@@ -39,8 +39,8 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
         "convert",
         help="from one annotation format to another",
         description="SOURCE is a folder or a file. OUT is made whole or not at all: with --to coco, "
-        "annotations/instances_SPLIT.json and images/SPLIT/, as `dfine train --data OUT` takes it. What is left out "
-        "or changed is counted, and listed in OUT/conversion_report.json. Exit code 1 where no image or no box is left.",
+        "annotations/instances_SPLIT.json and images/SPLIT/, as `dfine train --data OUT` takes it. What is left out or "
+        "changed is counted, and listed in OUT/conversion_report.json. Exit code 1 where no image or no box is left.",
         epilog="example: dfine data convert VOCdevkit/VOC2012 my_set --from voc",
     )
     add = convert.add_argument
