@@ -38,7 +38,8 @@ def test_a_split_that_cannot_name_a_folder_is_refused(name):
     [
         ("train/_annotations.coco.json", "train"), ("valid/labels.csv", "val"), ("annotations/val.json", "val"),
         ("train-annotations-bbox.csv", "train"), ("annotation_val.odgt", "val"), ("Testing/a.json", "test"),
-        ("labels.json", None), ("train_val.csv", "train"), ("train-test.csv", None), ("instances_minival2014.json", None), ("cups/2017/a.csv", None),
+        ("labels.json", None), ("train_val.csv", "train"), ("train-test.csv", None),
+        ("instances_minival2014.json", None), ("cups/2017/a.csv", None),
     ],
 )  # fmt: skip
 def test_an_annotation_file_tells_its_split_by_its_folders_and_then_by_its_words(path, split):
