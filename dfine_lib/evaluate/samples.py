@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +42,6 @@ def sample_detections(
             outputs = or_eager(model, model, batch.images)
     finally:
         model.train(was_training)
-    outputs = replace(outputs, pred_logits=outputs.pred_logits[..., : index.num_classes])  # without spare rows
     found = [each.above(LEAST_SCORE) for each in postprocess(outputs, batch.sizes_wh, MOST)]
     return [_plain(index, i, detections) for i, detections in zip(chosen, found, strict=True)]
 
