@@ -197,7 +197,7 @@ def mistakes(
 def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
     """Draw one image's boxes; how many objects were missed, and how many detections are false."""
     verdicts = judge_detections([image], foreground=iou)
-    real = ~image.truth_iscrowd
+    real = ~image.truth_ignored
     for box, label, found in zip(
         image.truth_boxes_xyxy[real], image.truth_labels[real], verdicts.found.tolist(), strict=True
     ):
@@ -206,8 +206,8 @@ def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: flo
         else:
             draw_box(axes, box, TRUTH, dashes=_DOTTED, width=2.4, label="object, missed")
             _say(axes, box[0], box[3], names[label], TRUTH, "top")
-    for crowd in image.truth_boxes_xyxy[~real]:
-        draw_box(axes, crowd, INK, dashes=_DOTTED, width=1.0, label="crowd region")
+    for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
+        draw_box(axes, box, INK, dashes=_DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
     named = np.flatnonzero(verdicts.kinds >= 0)[:_MOST_WORDS]  # scores fall: the surest
     drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, verdicts.kinds, strict=True)
     for k, box, label, score, kind in reversed(list(drawn)):
