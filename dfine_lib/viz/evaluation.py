@@ -41,19 +41,20 @@ def errors_by_kind(breakdown: ErrorBreakdown) -> Picture:
     """
     bars = {f"{kind} ({breakdown.counts[kind]:,})": breakdown.gains[kind] for kind in KINDS}
     sides = {"any false": breakdown.gain_false_positives, "any not found": breakdown.gain_false_negatives}
-    bars = {name: 0.0 if np.isnan(gain) else gain for name, gain in {**bars, **sides}.items()}
-    told = ", ".join(f"{name} {gain:.3f}" for name, gain in bars.items())
+    bars = {**bars, **sides}
+    told = ", ".join(f"{name} {'-' if np.isnan(gain) else f'{gain:.3f}'}" for name, gain in bars.items())
     at = "not measured" if np.isnan(breakdown.ap) else f"{breakdown.ap:.3f}"
     picture = new_picture(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; gained without each kind: {told}.")
     axes = picture.subplots()
     colours = [MAIN] * len(KINDS) + [MUTED] * len(sides)
-    axes.barh(range(len(bars)), list(bars.values()), color=colours, height=0.7)
-    for row, gain in enumerate(bars.values()):
-        axes.text(gain, row, f" {gain:+.3f}", va="center", fontsize=9)
+    widths = np.nan_to_num(list(bars.values()))  # without objects there is no AP to gain
+    axes.barh(range(len(bars)), widths, color=colours, height=0.7)
+    for row, (gain, width) in enumerate(zip(bars.values(), widths, strict=True)):
+        axes.text(width, row, " -" if np.isnan(gain) else f" {gain:+.3f}", va="center", fontsize=9)
     axes.axhline(len(KINDS) - 0.5, color=MUTED, linewidth=0.8)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, max(0.01, 1.15 * max(bars.values())))
+    axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
     axes.set_xlabel(f"AP gained at IoU {breakdown.foreground:g} by mending this kind alone (beside it how many)")
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
     axes.grid(visible=False, axis="y")

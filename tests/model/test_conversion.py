@@ -124,7 +124,7 @@ def bias_of_three(file) -> list[float]:
 
 
 def test_a_model_of_objects365_trained_here_takes_the_published_order_of_rows(of_objects365, tmp_path):
-    """Ours has 365 rows, in earlier versions one more, the last, that stands for no class; published ones have it first."""
+    """The row that stands for no class is the first of published files, was the last of ours, and is left out now."""
     names, ids = OBJECTS365, tuple(range(1, 366))
     older = save_weights(
         tmp_path / "o.safetensors", of_objects365, data=DataConfig(), category_names=(*names, ""), category_ids=()
