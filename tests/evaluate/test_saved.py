@@ -133,6 +133,18 @@ def test_the_last_class_of_a_model_with_one_class_more_than_the_folder_is_scored
         evaluate_model(opened.model, opened.loader, CocoEvaluator(index.annotation_file, index.category_ids[:9]), "cpu")
 
 
+def test_an_export_compares_no_ap_where_nothing_says_which_row_is_which_class(folder, tmp_path, capsys):
+    checkpoint, out = authors_file(tmp_path / "eleven.pth", [-1, *range(10)]), tmp_path / "a.onnx"
+    command = ["export", "--to", "onnx", "--out", out, "--data", folder, "--weights"]
+    assert cli.main([*map(str, command), str(checkpoint)]) == 2
+    assert "11 class rows without names, for the 10 classes of" in capsys.readouterr().err
+    other = tmp_path / "other.safetensors"
+    listed = ",".join(f"thing {i}" for i in range(11))
+    assert cli.main(["weights", str(checkpoint), "--to", str(other), "--names", listed]) == 0
+    assert cli.main([*map(str, command), str(other)]) == 2
+    assert "11 class rows, of which none has the name of a class" in capsys.readouterr().err and not out.exists()
+
+
 def test_training_starts_from_unnamed_rows_by_number_and_says_which(folder, names, tmp_path, caplog):
     checkpoint = authors_file(tmp_path / "eleven.pth", [-1, *range(10)])
     command = [
