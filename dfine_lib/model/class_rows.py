@@ -39,7 +39,7 @@ def checked_names(path: Path, names: Sequence[str], num_rows: int) -> tuple[str,
     Face's port writes where it knows no names, are none.
     """
     names = tuple(names)
-    if names == OBJECTS365 and num_rows == len(names) + 1:
+    if len(names) == len(OBJECTS365) == num_rows - 1:
         names = (*names, "")  # trained by an earlier version of this library: the row that stands for no class is last
     if not any(names) or names == tuple(f"LABEL_{i}" for i in range(num_rows)):
         return ()

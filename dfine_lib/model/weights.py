@@ -287,7 +287,7 @@ def load_weights(
     if same_number and not rows and (not category_names or category_names == weights.category_names):
         model.load_state_dict(state)
         return {}
-    if not category_names:
+    if not category_names and not rows:
         raise WeightsError(
             f"{weights.path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose "
             "classes are not named. Name them, or build the model with as many."
