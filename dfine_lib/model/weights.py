@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.download import wrong_checksum
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 from dfine_lib.model.published import COCO_FILES, PUBLISHED, described, fetch
@@ -29,7 +30,7 @@ DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the
 CLASS_EMBEDDING = "denoising_class_embed.weight"
 
 
-class WeightsError(ValueError):
+class WeightsError(DfineError):
     """A weights file that is missing, damaged, or of another model than asked for."""
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DfineError):
     """A state file that is damaged or belongs to another run."""
 
 

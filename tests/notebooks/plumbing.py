@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
+    "DfineError": "the base class of every error that names a mistake and the way out",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.postprocess import Detections
 
 PUBLISHED_HW = (640, 640)  # the input of the published models, where weights say nothing
 
 
-class BackendError(ValueError):
+class BackendError(DfineError):
     """A file that cannot be run, or not by the backend asked for; the message says what would."""
 
 
