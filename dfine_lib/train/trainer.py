@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
-from dfine_lib.data.loader import Batch, derived_seed
+from dfine_lib.data.loader import Batch, Draw, derived_seed
 from dfine_lib.data.shards import eval_loader, train_loader
 from dfine_lib.heap import keep_freed_memory
 from dfine_lib.model.compilation import compile_model, is_compiled, make_eager, or_eager
@@ -144,7 +144,7 @@ class _Run:
     def _build(self, fresh: bool) -> dict[str, Any]:
         """Model, optimizer, average, loaders; which class rows came from the weights file."""
         recipe, device, rows = self.recipe, self.device, {}
-        torch.manual_seed(derived_seed(self.plan.seed, 0))
+        torch.manual_seed(derived_seed(Draw.WEIGHTS, self.plan.seed))
         self.model = DFINE.from_recipe(recipe)
         if self.plan.weights and fresh:
             stored = read_weights(self.plan.weights)
@@ -218,7 +218,7 @@ class _Run:
 
     def _step(self, number: int, micro: list[Batch]) -> StepResult:
         # Denoising draws: a function of seed and step, another on each rank.
-        torch.manual_seed(derived_seed(self.plan.seed, 1 + number) + self.ranks.rank)
+        torch.manual_seed(derived_seed(Draw.NOISE, self.plan.seed, number) + self.ranks.rank)
         return self.step(micro)
 
     def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list[Batch]) -> None:

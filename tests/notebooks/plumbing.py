@@ -24,6 +24,7 @@ PLUMBING: dict[str, str] = {
     "listing": "what lies in a folder, in words, for messages",
     "how_to_use": "the way out for a data folder of another layout, for messages",
     "how_to_divide": "the command that makes splits of one annotation file, for messages",
+    "Draw": "names the draws of a run, each of which has seeds of its own",
     "class_repeat_factors": "how often images of rare classes are drawn in an epoch; a setting that is off by default",
     "repeat_factors": "the same for each image",
     "draws_per_epoch": "how long such an epoch is",
