@@ -89,6 +89,7 @@ class DataConfig:
     iou_crop: float = 0.8
     flip: float = 0.5
     batch_size: int = 32  # images per optimizer step over all ranks and accumulation steps
+    fit_batch_size: bool = True  # a small set lowers a published batch size; false once the user has chosen one
     eval_batch_size: int = 64
     num_workers: int | None = None  # processes that read; None: 4, fewer where a process has fewer cores
     repeat_threshold: float | None = None  # images of classes in a smaller share of the images than this: drawn oftener
