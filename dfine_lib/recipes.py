@@ -170,7 +170,7 @@ def scaled(recipe: Recipe, batch: int) -> Recipe:
 
     For a batch larger by the factor k: rates times k, EMA decay 1 - (1 - d) k, ramp and warm-up divided by k.
     """
-    data, train = replace(recipe.data, batch_size=batch, fit_batch_size=False), recipe.train
+    data, train = replace(recipe.data, batch_size=batch), recipe.train
     k = batch / recipe.data.batch_size
     decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
     train = replace(

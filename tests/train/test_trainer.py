@@ -23,7 +23,7 @@ from dfine_lib.data.images import DataError
 from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
-from dfine_lib.recipes import changed, get_recipe, scaled
+from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train import trainer
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.run_folder import RunFolder, read_rows, recipe_from_dict
@@ -292,7 +292,6 @@ def test_a_batch_of_the_recipe_s_own_is_lowered_for_a_small_set_and_a_chosen_one
     assert fitted_to_data(recipe, index).data.batch_size == 8
     for chosen in (100, 128):  # 128 is the recipe's own
         assert fitted_to_data(changed(recipe, {"data.batch_size": chosen}), index).data.batch_size == chosen
-        assert fitted_to_data(scaled(recipe, chosen), index).data.batch_size == chosen
     assert fitted_to_data(changed(recipe, {"train.faithful": True}), index).data.batch_size == 128
 
 
