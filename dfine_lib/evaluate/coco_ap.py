@@ -19,7 +19,6 @@ from dfine_lib.data.coco_json import read_json
 from dfine_lib.evaluate.coco_matching import Found, Objects
 from dfine_lib.evaluate.coco_precision import Scores, countable, score
 from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
-from dfine_lib.model.compilation import or_eager
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +257,7 @@ def evaluate_model(
     try:
         with torch.inference_mode():
             for batch in tqdm(loader, "evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=quiet):
-                outputs = or_eager(model, model, batch.images.to(device, non_blocking=True))
+                outputs = model(batch.images.to(device, non_blocking=True))
                 outputs = _without_spare_rows(outputs, evaluator)
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))
     finally:

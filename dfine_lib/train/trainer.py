@@ -20,7 +20,7 @@ from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import Batch, Draw, derived_seed
 from dfine_lib.data.shards import eval_loader, train_loader
 from dfine_lib.heap import keep_freed_memory
-from dfine_lib.model.compilation import compile_model, is_compiled, make_eager, or_eager
+from dfine_lib.model.compilation import compile_model, is_compiled
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
@@ -200,7 +200,7 @@ class _Run:
             factor = rate_factor(self.recipe, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
-            result = or_eager(self.model, self._step, number, micro)
+            result = self._step(number, micro)
             self._note_skipped(result, number, epoch, micro)
             if (number + 1) % ROW_EVERY == 0 or i + 1 == per_epoch:
                 reading = meter.read()
@@ -253,8 +253,6 @@ class _Run:
         step = (epoch + 1) * self.loader.steps_per_epoch - 1
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
-        if not is_compiled(self.model):  # what has failed in training need not fail again
-            make_eager(self.ema.module)
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
         ap = self.ranks.on_first(lambda: metrics["ema"].ap)
         ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find

@@ -147,7 +147,6 @@ PLUMBING: dict[str, str] = {
     "compile_model": "torch.compile in place; what --compile does",
     "is_compiled": "whether a model runs compiled",
     "make_eager": "takes compiling back",
-    "or_eager": "a call that goes on without compiling where that fails",
     "pad_queries": "queries that nobody sees, so that compiled code meets few shapes",
     "checkpoint_activations": "less kept for the backward pass; what --checkpoint-activations does",
     "usable_precision": "the precision asked for, or what the device has instead",

@@ -492,3 +492,20 @@ def test_fine_tuning_takes_the_rows_that_are_named_and_is_another_run_with_other
         train(short, other, tmp_path / "run2", rows={"pole": "pillar"}, **how)
     with pytest.raises(ValueError, match="name the weights too"):
         train(short, other, tmp_path / "run3", rows={"pole": "bar"})
+
+
+def test_a_step_that_has_moved_the_weights_is_not_taken_again_for_a_compiler(
+    small_recipe, data_folder, tmp_path, monkeypatch
+):
+    """Whatever fails after the update has nothing to do with compiling, and a second update would be a wrong one."""
+    updates = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: updates.append(1))
+
+    def fails(self, model):
+        raise RuntimeError("after the update")
+
+    monkeypatch.setattr(trainer.ModelEMA, "update", fails)
+    monkeypatch.setattr(trainer, "compile_model", lambda model: compile_model(model, backend="eager"))
+    with pytest.raises(RuntimeError, match="after the update"):
+        train(changed(small_recipe, {"train.compile": True}), data_folder, tmp_path / "run")
+    assert updates == [1]
