@@ -46,6 +46,7 @@ PLUMBING: dict[str, str] = {
     "PackedIndex": "an index whose arrays are maps of a file",
     "write_packed": "a training index in one file, for millions of images",
     "read_packed": "opens it again without reading it",
+    "whole_file": "a file to write into that appears whole or not at all",
     "write_atomically": "a file that appears whole or not at all",
     "process_lock": "one process at a time in a folder",
     # Lesson 40's average precision for all images, classes, thresholds and sizes at once.
