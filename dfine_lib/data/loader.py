@@ -208,6 +208,12 @@ class _Chunks(Sampler):
         return len(self.chunks)
 
 
+def _start_method(num_workers: int) -> str | None:
+    """Forked workers share the index's memory. Only Linux's system libraries can be forked safely: elsewhere the
+    platform's own way, which sends the index to each worker."""
+    return "fork" if num_workers > 0 and sys.platform == "linux" else None
+
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -230,7 +236,7 @@ def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataL
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
+        multiprocessing_context=_start_method(num_workers),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
     )

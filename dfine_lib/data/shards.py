@@ -8,7 +8,6 @@ epoch and number of ranks.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -31,6 +30,7 @@ from dfine_lib.data.loader import (
     SampleKey,
     TrainLoader,
     _batches,
+    _start_method,
     _start_worker,
     collate,
     derived_seed,
@@ -140,7 +140,7 @@ def _run(streams: ShardStreams, num_workers: int) -> Iterator[RawBatch]:
     workers = max((n for n in range(1, num_workers + 1) if STREAMS % n == 0), default=0)
     loader = DataLoader(
         streams, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if workers and os.name == "posix" else None,
+        multiprocessing_context=_start_method(workers),
         pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
     )  # fmt: skip
     return _batches(loader)
