@@ -177,7 +177,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_names(folder):
         (("--epochs", "many"), ["--epochs"]),
         (("--image-size", 100), ["multiple of 32", "100"]),
         (("--image-size", "wide"), ["data.image_size must be int", "'wide'"]),
-        (("--batch-size", 0), ["batch sizes must be at least 1"]),
+        (("--batch-size", 0), ["batch_size must be at least 1, got 0"]),
         (("--set", "train.lr"), ["FIELD=VALUE", "'train.lr'"]),
         (("--set", "train.rate=1"), ["no setting 'train.rate'", "train.lr"]),
         (("--set", "train.lr=fast"), ["train.lr must be float", "'fast'"]),
