@@ -29,7 +29,7 @@ class SourceError(DfineError):
     """A source that gives no pictures; the message names it, and the way out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One picture on its way to the detector."""
 

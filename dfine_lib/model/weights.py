@@ -34,7 +34,7 @@ class WeightsError(DfineError):
     """A weights file that is missing, damaged, or of another model than asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A state dict and what its file says of it."""
 

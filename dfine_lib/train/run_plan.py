@@ -28,7 +28,7 @@ _FREE = {  # may be others when a run goes on: they change no result, or its las
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunPlan:
     """Everything that decides what a run computes."""
 

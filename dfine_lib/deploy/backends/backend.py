@@ -20,7 +20,7 @@ class BackendError(DfineError):
     """A file that cannot be run, or not by the backend asked for; the message says what would."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeDistributions:
     """Where the four edges (left, top, right, bottom) of K boxes may be.
 
@@ -31,7 +31,7 @@ class EdgeDistributions:
     positions_px: Tensor  # float32 [K, 4, N + 1], place of each bin in pixels of the original image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backend:
     """A detector ready to run, whatever runs it."""
 
