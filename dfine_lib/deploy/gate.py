@@ -22,6 +22,7 @@ from dfine_lib.deploy.gate_report import Check, GateReport, report_path
 from dfine_lib.deploy.predict import Predictor, network_input
 from dfine_lib.deploy.results import Prediction, same_objects
 from dfine_lib.deploy.sources import find_source
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
@@ -48,7 +49,7 @@ LIMITS = {
 }
 
 
-class GateError(ValueError):
+class GateError(DfineError):
     """The gate cannot be held: nothing to compare on."""
 
 

@@ -19,7 +19,6 @@ from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.evaluate.coco_matching import Found, Objects
 from dfine_lib.evaluate.coco_precision import Scores, countable, score
 from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
-from dfine_lib.model.compilation import or_eager
 
 logger = logging.getLogger(__name__)
 
@@ -270,7 +269,7 @@ def evaluate_model(
     try:
         with torch.inference_mode():
             for batch in tqdm(loader, "evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=quiet):
-                outputs = or_eager(model, model, batch.images.to(device, non_blocking=True))
+                outputs = model(batch.images.to(device, non_blocking=True))
                 if (rows := outputs.pred_logits.shape[-1]) != len(evaluator.category_ids):
                     raise ValueError(f"a model of {rows} classes, for an evaluation of {len(evaluator.category_ids)}")
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))

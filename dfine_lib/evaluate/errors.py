@@ -30,7 +30,7 @@ _CLASSIFICATION, _LOCALISATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 _RECALLS = np.linspace(0, 1, 101)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdicts:
     """A verdict on each of K detections and each of M objects of many images, as columns; ignored objects are none."""
 

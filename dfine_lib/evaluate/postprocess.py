@@ -19,7 +19,7 @@ class HasPredictions(Protocol):
     pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Objects found in one image, scores falling."""
 
@@ -44,7 +44,7 @@ class Detections:
         return Detections(**{k: None if v is None else change(v) for k, v in values.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageBoxes:
     """What is in one image beside what was found there. Boxes in pixels, left, top, right, bottom."""
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from dfine_lib.data.loader import EvalLoader, collate, finish
 from dfine_lib.evaluate.postprocess import postprocess
-from dfine_lib.model.compilation import or_eager
 
 IMAGES = 4  # the first ones of the validation split, the same at every evaluation
 LEAST_SCORE = 0.05
@@ -42,7 +41,7 @@ def sample_detections(
     model.eval()
     try:
         with torch.inference_mode():
-            outputs = or_eager(model, model, batch.images)
+            outputs = model(batch.images)
     finally:
         model.train(was_training)
     if (rows := outputs.pred_logits.shape[-1]) != index.num_classes:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
+from dfine_lib.errors import DfineError
 
 log = logging.getLogger(__name__)
 _HEADS = ("enc_score_head.", "dec_score_head.")  # decoder entries with one row a class
@@ -18,7 +19,7 @@ _EMBEDDING = "denoising_class_embed.weight"  # one row a class, and a last one f
 _NEVER = -10.0  # bias of a row that stands for no class: a score of 0.00005
 
 
-class WeightsError(ValueError):
+class WeightsError(DfineError):
     """A weights file that is missing, damaged, or of another model or other classes than asked for."""
 
 

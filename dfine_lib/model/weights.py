@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the input size, so not kept here
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A state dict and what its file says of it."""
 

@@ -177,14 +177,11 @@ def _stop(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal_number)
         except ProcessLookupError:
             return
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-    try:  # workers that outlived their parent
+            break
+    with contextlib.suppress(ProcessLookupError):  # workers that outlived their parent
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _last_words(log_file: Path, start: int, most: int = 15) -> str:

@@ -23,12 +23,12 @@ from dfine_lib.train.run_folder import RunFolder, recipe_to_dict
 log = logging.getLogger(__name__)
 LEAST_STEPS = 8  # steps an epoch that a batch of the recipe's own size should leave
 _FREE = {  # may be others when a run goes on: they change no result, or its last digits only
-    "data": ("num_workers", "eval_batch_size"),
+    "data": ("num_workers", "eval_batch_size", "fit_batch_size"),
     "train": ("compile", "checkpoint_activations", "matmul_precision", "cudnn_benchmark"),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunPlan:
     """Everything that decides what a run computes."""
 
@@ -109,13 +109,13 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     """The recipe with as many classes as the data has, and settings that suit the run's length.
 
     A batch that is the recipe's own, made for a hundred thousand images, is lowered to what gives a small set
-    `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen stays as chosen.
+    `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen (`data.fit_batch_size` false) stays.
     """
     images = draws_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))  # of an epoch
     batch_size = recipe.data.batch_size
     known = RECIPES.get(recipe.name)
     as_published = recipe.train.faithful or not recipe.train.adapt_to_length
-    own = known is not None and batch_size == known.data.batch_size
+    own = recipe.data.fit_batch_size and known is not None and batch_size == known.data.batch_size
     if own and not as_published and batch_size > 8 and images // batch_size < LEAST_STEPS:
         batch_size = max(8, 2 ** int(math.log2(max(images / LEAST_STEPS, 1))))
     if batch_size != recipe.data.batch_size:

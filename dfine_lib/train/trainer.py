@@ -18,10 +18,10 @@ from tqdm import tqdm
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
-from dfine_lib.data.loader import Batch, derived_seed
+from dfine_lib.data.loader import Batch, Draw, derived_seed
 from dfine_lib.data.shards import eval_loader, train_loader
 from dfine_lib.heap import keep_freed_memory
-from dfine_lib.model.compilation import compile_model, is_compiled, make_eager, or_eager
+from dfine_lib.model.compilation import compile_model, is_compiled
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
@@ -145,7 +145,7 @@ class _Run:
     def _build(self, fresh: bool) -> dict[str, Any]:
         """Model, optimizer, average, loaders; which class rows came from the weights file."""
         recipe, device, rows = self.recipe, self.device, {}
-        torch.manual_seed(derived_seed(self.plan.seed, 0))
+        torch.manual_seed(derived_seed(Draw.WEIGHTS, self.plan.seed))
         self.model = DFINE.from_recipe(recipe)
         if self.plan.weights and fresh:
             stored = read_weights(self.plan.weights)
@@ -201,7 +201,7 @@ class _Run:
             factor = rate_factor(self.recipe, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
-            result = or_eager(self.model, self._step, number, micro)
+            result = self._step(number, micro)
             self._note_skipped(result, number, epoch, micro)
             if (number + 1) % ROW_EVERY == 0 or i + 1 == per_epoch:
                 reading = meter.read()
@@ -219,7 +219,7 @@ class _Run:
 
     def _step(self, number: int, micro: list[Batch]) -> StepResult:
         # Denoising draws: a function of seed and step, another on each rank.
-        torch.manual_seed(derived_seed(self.plan.seed, 1 + number) + self.ranks.rank)
+        torch.manual_seed(derived_seed(Draw.NOISE, self.plan.seed, number) + self.ranks.rank)
         return self.step(micro)
 
     def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list[Batch]) -> None:
@@ -254,8 +254,6 @@ class _Run:
         step = (epoch + 1) * self.loader.steps_per_epoch - 1
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
-        if not is_compiled(self.model):  # what has failed in training need not fail again
-            make_eager(self.ema.module)
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
         ap = self.ranks.on_first(lambda: metrics["ema"].ap)  # NaN where the file has no box to find
         shown = self.score.samples(models["ema"], self.val_loader, self.device) if self.ranks.first else []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
+    "DfineError": "the base class of every error that names a mistake and the way out",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",
+    "written_as_fractions": "boxes that are fractions of their image although pixels are meant, for messages",
     "decode_image": "pixels of an image file, with the decoders' own errors",
     "to_tensor": "pixels of a picture as a tensor",
     "exif_orientation": "how a camera was held, from the header of its picture",
@@ -22,6 +24,7 @@ PLUMBING: dict[str, str] = {
     "listing": "what lies in a folder, in words, for messages",
     "how_to_use": "the way out for a data folder of another layout, for messages",
     "how_to_divide": "the command that makes splits of one annotation file, for messages",
+    "Draw": "names the draws of a run, each of which has seeds of its own",
     "class_repeat_factors": "how often images of rare classes are drawn in an epoch; a setting that is off by default",
     "repeat_factors": "the same for each image",
     "draws_per_epoch": "how long such an epoch is",
@@ -43,6 +46,7 @@ PLUMBING: dict[str, str] = {
     "PackedIndex": "an index whose arrays are maps of a file",
     "write_packed": "a training index in one file, for millions of images",
     "read_packed": "opens it again without reading it",
+    "whole_file": "a file to write into that appears whole or not at all",
     "write_atomically": "a file that appears whole or not at all",
     "process_lock": "one process at a time in a folder",
     # Lesson 40's average precision for all images, classes, thresholds and sizes at once.
@@ -154,7 +158,6 @@ PLUMBING: dict[str, str] = {
     "compile_model": "torch.compile in place; what --compile does",
     "is_compiled": "whether a model runs compiled",
     "make_eager": "takes compiling back",
-    "or_eager": "a call that goes on without compiling where that fails",
     "pad_queries": "queries that nobody sees, so that compiled code meets few shapes",
     "checkpoint_activations": "less kept for the backward pass; what --checkpoint-activations does",
     "usable_precision": "the precision asked for, or what the device has instead",
