@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dfine_lib.categories import published_ids
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.files import write_atomically
 from dfine_lib.model.decoder import make_anchors
@@ -97,7 +98,7 @@ def convert_weights(
         data = replace(data, image_size=image_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
-        ids = weights.category_ids or tuple(range(1, len(names) + 1))
+        ids = weights.category_ids or published_ids(names)  # never made up: ids that nobody knows stay unknown
         return save_weights(out, model, data=data, category_names=names, category_ids=ids, half=half)
     if out.suffix == ".pth":
         buffer = io.BytesIO()

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
+from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO, published_ids
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.download import wrong_checksum
 from dfine_lib.files import write_atomically
@@ -40,7 +40,7 @@ class Weights:
     path: Path
     state_dict: dict[str, Tensor]
     category_names: tuple[str, ...] = ()  # row i of a class head is class i; empty where the file does not say
-    category_ids: tuple[int, ...] = ()
+    category_ids: tuple[int, ...] = ()  # of each row, in the data that it was trained on; empty where nobody knows
     model: ModelConfig | None = None
     data: DataConfig | None = None
 
@@ -143,7 +143,7 @@ def _of_authors(path: Path, state: dict[str, Tensor]) -> Weights:
         names = ("", *OBJECTS365)  # their rows are the ids of the file, which begin at 1
     elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
         names = COCO
-    return replace(weights, category_names=names)
+    return replace(weights, category_names=names, category_ids=published_ids(names))
 
 
 def _of_our_run(weights: Weights) -> Weights:
@@ -189,7 +189,7 @@ def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{file}: not the configuration of a D-FINE ({error}).") from error
     try:
-        return Weights(path, from_huggingface(tensors), names, model=model)
+        return Weights(path, from_huggingface(tensors), names, published_ids(names), model)
     except KeyError as error:
         raise WeightsError(f"{path}: an entry of the model is missing ({error}). Fetch it again.") from error
 
