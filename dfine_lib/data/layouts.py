@@ -6,13 +6,14 @@ import json
 import shlex
 from pathlib import Path
 
+from dfine_lib.data.image_formats import is_image_name
+
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
 _ANNOTATIONS = (
     "annotations/instances_{0}2017.json", "annotations/instances_{0}.json", "annotations/{0}.json",
     "{0}/_annotations.coco.json", "{0}/annotations.json", "{0}.json",
 )  # fmt: skip
 _IMAGES = ("images/{0}2017", "images/{0}", "{0}2017", "{0}", "images")
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def listing(folder: Path, most: int = 12) -> str:
@@ -62,7 +63,7 @@ def how_to_divide(file: Path, folder: Path) -> str:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in _PICTURES for path in folder.iterdir())
+    return any(is_image_name(path) for path in folder.iterdir())
 
 
 def _word(path: Path) -> str:
