@@ -23,6 +23,7 @@ from PIL import Image
 from data_tools.convert.records import ImageRecord, clean_name, inside, leaves
 from data_tools.convert.splits import known_split, split_of_folders
 from data_tools.convert.tables import read_sizes
+from data_tools.convert.text_files import GIT_LFS
 from data_tools.image_frames import Header
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError, exif_orientation
@@ -343,7 +344,16 @@ def read_header(path: Path) -> tuple[Header, int]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: refused: {error} Shrink it or remove it.") from error
     except Exception as error:  # PIL raises nearly anything on a damaged file
-        raise UnreadableImage(type(error).__name__) from error
+        raise UnreadableImage(_why_unreadable(path) or type(error).__name__) from error
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(GIT_LFS))
+    except OSError:
+        return None
+    return "empty file" if not start else "Git LFS pointer, run git lfs pull" if start == GIT_LFS else None
 
 
 def _frames(image: Image.Image) -> int:
