@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _LISTS = ("images", "annotations", "categories")
 _FLAGS = (("iscrowd", CROWD), ("ignore", IGNORE), ("difficult", DIFFICULT), ("truncated", TRUNCATED))
 _MEANINGS = {"0": False, "1": True, "false": False, "true": True}
 _CAPTION = "a caption, which has no box"
+_PATCH = re.compile(r"/(patch\d+/[^/]+)$")
 _Id = int | str
 
 
@@ -60,13 +62,14 @@ class CocoFile:
         self.categories: dict[_Id, Category] = {}
         self.boxes = BoxColumns()
         self.is_panoptic = False
-        self.stuff: set[_Id] = set()  # categories of a panoptic file that are no objects
+        self.stuff: set[int] = set()  # keys of the categories that are no things, if the file is panoptic
         self._texts: dict[str, int] = {}  # ids that are text, as negative numbers below any real one
         self._no_box: list[tuple[int, str]] = []
         self._no_list: list[str] = []  # keys of COCO that hold no list
         self._check_kind(self._read(progress))
         if self.is_panoptic:
-            self.stuff = {self._key(identity) for identity in self.stuff}
+            self.categories = {identity: category for identity, category in self.categories.items()
+                               if self._key(identity) not in self.stuff}  # fmt: skip
         self.boxes.sort()
 
     def _read(self, progress: bool) -> tuple[list[str], list[str]]:
@@ -144,7 +147,7 @@ class CocoFile:
             above if isinstance(above, str) else None,
         )  # fmt: skip
         if record.get("isthing") in (0, False) and "isthing" in record:
-            self.stuff.add(identity)
+            self.stuff.add(self._key(identity))
 
     def _annotation(self, record: dict[str, Any], i: int, segment: dict[str, Any] | None = None) -> None:
         own = record if segment is None else segment
@@ -219,17 +222,13 @@ class CocoFile:
             for _, i, *_ in self.boxes.of(key):
                 ledger.skip("boxes", "its image is not listed", self.at("annotations", i))
 
-    def records(
-        self, split: str, ledger: Ledger, changed: Callable[[str, str], None],
-        spare_names: Callable[[str], tuple[str, ...]],
-    ) -> Iterator[ImageRecord]:  # fmt: skip
+    def records(self, split: str, ledger: Ledger, changed: Callable[[str, str], None]) -> Iterator[ImageRecord]:
         """In the file's order.
 
         Args:
             split: of the records.
             ledger: takes the boxes that are left out.
             changed: takes what and where, of boxes that were made.
-            spare_names: of a file name, other names to look for.
         """
         names = {self._key(identity): category.name for identity, category in self.categories.items()}
         folders = (self.file.parent, self.file.parent / "data")  # Roboflow, FiftyOne
@@ -238,15 +237,14 @@ class CocoFile:
             image = ImageRecord(
                 split, name, width, height, [], f"{self._name}, image id {identity}",
                 identity=identity if isinstance(identity, int) else None, folders=folders,
-                spare_names=spare_names(name), may_be_path=True,
+                spare_names=_in_patch(name), may_be_path=True,
             )  # fmt: skip
             for label, at, values, flags, area, own in self.boxes.of(self._key(identity)):
                 location = f"{start}{at}]"
                 if label not in names:
-                    ledger.skip("boxes", "its category is not listed", location)
-                    continue
-                if label in self.stuff and self.is_panoptic:
-                    ledger.skip("boxes", "stuff of a panoptic file, no object", location)
+                    stuff = label in self.stuff and self.is_panoptic
+                    reason = "stuff of a panoptic file, no object" if stuff else "its category is not listed"
+                    ledger.skip("boxes", reason, location)
                     continue
                 if flags & OUTLINED:
                     changed(FROM_OUTLINE, location)
@@ -255,6 +253,12 @@ class CocoFile:
                     bool(flags & TRUNCATED), area, own, location,
                 ))  # fmt: skip
             yield image
+
+
+def _in_patch(name: str) -> tuple[str, ...]:
+    """Of Objects365's `images/v1/patch8/a.jpg`, the place to which its archives unpack: `patch8/a.jpg`."""
+    found = _PATCH.search(name) if "/patch" in name else None
+    return (found[1],) if found else ()
 
 
 def _is_plain(value: Any) -> bool:

@@ -78,7 +78,7 @@ class ImageFiles:
     def _scan(self) -> None:
         for folder, entry in _walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
-            self.folders.add(folder)
+            self._add_folder(folder)
             if _is(entry.is_dir):  # only linked folders that are not followed come here
                 self.linked_folders.append(name)
             elif entry.is_symlink() and not _is(entry.is_file):
@@ -89,6 +89,12 @@ class ImageFiles:
                 self.not_opened[name] = reason
             if len(self.files) > MOST_FILES:
                 raise DataError(f"{self.home}: more than {MOST_FILES:,} images.")
+
+    def _add_folder(self, folder: str) -> None:
+        """Note a folder, and those above it, which may hold nothing but folders."""
+        while folder not in self.folders:
+            self.folders.add(folder)
+            folder = folder.rpartition("/")[0]
 
     def find(self, record: ImageRecord) -> Found | str:
         """The image of a record, or the reason why there is none."""
