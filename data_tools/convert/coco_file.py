@@ -37,6 +37,7 @@ _FLAGS = (("iscrowd", CROWD), ("ignore", IGNORE), ("difficult", DIFFICULT), ("tr
 _MEANINGS = {"0": False, "1": True, "false": False, "true": True}
 _CAPTION = "a caption, which has no box"
 _PATCH = re.compile(r"/(patch\d+/[^/]+)$")
+_NUMBERS = {int, float}
 _Id = int | str
 
 
@@ -164,7 +165,7 @@ class CocoFile:
             if bbox is None:
                 self._no_box.append((i, _CAPTION if "caption" in own else "no bbox"))
                 return
-        elif not (type(bbox) is list and len(bbox) == 4 and all(_is_plain(value) for value in bbox)):
+        elif not _is_plain(bbox):
             bbox = numbers(bbox, 4, self.at("annotations", i), "'bbox'")
         for key, flag in _FLAGS:
             if (value := own.get(key)) and self._is_set(value, key, i):
@@ -261,8 +262,11 @@ def _in_patch(name: str) -> tuple[str, ...]:
     return (found[1],) if found else ()
 
 
-def _is_plain(value: Any) -> bool:
-    return type(value) in (float, int) and -LARGEST <= value <= LARGEST
+def _is_plain(bbox: Any) -> bool:
+    """Whether it is four numbers, none of them too large; what is not plain is looked at one by one."""
+    if type(bbox) is not list or len(bbox) != 4 or not _NUMBERS.issuperset(map(type, bbox)):
+        return False
+    return min(bbox) >= -LARGEST and max(bbox) <= LARGEST and abs(sum(bbox)) <= 4 * LARGEST  # NaN has no order
 
 
 def _area(value: Any) -> float | None:
