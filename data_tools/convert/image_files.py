@@ -179,14 +179,15 @@ class ImageFiles:
         name = record.file_name.replace("\\", "/")
         foreign = leaves(name)
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        for i in range(1, len(parts)):
-            rest = clean_name("/".join(parts[i:]), record.location)
-            found = self._under(bases, rest)
+        for i in range(0 if foreign else 1, len(parts)):  # one that leaves its folder is without `/` or `..` already
+            if leaves(rest := "/".join(parts[i:])):
+                continue
+            found = self._under(bases, clean_name(rest, record.location))
             if not isinstance(found, Found):
                 continue
             prefix = "/".join(parts[:i])
-            known = self._prefix.setdefault(record.split, prefix)
-            if known != prefix and not foreign:
+            known = prefix if foreign else self._prefix.setdefault(record.split, prefix)
+            if known != prefix:
                 raise DataError(
                     f"{record.location}: image {name[:80]!r} is not in {self.home}, which has {found.name!r}; other "
                     f"records begin with {known[:80]!r}, which is not there either, so it cannot be told whose image "
