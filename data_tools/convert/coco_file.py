@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from data_tools.box_writing import writing_of
+from data_tools.convert.coco_layouts import spare_names
 from data_tools.convert.json_kinds import kind_of_list, kind_of_object
 from data_tools.convert.json_stream import first_character, list_records, object_records
 from data_tools.convert.packed import CROWD, DIFFICULT, IGNORE, OUTLINED, TRUNCATED, BoxColumns
@@ -36,7 +36,6 @@ _LISTS = ("images", "annotations", "categories")
 _FLAGS = (("iscrowd", CROWD), ("ignore", IGNORE), ("difficult", DIFFICULT), ("truncated", TRUNCATED))
 _MEANINGS = {"0": False, "1": True, "false": False, "true": True}
 _CAPTION = "a caption, which has no box"
-_PATCH = re.compile(r"/(patch\d+/[^/]+)$")
 _NUMBERS = {int, float}
 _Id = int | str
 
@@ -238,7 +237,7 @@ class CocoFile:
             image = ImageRecord(
                 split, name, width, height, [], f"{self._name}, image id {identity}",
                 identity=identity if isinstance(identity, int) else None, folders=folders,
-                spare_names=_in_patch(name), may_be_path=True,
+                spare_names=spare_names(name), may_be_path=True,
             )  # fmt: skip
             for label, at, values, flags, area, own in self.boxes.of(self._key(identity)):
                 location = f"{start}{at}]"
@@ -254,12 +253,6 @@ class CocoFile:
                     bool(flags & TRUNCATED), area, own, location,
                 ))  # fmt: skip
             yield image
-
-
-def _in_patch(name: str) -> tuple[str, ...]:
-    """Of Objects365's `images/v1/patch8/a.jpg`, the place to which its archives unpack: `patch8/a.jpg`."""
-    found = _PATCH.search(name) if "/patch" in name else None
-    return (found[1],) if found else ()
 
 
 def _is_plain(bbox: Any) -> bool:
