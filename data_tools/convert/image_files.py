@@ -23,6 +23,7 @@ from PIL import Image
 from data_tools.convert.records import ImageRecord, clean_name, inside, leaves
 from data_tools.convert.splits import known_split, split_of_folders
 from data_tools.convert.tables import read_sizes
+from data_tools.convert.text_files import GIT_LFS
 from data_tools.image_frames import Header
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError, exif_orientation
@@ -77,7 +78,7 @@ class ImageFiles:
     def _scan(self) -> None:
         for folder, entry in _walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
-            self.folders.add(folder)
+            self._add_folder(folder)
             if _is(entry.is_dir):  # only linked folders that are not followed come here
                 self.linked_folders.append(name)
             elif entry.is_symlink() and not _is(entry.is_file):
@@ -88,6 +89,12 @@ class ImageFiles:
                 self.not_opened[name] = reason
             if len(self.files) > MOST_FILES:
                 raise DataError(f"{self.home}: more than {MOST_FILES:,} images.")
+
+    def _add_folder(self, folder: str) -> None:
+        """Note a folder, and those above it, which may hold nothing but folders."""
+        while folder not in self.folders:
+            self.folders.add(folder)
+            folder = folder.rpartition("/")[0]
 
     def find(self, record: ImageRecord) -> Found | str:
         """The image of a record, or the reason why there is none."""
@@ -172,14 +179,15 @@ class ImageFiles:
         name = record.file_name.replace("\\", "/")
         foreign = leaves(name)
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        for i in range(1, len(parts)):
-            rest = clean_name("/".join(parts[i:]), record.location)
-            found = self._under(bases, rest)
+        for i in range(0 if foreign else 1, len(parts)):  # one that leaves its folder is without `/` or `..` already
+            if leaves(rest := "/".join(parts[i:])):
+                continue
+            found = self._under(bases, clean_name(rest, record.location))
             if not isinstance(found, Found):
                 continue
             prefix = "/".join(parts[:i])
-            known = self._prefix.setdefault(record.split, prefix)
-            if known != prefix and not foreign:
+            known = prefix if foreign else self._prefix.setdefault(record.split, prefix)
+            if known != prefix:
                 raise DataError(
                     f"{record.location}: image {name[:80]!r} is not in {self.home}, which has {found.name!r}; other "
                     f"records begin with {known[:80]!r}, which is not there either, so it cannot be told whose image "
@@ -343,7 +351,16 @@ def read_header(path: Path) -> tuple[Header, int]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: refused: {error} Shrink it or remove it.") from error
     except Exception as error:  # PIL raises nearly anything on a damaged file
-        raise UnreadableImage(type(error).__name__) from error
+        raise UnreadableImage(_why_unreadable(path) or type(error).__name__) from error
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(GIT_LFS))
+    except OSError:
+        return None
+    return "empty file" if not start else "Git LFS pointer, run git lfs pull" if start == GIT_LFS else None
 
 
 def _frames(image: Image.Image) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.coco_json import short
 from dfine_lib.data.images import DataError
 
@@ -27,6 +28,7 @@ class Box:
     height: float
     name: str
     crowd: bool = False  # a region to ignore, or a group under one box
+    ignore: bool = False  # one object that evaluation ignores
     difficult: bool = False
     truncated: bool = False
     area: float | None = None  # pixels², of the object's outline; None: that of the box
@@ -124,7 +126,8 @@ def text(value: Any, location: str, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         got = "nothing" if value is None else repr(value[:40]) if isinstance(value, str) else type(value).__name__
         raise DataError(f"{location}: {what} should be text, got {got}.")  # no repr of a list: YAML's may be endless
-    if len(value) > 1000 or "\0" in value or any(0xD800 <= ord(c) < 0xE000 for c in value):
+    surrogate = not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value)
+    if len(value) > 1000 or "\0" in value or surrogate:
         raise DataError(f"{location}: {what} is no usable text ({value[:30]!r}…).")
     return value
 
@@ -164,7 +167,8 @@ def clean_name(name: Any, location: str, may_be_path: bool = False) -> str:
             f"{location}: file name {name[:80]!r} leaves the data folder. Make it relative to the folder of the "
             f"images, without '..'{or_name}."
         )
-    if any(ord(c) < 32 for c in name) or max(len(os.fsencode(part)) for part in parts) > 255:
+    control = not name.isprintable() and any(ord(c) < 32 for c in name)
+    if control or (len(name) > 63 and max(len(os.fsencode(part)) for part in parts) > 255):  # 4 bytes a character
         raise DataError(f"{location}: {name[:80]!r} is no file name.")
     return "/".join(parts)
 
@@ -219,7 +223,7 @@ def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False
     """What an annotation file inside `root` holds; `DataError` if it leaves, is missing or too large."""
     annotation_file(file, root, follow_links)
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             content = stream.read(most_bytes + 1)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
@@ -229,9 +233,9 @@ def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False
 
 
 def decoded(content: bytes, file: Path) -> str:
-    """UTF-8, with or without a byte order mark."""
+    """UTF-8 or UTF-16, with or without a byte order mark."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding_of(content[:2]))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: not UTF-8. Save it as UTF-8.") from error

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from data_tools.box_writing import EDGE_PX, WRITINGS, fits, is_written_as
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
 from dfine_lib.data.plausible import written_as_fractions
 
-EDGE_PX = 1.0  # what a box may stick out by without a word: rounding
 TINY_PX = 2.0
 EXTREME_ASPECT = 25.0
-FEWEST_FOR_A_VERDICT = 8  # boxes; fewer do not tell how a file writes them
 _DROPPED = "drops the annotation"
 _WRITING = "Boxes lie beside the objects, or outside the picture: nothing can be learned."
 _COCO = "COCO boxes are [left, top, width, height] in pixels: convert them."
@@ -91,21 +88,6 @@ def _nan_written(split: Split) -> np.ndarray:
     return written
 
 
-# How a file may write its boxes by mistake: numbers [n, 4] and image sizes [n, 2] to xywh in pixels.
-_WRITINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "boxes_as_corners": lambda b, wh: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
-    "boxes_as_centres": lambda b, wh: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, 2:]], 1),
-    "boxes_axes_swapped": lambda b, wh: b[:, [1, 0, 3, 2]],
-}
-
-
-def _fits(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
-    """bool `[n]`: positive sides, inside the image but for rounding."""
-    slack = EDGE_PX + 0.002 * sizes_wh
-    inside = (boxes_xywh[:, :2] >= -slack) & (boxes_xywh[:, :2] + boxes_xywh[:, 2:] <= sizes_wh + slack)
-    return (inside & (boxes_xywh[:, 2:] > 0)).all(1)
-
-
 def writing(case: Examination, split: Split) -> None:
     """Find boxes that are written in another way, and put them right in `split.boxes_xywh`.
 
@@ -119,20 +101,19 @@ def writing(case: Examination, split: Split) -> None:
     if fractions.any():
         own, scale = boxes[fractions], np.tile(sizes[fractions], 2)
         as_corner = own * scale
-        centres = _WRITINGS["boxes_as_centres"](as_corner, sizes[fractions])
-        corners = _WRITINGS["boxes_as_corners"](as_corner, sizes[fractions])
-        best = max((as_corner, centres, corners), key=lambda one: _fits(one, sizes[fractions]).mean())
+        centres = WRITINGS["boxes_as_centres"](as_corner, sizes[fractions])
+        corners = WRITINGS["boxes_as_corners"](as_corner, sizes[fractions])
+        best = max((as_corner, centres, corners), key=lambda one: fits(one, sizes[fractions]).mean())
         split.boxes_xywh[rows[fractions]] = best
         case.found("boxes_as_fractions", split, "annotations", rows[fractions])
         rows, boxes, sizes = rows[~fractions], boxes[~fractions], sizes[~fractions]
     if not len(rows):
         return
-    plain = _fits(boxes, sizes)
-    for name, convert in _WRITINGS.items():
-        other = _fits(convert(boxes, sizes), sizes)
-        fewest = 0.05 if name == "boxes_as_centres" else 0.15  # those near the right and lower edges alone tell
-        whole = len(rows) >= FEWEST_FOR_A_VERDICT and other.mean() >= 0.98 and (~plain & other).mean() >= fewest
-        chosen = np.full(len(rows), bool(whole))
+    plain = fits(boxes, sizes)
+    for name, convert in WRITINGS.items():
+        other = fits(convert(boxes, sizes), sizes)
+        whole = is_written_as(name, plain, other)
+        chosen = np.full(len(rows), whole)
         if not whole and name == "boxes_as_corners":
             chosen = _agreed(split, rows, other, fewest=3, share=1.0) & _agreed(
                 split, rows, ~plain, fewest=3, share=0.5
