@@ -149,6 +149,8 @@ class _File:
                 if value not in (1, True):
                     raise DataError(f"{location}: {key!r} should be 0 or 1, got {repr(value)[:30]}.")
                 flags |= flag
+        if flags & DIFFICULT and record.get("iscrowd") in (None, 0, False):
+            flags &= ~CROWD  # a difficult object is ignored in evaluation, and is one object nevertheless
         area = record.get("area")
         if area is not None and not (isinstance(area, int | float) and 0 <= area <= 1e14):
             area = None  # of no use; that of the box is taken
@@ -269,7 +271,7 @@ class _Part:
                 "iscrowd": int(box.crowd),
             }
             if box.difficult:
-                values["difficult"] = 1
+                values["difficult"] = values["ignore"] = 1  # VOC's rule: neither missed nor a false alarm
             if box.truncated:
                 values["truncated"] = 1
             identity = -1 if box.identity is None else box.identity
