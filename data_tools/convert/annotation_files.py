@@ -27,9 +27,7 @@ IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
 KIND = "annotation files"
 
 
-def annotation_files(
-    source: Path, suffix: str, what: str, *, ledger: Ledger, follow_links: bool = False
-) -> list[Path]:
+def annotation_files(source: Path, suffix: str, what: str, *, ledger: Ledger, follow_links: bool = False) -> list[Path]:
     """The files with an ending in a folder, sorted; or the file itself.
 
     Args:
@@ -49,8 +47,8 @@ def annotation_files(
     found = list(files_below(source, (suffix,), follow_links=follow_links))
     archives = list(files_below(source, (".zip",), follow_links=follow_links))
     if not found:
-        linked = [] if follow_links else [entry.name for entry in os.scandir(source)
-                                          if entry.is_symlink() and os.path.isdir(entry.path)]  # fmt: skip
+        linked = [] if follow_links else sorted(entry.name for entry in os.scandir(source)
+                                                if entry.is_symlink() and os.path.isdir(entry.path))  # fmt: skip
         hint = f" {archives[0].name} is an archive: unzip it, and name the folder." if archives else (
             f" The linked folder {linked[0]!r} was not entered: --follow-links enters it." if linked else ""
         )  # fmt: skip
@@ -75,12 +73,18 @@ def kept_folders(folders: Iterable[str], split: str | None = None) -> list[str]:
 
 
 def entries(found: Iterable[tuple[Path, str, Path]], root: Path) -> list[Entry]:
-    """Entries of (file, split, folder that its name counts from); a longer name where a short one would occur twice."""
+    """Entries of (file, split, folder that its name counts from).
+
+    Folders that all have in common are no part of a name; it gets longer where it would occur twice.
+    """
+    found = list(found)
+    short = [kept_folders(file.relative_to(home).parent.parts, split) for file, split, home in found]
+    common = len(os.path.commonprefix(short))
     forms = []
-    for file, split, home in found:
-        below, parent = file.relative_to(root), file.relative_to(home).parent.parts
+    for (file, split, _), folders in zip(found, short, strict=True):
+        below = file.relative_to(root)
         forms.append((file, split, (
-            "/".join([*kept_folders(parent, split), file.stem]), "/".join([*kept_folders(below.parts[:-1]), file.stem]),
+            "/".join([*folders[common:], file.stem]), "/".join([*kept_folders(below.parts[:-1]), file.stem]),
             below.with_suffix("").as_posix(),
         )))  # fmt: skip
     count = Counter(names[0] for *_, names in forms)

@@ -27,7 +27,8 @@ from data_tools.convert.splits import split_of_folders
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
-OUTLINES = ("polygon", "rectangle", "line", "linestrip", "mask", "rotation", "quadrilateral")  # the last two: X-AnyLabeling
+# Some of X-AnyLabeling are among them: rotation (four corners) and quadrilateral.
+OUTLINES = ("polygon", "rectangle", "line", "linestrip", "mask", "rotation", "quadrilateral")
 POINTS = ("point", "points")
 JOINED = "shapes of one label and one group_id joined into one box"
 APART = "group_id with several labels: a box for each label"

@@ -37,6 +37,8 @@ from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
 Corners = Literal["plain", "inclusive"]
+
+
 def read_voc(
     source: Path, split: str, *, voc_corners: Corners = "plain", follow_links: bool = False, ledger: Ledger
 ) -> Source:

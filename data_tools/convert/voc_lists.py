@@ -76,7 +76,7 @@ class _List:
     """A text file of rows."""
 
     def __init__(self, file: Path, root: Path, follow_links: bool):
-        self.file = file
+        self.file, self.stem = file, _stem(file)
         text = decoded(readable(file, root, 256 << 20, follow_links), file)
         self.rows = [(i, row.strip()) for i, row in enumerate(text.splitlines(), 1) if row.strip()]
 
@@ -85,10 +85,16 @@ class _List:
 
     def is_of_one_class(self, stems: set[str]) -> bool:
         """Whether this is `cat_train.txt`: every row with the flag that says whether a cat is there."""
-        _, sign, split = self.file.stem.rpartition("_")
+        _, sign, split = self.stem.rpartition("_")
         flagged = all(row.split()[-1] in _FLAGS and " " in row.replace("\t", " ") for _, row in self.rows)
-        is_of_split = known_split(self.file.stem) is not None
+        is_of_split = known_split(self.stem) is not None
         return bool(sign) and flagged and not is_of_split and (known_split(split) is not None or split in stems)
+
+
+def _stem(file: Path) -> str:
+    """The name of a list: `train` of `train.txt`, and of `train_list.txt`."""
+    short = file.stem[:-4].rstrip("_-. ") if file.stem.lower().endswith("list") else ""
+    return short if known_split(short) is not None else file.stem
 
 
 def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) -> dict[Path, list[_List]]:
@@ -102,7 +108,7 @@ def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) ->
         if at:
             task = "/".join(parts[at[-1] + 1 :]).lower()
             homes.setdefault(root.joinpath(*parts[: at[-1]]), {}).setdefault(task, []).append(file)
-        elif file.parent in parents and known_split(file.stem.lower().removesuffix("list").rstrip("_-")) is not None:
+        elif file.parent in parents and known_split(_stem(file)) is not None:
             beside.setdefault(file.parent, []).append(file)
     found = {}
     for home, tasks in homes.items():
@@ -128,7 +134,7 @@ def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) ->
 
 def _detection_lists(home: Path, lists: list[_List], ledger: Ledger) -> list[_List]:
     """The lists of splits, without those of one class, and without `trainval` where train and val are there."""
-    stems = {rows.file.stem for rows in lists}
+    stems = {rows.stem for rows in lists}
     single = [rows for rows in lists if rows.is_of_one_class(stems)]
     lists = [rows for rows in lists if rows not in single]
     if single and not lists:
@@ -138,8 +144,8 @@ def _detection_lists(home: Path, lists: list[_List], ledger: Ledger) -> list[_Li
         )
     for rows in single:
         ledger.skip(LISTS, "list of one class", rows.file)
-    unions = [rows for rows in lists if _is_union(rows.file.stem)]
-    known = {known_split(rows.file.stem) for rows in lists if rows not in unions}
+    unions = [rows for rows in lists if _is_union(rows.stem)]
+    known = {known_split(rows.stem) for rows in lists if rows not in unions}
     if {"train", "val"} <= known:
         for rows in unions:
             ledger.skip(LISTS, "union of train and val", rows.file)
@@ -159,7 +165,7 @@ def _splits(lists: list[_List], split: str) -> list[tuple[str, _List]]:
     """
     found: dict[str, _List] = {}
     for rows in lists:
-        stem = rows.file.stem
+        stem = rows.stem
         name = split if stem.lower() == "default" and len(lists) == 1 else split_name(stem)  # CVAT's only subset
         if (other := found.setdefault(name, rows)) is not rows:
             raise DataError(f"{rows.file}: split {name} has a list already, {other.file}. Join them, or remove one.")
@@ -212,7 +218,7 @@ def _file_of(row: str, index: _Index, location: str) -> Path | None:
 
 
 def _names(text: str) -> list[str]:
-    """What a row may call a file: with its ending and without; folders that every set has, and those above, left off."""
+    """What a row may call a file: with its ending and without, folders that every set has and those above left off."""
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     if not parts:
         return [""]

@@ -13,12 +13,15 @@ from defusedxml.ElementTree import iterparse
 from data_tools.convert.records import annotation_file
 from dfine_lib.data.images import DataError
 
+
 class OtherXml(DataError):
     """An XML file of another kind; `tag` is its outermost element."""
 
     def __init__(self, file: Path, tag: str, wanted: str):
         self.tag = tag
-        super().__init__(f"{file}: no <{wanted}> but <{tag[:40]}>: {_KINDS.get(tag, 'no annotation file that is known')}.")
+        super().__init__(
+            f"{file}: no <{wanted}> but <{tag[:40]}>: {_KINDS.get(tag, 'no annotation file that is known')}."
+        )
 
 
 _KINDS = {"annotation": "is it Pascal VOC? (--from voc)", "annotations": "is it CVAT's XML? (--from cvat)"}
