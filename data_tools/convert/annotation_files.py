@@ -75,7 +75,7 @@ def kept_folders(folders: Iterable[str], split: str | None = None) -> list[str]:
 def entries(found: Iterable[tuple[Path, str, Path]], root: Path) -> list[Entry]:
     """Entries of (file, split, folder that its name counts from).
 
-    Folders that all have in common are no part of a name; it gets longer where it would occur twice.
+    Folders that all have in common are no part of a name; it gets longer where it would occur twice in a split.
     """
     found = list(found)
     short = [kept_folders(file.relative_to(home).parent.parts, split) for file, split, home in found]
@@ -87,9 +87,9 @@ def entries(found: Iterable[tuple[Path, str, Path]], root: Path) -> list[Entry]:
             "/".join([*folders[common:], file.stem]), "/".join([*kept_folders(below.parts[:-1]), file.stem]),
             below.with_suffix("").as_posix(),
         )))  # fmt: skip
-    count = Counter(names[0] for *_, names in forms)
-    longer = Counter(names[1] for *_, names in forms if count[names[0]] > 1)
-    return [Entry(file, split, names[0] if count[names[0]] == 1 else names[1] if longer[names[1]] == 1 else names[2])
+    count = Counter((split, names[0]) for _, split, names in forms)
+    longer = Counter(names[1] for _, split, names in forms if count[split, names[0]] > 1)
+    return [Entry(file, split, names[0] if count[split, names[0]] == 1 else names[1 if longer[names[1]] == 1 else 2])
             for file, split, names in forms]  # fmt: skip
 
 
