@@ -139,7 +139,7 @@ class ImageFiles:
                 return self._take(same[0], same[0].removeprefix(_before(path, name)))
             if same:
                 return same
-            if not is_image_name(path) and (self.home / path).is_file():  # an image whose name has no known ending
+            if not is_image_name(path) and path not in self.not_opened and (self.home / path).is_file():
                 return self._take(path, name)
         return None
 

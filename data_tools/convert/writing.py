@@ -199,7 +199,7 @@ class Conversion:
         if path is not None:
             self._mark(path)
             self.ledger.taken("images")
-            self.same.remember(path)
+            self.same.remember(path, record.split)
             if self.options.pictures != "none":
                 bring(path, self.folder / self.writer.image_path(record), self.options.pictures)
 
