@@ -6,6 +6,7 @@ is exchanged for one of images (`JPEGImages`, `images`). The name in it is used 
 
 from __future__ import annotations
 
+import itertools
 import os
 import zipfile
 from collections import Counter
@@ -79,7 +80,8 @@ def entries(found: Iterable[tuple[Path, str, Path]], root: Path) -> list[Entry]:
     """
     found = list(found)
     short = [kept_folders(file.relative_to(home).parent.parts, split) for file, split, home in found]
-    common = len(os.path.commonprefix(short))
+    levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*short, strict=False))
+    common = sum(1 for _ in levels)
     forms = []
     for (file, split, _), folders in zip(found, short, strict=True):
         below = file.relative_to(root)

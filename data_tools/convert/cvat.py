@@ -27,6 +27,7 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
+from data_tools.convert.splits import in_order
 from data_tools.convert.xml_stream import OtherXml, child_text, elements
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -52,7 +53,7 @@ def read_cvat(source: Path, split: str, *, follow_links: bool = False, ledger: L
             ledger.left_out(KIND, f"no <annotations> but <{error.tag[:40]}>", file)
     reader.sort()
     categories = [Category(name) for name in reader.classes] or None
-    return Source(root, reader.records(), tuple(reader.splits), categories, reader.total)
+    return Source(root, reader.records(), in_order(reader.splits), categories, reader.total)
 
 
 class _Reader:

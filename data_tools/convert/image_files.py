@@ -77,7 +77,9 @@ class ImageFiles:
     def _scan(self) -> None:
         for folder, entry in _walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
-            self.folders.add(folder)
+            while folder not in self.folders:  # and those above, which may hold folders alone
+                self.folders.add(folder)
+                folder = folder.rpartition("/")[0]
             if _is(entry.is_dir):  # only linked folders that are not followed come here
                 self.linked_folders.append(name)
             elif entry.is_symlink() and not _is(entry.is_file):

@@ -23,7 +23,7 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
-from data_tools.convert.splits import split_of_folders
+from data_tools.convert.splits import in_order, split_of_folders
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
@@ -44,7 +44,7 @@ def read_labelme(
     found = entries(listed, root)
     ledger.found(KIND, len(found))
     records = _records(found, root, join_groups, ledger, follow_links, alone=not source.is_dir())
-    return Source(root, records, tuple(dict.fromkeys(entry.split for entry in found)), None, len(found))
+    return Source(root, records, in_order(entry.split for entry in found), None, len(found))
 
 
 def _records(

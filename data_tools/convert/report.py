@@ -115,8 +115,8 @@ class Report:
         sums = [self.ledger.summary(kind) for kind in kinds if self.ledger.number_found(kind)]
         reasons = [(n, reason, kind) for kind in kinds for reason, n in self.ledger.reasons(kind).items()]
         most = ""
-        if reasons:
-            _, reason, kind = max(reasons)
+        if reasons:  # images without a record tell least: they follow from the rest
+            _, reason, kind = max(reasons, key=lambda found: (found[2] != "images", found[0]))
             most = f" Most were left out for: {reason} (first: {self._first[kind, reason][:300]})."
         told = "; ".join(sums) or "nothing of this format was found"
         remarks = "".join(f" {remark[:1].upper()}{remark[1:]}." for remark in self.result.remarks)

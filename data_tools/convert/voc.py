@@ -30,7 +30,7 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
-from data_tools.convert.splits import split_of_folders
+from data_tools.convert.splits import in_order, split_of_folders
 from data_tools.convert.voc_lists import listed_files
 from data_tools.convert.xml_stream import OtherXml, child_text, elements
 from dfine_lib.data.images import DataError
@@ -60,7 +60,7 @@ def read_voc(
     places = ImagePlaces(found, root)
     records = _records(found, root, places, voc_corners, ledger, follow_links, alone=not source.is_dir())
     homes = list(dict.fromkeys([root, *(home for _, _, home in listed)]))
-    return Source(root, records, tuple(dict.fromkeys(entry.split for entry in found)),
+    return Source(root, records, in_order(entry.split for entry in found),
                   _label_list(homes, root, ledger, follow_links), len(found))  # fmt: skip
 
 

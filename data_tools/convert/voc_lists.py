@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from data_tools.convert.annotation_files import ANNOTATION_FOLDERS, IMAGE_FOLDERS, KIND, kept_folders
 from data_tools.convert.records import decoded, files_below, leaves, readable
-from data_tools.convert.splits import known_split, split_name
+from data_tools.convert.splits import in_order, known_split, split_name
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -38,7 +38,7 @@ def listed_files(
         DataError: an image is in two lists; no row of a split names an XML file; only lists of single classes.
     """
     homes = _homes(root, files, ledger, follow_links)
-    chosen = {home: _splits(_detection_lists(home, lists, ledger), split) for home, lists in homes.items()}
+    chosen = {home: _splits(_detection_lists(lists, ledger), split) for home, lists in homes.items()}
     chosen = {home: lists for home, lists in chosen.items() if lists}
     if not chosen:
         return None
@@ -73,22 +73,23 @@ def listed_files(
 
 
 class _List:
-    """A text file of rows."""
+    """A text file of rows, with the location of each."""
 
     def __init__(self, file: Path, root: Path, follow_links: bool):
         self.file, self.stem = file, _stem(file)
         text = decoded(readable(file, root, 256 << 20, follow_links), file)
-        self.rows = [(i, row.strip()) for i, row in enumerate(text.splitlines(), 1) if row.strip()]
+        self.rows = [(f"{file}, line {i}", row.strip()) for i, row in enumerate(text.splitlines(), 1) if row.strip()]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return ((f"{self.file}, line {i}", row) for i, row in self.rows)
+        return iter(self.rows)
 
     def is_of_one_class(self, stems: set[str]) -> bool:
         """Whether this is `cat_train.txt`: every row with the flag that says whether a cat is there."""
         _, sign, split = self.stem.rpartition("_")
         flagged = all(row.split()[-1] in _FLAGS and " " in row.replace("\t", " ") for _, row in self.rows)
-        is_of_split = known_split(self.stem) is not None
-        return bool(sign) and flagged and not is_of_split and (known_split(split) is not None or split in stems)
+        if known_split(self.stem) is not None or self.stem.lower() == "default" or not flagged:
+            return False
+        return bool(self.rows) or (bool(sign) and (known_split(split) is not None or split in stems))
 
 
 def _stem(file: Path) -> str:
@@ -132,16 +133,13 @@ def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) ->
     return found
 
 
-def _detection_lists(home: Path, lists: list[_List], ledger: Ledger) -> list[_List]:
+def _detection_lists(lists: list[_List], ledger: Ledger) -> list[_List]:
     """The lists of splits, without those of one class, and without `trainval` where train and val are there."""
     stems = {rows.stem for rows in lists}
     single = [rows for rows in lists if rows.is_of_one_class(stems)]
     lists = [rows for rows in lists if rows not in single]
-    if single and not lists:
-        raise DataError(
-            f"{single[0].file}: {home} has only lists of single classes. Write the names of all images of a split "
-            "into train.txt, val.txt … beside it."
-        )
+    if not lists and (joined := _joined(single)):
+        return joined
     for rows in single:
         ledger.skip(LISTS, "list of one class", rows.file)
     unions = [rows for rows in lists if _is_union(rows.stem)]
@@ -151,6 +149,24 @@ def _detection_lists(home: Path, lists: list[_List], ledger: Ledger) -> list[_Li
             ledger.skip(LISTS, "union of train and val", rows.file)
         lists = [rows for rows in lists if rows not in unions]
     return lists
+
+
+def _joined(single: list[_List]) -> list[_List]:
+    """VoTT writes `cat_train.txt` and no `train.txt`: all images of a split are those of all its classes' lists."""
+    found: dict[str, _List] = {}
+    for rows in single:
+        split = rows.stem.rpartition("_")[2]
+        if known_split(split) is None:
+            continue
+        rows.stem = split
+        if (first := found.setdefault(split, rows)) is not rows:
+            known = {_without_flag(row) for _, row in first}
+            first.rows += [(location, row) for location, row in rows if _without_flag(row) not in known]
+    return list(found.values())
+
+
+def _without_flag(row: str) -> str:
+    return row.replace("\t", " ").rpartition(" ")[0].strip()
 
 
 def _is_union(stem: str) -> bool:
@@ -169,8 +185,7 @@ def _splits(lists: list[_List], split: str) -> list[tuple[str, _List]]:
         name = split if stem.lower() == "default" and len(lists) == 1 else split_name(stem)  # CVAT's only subset
         if (other := found.setdefault(name, rows)) is not rows:
             raise DataError(f"{rows.file}: split {name} has a list already, {other.file}. Join them, or remove one.")
-    order = {"train": 0, "val": 1, "test": 2}
-    return sorted(found.items(), key=lambda item: (order.get(item[0], 3), item[0]))
+    return [(name, found[name]) for name in in_order(found)]
 
 
 _Index = dict[str, list[Path]]

@@ -102,7 +102,7 @@ class Conversion:
             self._note_reach(record, (record.width, record.height))
             self._write(record, None)
             return
-        self.same.add(found.path, record.split, record.location, said_name)
+        self.same.add(found.path, record.split, record.location, found.path.name if record.own else said_name)
         record.file_name = found.name
         if found.how is not None:
             self.report.changed(found.how, f"{record.location}: {said_name[:200]} is {found.path}")

@@ -66,7 +66,8 @@ def test_subsets_turned_boxes_and_outlines(tmp_path):
     <points label="a" points="1,1"/><mask label="b" rle="1,2" left="3" top="4" width="5" height="6"/>
     <skeleton label="a"><points label="nose" points="1,1"/></skeleton><tag label="a"/>"""
     write(tmp_path / "set" / "annotations.xml",
-          xml(image("x/1.jpg", shapes, subset="Validation"), meta=f"<task><labels>{labels}</labels></task>"))  # fmt: skip
+          xml(image("x/1.jpg", shapes, subset="Validation"),
+              meta=f"<task><labels>{labels}</labels></task>"))  # fmt: skip
     result, found, data = converted(tmp_path / "set", tmp_path / "out", "cvat", split="val")
     np.testing.assert_allclose(
         [row[1:] for row in found["x/1.jpg"]],

@@ -199,8 +199,11 @@ def test_a_damaged_picture_is_left_out_and_listed(tmp_path):
         ("coco", {"a.json": coco()}, "--images"),
         ("voc", {"a.xml": "<annotation><object></annotation>"}, "no valid XML"),
         ("voc", {"a.xml": "<html></html>"}, "no <annotation>"),
-        ("voc", {"a.xml": "<annotation><object><name>x</name><bndbox><xmax>1</xmax></bndbox></object></annotation>"},
-         "object 1: xmin"),
+        (
+            "voc",
+            {"a.xml": "<annotation><object><name>x</name><bndbox><xmax>1</xmax></bndbox></object></annotation>"},
+            "object 1: xmin",
+        ),
         ("voc", {"a.txt": ""}, "no VOC annotation files"),
         ("cvat", {"a.xml": "<annotations><track/></annotations>"}, "track 1: label should be text"),
         ("crowdhuman", {"annotation_train.odgt": "{}\n"}, "line 1: 'ID'"),

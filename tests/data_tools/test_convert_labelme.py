@@ -85,7 +85,9 @@ def test_a_stale_path_gives_way_to_the_image_of_the_files_own_name(tmp_path):
     assert result.changed == {"the annotation file's own name used, not the other name that stands in it": 1}
 
 
-@pytest.mark.parametrize("said", ["C:\\data\\photo 1.jpg", "/home/ann/photo 1.jpg", "../pics/photo 1.jpg", "photo 1.jpg"])
+@pytest.mark.parametrize(
+    "said", ["C:\\data\\photo 1.jpg", "/home/ann/photo 1.jpg", "../pics/photo 1.jpg", "photo 1.jpg"]
+)
 def test_a_path_on_the_annotators_disk_counts_by_its_name(tmp_path, said):
     picture(tmp_path / "pics" / "photo 1.jpg")
     write(tmp_path / "set" / "1.json", labelme(said, ("x", square(10, 10), {})))

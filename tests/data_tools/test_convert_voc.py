@@ -1,6 +1,7 @@
 """Pascal VOC as it occurs in the wild, by hand."""
 
 import json
+import zipfile
 
 import pytest
 from PIL import Image
@@ -130,7 +131,9 @@ def test_a_list_without_an_entry_that_is_there_is_an_error_that_names_it(tmp_pat
 @pytest.mark.parametrize("second", ["a\nb\n", "b\na.jpg\n"])
 def test_an_image_in_two_lists_is_refused_with_both_lines(tmp_path, second):
     home = devkit(tmp_path / "set", ["a", "b"], train="a\n", val=second)
-    with pytest.raises(DataError, match=r"val\.txt, line \d: 'a.*' is listed a second time, after .*train\.txt, line 1"):
+    with pytest.raises(
+        DataError, match=r"val\.txt, line \d: 'a.*' is listed a second time, after .*train\.txt, line 1"
+    ):
         converted(home, tmp_path / "out", "voc")
 
 
@@ -147,16 +150,28 @@ def test_lists_beside_the_annotations_count_where_there_is_no_imagesets(tmp_path
         converted(home, tmp_path / "out2", "voc")
 
 
-def test_only_lists_of_single_classes_are_refused(tmp_path):
-    home = devkit(tmp_path / "set", ["a"], cat_train="a 1\n")
-    with pytest.raises(DataError, match="only lists of single classes"):
-        converted(home, tmp_path / "out", "voc")
+def test_vott_has_lists_of_single_classes_alone(tmp_path):
+    lists = {
+        "cat_train": "a.jpg 1\nb.jpg -1",
+        "dog_train": "a.jpg -1\nb.jpg 1\nc.jpg 1",
+        "cat_val": "d.jpg -1",
+        "dog_val": "",
+    }
+    home = devkit(tmp_path / "set", ["a", "b", "c", "d"], **lists)
+    assert converted(home, tmp_path / "out", "voc")[0].images == {"train": 3, "val": 1}
+    home = devkit(tmp_path / "whole", ["a", "b"], cat="a.jpg 1\nb.jpg -1", dog="a.jpg -1\nb.jpg 1")
+    result = converted(home, tmp_path / "out2", "voc")[0]
+    assert result.images == {"train": 2} and result.left_out("split lists") == {"list of one class": 2}
+    lists = {"cat_train": "a 1", "dog_train": "a 1", "cat_val": "a 1"}
+    with pytest.raises(DataError, match="listed a second time"):
+        converted(devkit(tmp_path / "twice", ["a"], **lists), tmp_path / "out3", "voc")
 
 
 @pytest.mark.parametrize(
     ("annotations", "images"),
     [("train/{}.xml", "train/{}.jpg"), ("Train/Annotations/{}.xml", "Train/JPEGImages/{}.jpg"),
-     ("Annotations/Train/{}.xml", "JPEGImages/Train/{}.jpg"), ("data/annotations/train/{}.xml", "data/images/train/{}.jpg"),
+     ("Annotations/Train/{}.xml", "JPEGImages/Train/{}.jpg"),
+     ("data/annotations/train/{}.xml", "data/images/train/{}.jpg"),
      ("train/labels/{}.xml", "train/images/{}.jpg"), ("annotations/training/{}.xml", "images/{}.jpg")],
 )  # fmt: skip
 def test_split_folders_at_any_depth(tmp_path, annotations, images):
@@ -254,7 +269,7 @@ def test_objects_without_a_box_are_counted_and_turned_and_outlined_ones_have_the
     }  # fmt: skip
     assert result.changed == {"turned box: the upright box around it": 2, "outline: the box around it": 2}
     write(tmp_path / "set" / "a.xml", xml.replace("1.570796326794897", "90"))
-    with pytest.raises(DataError, match="a.xml, object 2: angle is 90; it should be in radians"):
+    with pytest.raises(DataError, match=r"a\.xml, object 2: angle is 90; it should be in radians"):
         converted(tmp_path / "set", tmp_path / "out2", "voc")
 
 
@@ -303,12 +318,10 @@ def test_archives_and_linked_folders_are_named(tmp_path):
     with pytest.raises(DataError, match="'Annotations' was not entered: --follow-links"):
         converted(tmp_path / "set", tmp_path / "out", "voc")
     assert converted(tmp_path / "set", tmp_path / "out", "voc", follow_links=True)[0].images == {"train": 2}
-    import zipfile
-
     (tmp_path / "zips").mkdir()
     with zipfile.ZipFile(tmp_path / "zips" / "export.zip", "w") as archive:
         archive.writestr("a.xml", voc("a.jpg", BOX))
-    with pytest.raises(DataError, match="export.zip is an archive: unzip it"):
+    with pytest.raises(DataError, match=r"export\.zip is an archive: unzip it"):
         converted(tmp_path / "zips", tmp_path / "out2", "voc")
     with pytest.raises(DataError, match="Unzip it"):
         converted(tmp_path / "zips" / "export.zip", tmp_path / "out2", "voc")
