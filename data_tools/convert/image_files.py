@@ -100,12 +100,12 @@ class ImageFiles:
         """The image of a record, or the reason why there is none."""
         if record.path is not None:
             return self._take(record.path, record.file_name)
-        names = [clean_name(name, record.location, record.may_be_path and not self.named)
-                 for name in (record.file_name, *record.spare_names)
-                 if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
         for own in record.own:
             if (below := self._below(own)) is not None and len(same := self._with_ending(below)) == 1:
                 return self._take(same[0], _stem(record.file_name) + _ending(same[0]))
+        names = [clean_name(name, record.location, record.may_be_path and not self.named)
+                 for name in (record.file_name, *record.spare_names)
+                 if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
         bases = [[below] for folder in record.folders if (below := self._below(folder)) is not None]
         bases += self._usual_folders(record.split)
         ambiguous = None

@@ -46,63 +46,6 @@ def voc(name, *objects, size=(200, 100)):
     return f"<annotation><filename>{name}</filename>{size}{rows}</annotation>"
 
 
-# Pascal VOC
-
-
-def test_voc_with_blanks_in_the_name_floats_and_no_difficult(tmp_path):
-    picture(tmp_path / "set" / "a picture (1).jpg")
-    write(tmp_path / "set" / "a picture (1).xml", voc("a picture (1).jpg", ("cat", 10.5, 20, 30.25, 60, "")))
-    _, found, data = converted(tmp_path / "set", tmp_path / "out", "voc")
-    assert found == {"a picture (1).jpg": [("cat", 10.5, 20, 19.75, 40)]}
-    assert data["annotations"][0]["iscrowd"] == 0 and data["annotations"][0]["area"] == 790
-    assert (tmp_path / "out" / "images" / "train" / "a picture (1).jpg").is_file()
-
-
-def test_voc_corners_count_from_one_only_when_told(tmp_path):
-    write(tmp_path / "set" / "a.xml", voc("a.jpg", ("cat", 1, 1, 200, 100, "")))
-    _, found, _ = converted(tmp_path / "set", tmp_path / "plain", "voc")
-    assert found == {"a.jpg": [("cat", 1, 1, 199, 99)]}
-    _, found, _ = converted(tmp_path / "set", tmp_path / "inclusive", "voc", voc_corners="inclusive")
-    assert found == {"a.jpg": [("cat", 0, 0, 200, 100)]}
-    one_pixel = voc("b.jpg", ("cat", 7, 8, 7, 8, ""), ("cat", 1, 1, 5, 5, ""))
-    write(tmp_path / "dot" / "b.xml", one_pixel)
-    _, found, _ = converted(tmp_path / "dot", tmp_path / "dot_out", "voc", voc_corners="inclusive")
-    assert found["b.jpg"][0] == ("cat", 6, 7, 1, 1)
-    result, found, _ = converted(tmp_path / "dot", tmp_path / "dot_plain", "voc")
-    assert result.dropped == {"box without area": 1} and len(found["b.jpg"]) == 1
-
-
-def test_voc_takes_the_size_of_the_picture_where_the_file_says_zero_or_something_else(tmp_path):
-    for name, size in (("zero", (0, 0)), ("wrong", (100, 200)), ("none", None)):
-        picture(tmp_path / "set" / f"{name}.png")
-        write(tmp_path / "set" / f"{name}.xml", voc(f"{name}.png", ("cat", 150, 10, 190, 60, ""), size=size))
-    result, found, data = converted(tmp_path / "set", tmp_path / "out", "voc")
-    assert {(image["width"], image["height"]) for image in data["images"]} == {(200, 100)}
-    assert all(rows == [("cat", 150, 10, 40, 50)] for rows in found.values())
-    assert result.changed == {"size taken from the picture": 1}
-    report = json.loads((tmp_path / "out" / "conversion_report.json").read_text())
-    assert "told 100 x 200, is 200 x 100" in report["listed"][0]["where"]
-
-
-def test_voc_keeps_the_splits_of_its_lists_and_tells_what_is_in_none(tmp_path):
-    home = tmp_path / "VOCdevkit" / "VOC2012"
-    for name in ("a", "b", "c"):
-        picture(home / "JPEGImages" / f"{name}.jpg")
-        write(home / "Annotations" / f"{name}.xml", voc(f"{name}.jpg", ("dog", 0, 0, 9, 9, "<difficult>1</difficult>")))
-    write(home / "ImageSets" / "Main" / "train.txt", "b\n")
-    write(home / "ImageSets" / "Main" / "val.txt", "a\nmissing\n")
-    result, found, data = converted(tmp_path / "VOCdevkit", tmp_path / "out", "voc", split="val")
-    assert result.images == {"train": 1, "val": 1} and list(found) == ["a.jpg"]
-    assert result.dropped == {"annotation file missing": 1, "in no list of ImageSets/Main": 1}
-    assert data["annotations"][0]["difficult"] == 1
-
-
-def test_a_voc_file_name_that_is_not_there_gives_way_to_that_of_the_xml(tmp_path):
-    picture(tmp_path / "set" / "IMG_2.JPG")
-    write(tmp_path / "set" / "IMG_2.xml", voc("IMG_1.jpg", ("cat", 0, 0, 10, 10, "")))
-    assert list(converted(tmp_path / "set", tmp_path / "out", "voc")[1]) == ["IMG_2.JPG"]
-
-
 # YOLO
 
 
@@ -207,78 +150,18 @@ def test_crowdhuman_corners_outside_are_cut_and_masks_are_crowds(tmp_path):
     assert found["273278,c70a.jpg"][0][1:] == (1, 1, 5, 5)
 
 
-# LabelMe, CVAT, OpenImages, CreateML, CSV
-
-
-def test_labelme_rectangles_polygons_circles_and_points(tmp_path):
-    picture(tmp_path / "set" / "images" / "a.png")
-    shapes = [
-        {"label": "r", "shape_type": "rectangle", "points": [[60, 50], [10, 20]]},
-        {"label": "p", "points": [[10, 10], [50, 20], [30, 70]]},
-        {"label": "c", "shape_type": "circle", "points": [[100, 50], [103, 54]]},
-        {"label": "d", "shape_type": "point", "points": [[1, 1]]},
-    ]
-    content = {
-        "imagePath": "..\\images\\a.png",
-        "imageWidth": 200,
-        "imageHeight": 100,
-        "shapes": shapes,
-        "imageData": "x",
-    }
-    write(tmp_path / "set" / "labels" / "a.json", content)
-    result, found, _ = converted(tmp_path / "set", tmp_path / "out", "labelme")
-    assert found == {"images/a.png": [("r", 10, 20, 50, 30), ("p", 10, 10, 40, 60), ("c", 95, 45, 10, 10)]}
-    assert result.dropped == {"a point, which has no box": 1}
+# OpenImages, CreateML, CSV
 
 
 def test_a_path_on_the_annotators_disk_counts_by_its_name_where_the_folder_of_the_pictures_is_given(tmp_path):
     picture(tmp_path / "pictures" / "a.jpg")
-    shapes = [{"label": "x", "points": [[10, 20], [40, 60]]}]
-    write(tmp_path / "labelme" / "a.json", {"imagePath": "..\\pictures\\a.jpg", "shapes": shapes})
-    write(tmp_path / "voc" / "b.xml", voc("C:\\data\\a.jpg", ("x", 10, 20, 40, 60, "")))
     write(tmp_path / "csv" / "b.csv", "/data/imgs/a.jpg,10,20,40,60,x\n")
-    for read in ("labelme", "voc", "csv"):
+    for read in ("csv",):
         with pytest.raises(DataError, match="--images"):
             converted(tmp_path / read, tmp_path / f"{read}_out", read)
         result, found, _ = converted(tmp_path / read, tmp_path / f"{read}_out", read, images=tmp_path / "pictures")
         assert found == {"a.jpg": [("x", 10, 20, 30, 40)]}
         assert result.changed == {"folders left off the picture's name": 1}
-
-
-def test_cvats_tracks_become_boxes_of_frames(tmp_path):
-    for frame in (4, 6, 8):
-        picture(tmp_path / "set" / "images" / f"frame_{frame:06d}.PNG")
-    at = 'xtl="10" ytl="20" xbr="40" ybr="60"'
-    xml = f"""<annotations><meta><task><start_frame>4</start_frame><stop_frame>8</stop_frame><frame_filter>step=2
-    </frame_filter><labels><label><name>b</name></label></labels><original_size><width>200</width><height>100</height>
-    </original_size></task></meta><track id="0" label="b"><box frame="4" outside="0" {at}/>
-    <box frame="6" outside="1" {at}/></track><track id="1" label="b"><polygon frame="4" points="1,2;5.5,9;3,20"/>
-    <points frame="6" points="1,1"/></track></annotations>"""
-    write(tmp_path / "set" / "annotations.xml", xml)
-    result, found, _ = converted(tmp_path / "set", tmp_path / "out", "cvat")
-    boxes = [("b", 10, 20, 30, 40), ("b", 1, 2, 4.5, 18)]
-    assert found == {"frame_000004.PNG": boxes, "frame_000006.PNG": [], "frame_000008.PNG": []}
-    assert result.dropped == {"<points>, which has no box": 1}
-    write(tmp_path / "set" / "annotations.xml", xml.replace("<stop_frame>8", "<stop_frame>9000000"))
-    with pytest.raises(DataError, match="no video"):
-        converted(tmp_path / "set", tmp_path / "out2", "cvat")
-
-
-def test_cvat_subsets_turned_boxes_and_outlines(tmp_path):
-    xml = """<annotations><meta><task><labels><label><name>b</name></label><label><name>a</name></label></labels></task>
-    </meta><image id="0" name="x/1.jpg" subset="Validation" width="200" height="100">
-    <box label="a" xtl="40" ytl="40" xbr="80" ybr="60" rotation="90"/><polygon label="b" points="1,2;5.5,9;3,20"/>
-    <ellipse label="a" cx="50" cy="50" rx="20" ry="10" rotation="90.0"/><points label="a" points="1,1"/>
-    <mask label="b" rle="1,2" left="3" top="4" width="5" height="6"/></image></annotations>"""
-    write(tmp_path / "set" / "annotations.xml", xml)
-    result, found, data = converted(tmp_path / "set", tmp_path / "out", "cvat", split="val")
-    np.testing.assert_allclose(
-        [row[1:] for row in found["x/1.jpg"]],
-        [[50, 30, 20, 40], [1, 2, 4.5, 18], [40, 30, 20, 40], [3, 4, 5, 6]],
-        atol=1e-6,
-    )
-    assert [c["name"] for c in data["categories"]] == ["b", "a"]
-    assert result.dropped == {"<points>, which has no box": 1}
 
 
 def test_openimages_groups_names_and_rows_in_any_order(tmp_path):
