@@ -1,10 +1,10 @@
 """YOLO text files, read: `class cx cy w h` a row, fractions of the image; see `yolo_rows` for rows of more numbers.
 
 Read are Ultralytics' folders (`data.yaml`, images in `images/`, label files in `labels/` or beside the images),
-darknet's (`obj.data`, `obj.names`, lists of images), and folders of images and label files alone, whose sub-folders name
-the splits. Paths in `data.yaml` are relative to `path`, else to the file itself; one that is not there is an error. An
-image without a label file has no objects. Where the folder has no images, or the user names a folder of images, the
-label files say which images there are.
+darknet's (`obj.data`, `obj.names`, lists of images), and folders of images and label files alone, whose sub-folders
+name the splits. Paths in `data.yaml` are relative to `path`, else to the file itself; one that is not there is an
+error. An image without a label file has no objects. Where the folder has no images, or the user names a folder of
+images, the label files say which images there are.
 """
 
 from __future__ import annotations
@@ -120,8 +120,13 @@ class _Splits:
             DataError: a path that it names is not there.
         """
         found: dict[str, list[_Item]] = {}
-        for key, entries in self.settings.entries.items():
-            places = [self._place(key, entry) for entry in entries]
+        entries = self.settings.entries
+        if not self.with_images and not any(self._find(one) for ones in entries.values() for one in ones):
+            if entries:  # it describes a larger set, whose images are elsewhere
+                self.remarks.append(f"{self.settings.file.name} names no folder that is here: splits after the folders")
+            return {}
+        for key, paths in entries.items():
+            places = [self._place(key, path) for path in paths]
             if None in places:
                 continue
             split = split_name(key)
@@ -129,17 +134,28 @@ class _Splits:
             found.setdefault(split, []).extend(self._items(places))
         return {split: self._once(items) for split, items in found.items()}
 
+    def _find(self, entry: str) -> tuple[str, bool, bool] | None:
+        """The folder or list that an entry means, whether it is a list, and whether it is written otherwise."""
+        meant = entry.replace("\\", "/")
+        for paths, otherwise in ((inside(meant, self.settings.folders, self.files.root), False),
+                                 (self._elsewhere(meant), True)):  # fmt: skip
+            if (place := self._there(paths)) is not None:
+                return *place, otherwise
+        return None
+
     def _place(self, key: str, entry: str) -> tuple[str, bool] | None:
-        """The folder or list that an entry means, and whether it is a list; None for a key that names no split."""
+        """The folder or list that an entry means, and whether it is a list; None for a key that names no split.
+
+        Raises:
+            DataError: it is not there.
+        """
+        place = self._find(entry)
+        if place is not None and place[2]:
+            self.remarks.append(f"{key}: {entry[:120]} is read as {place[0] or '.'}")
+        if place is not None or known_split(key) is None:
+            return place and place[:2]
         meant = entry.replace("\\", "/")
         paths = inside(meant, self.settings.folders, self.files.root)
-        place = self._there(paths)
-        if place is None and (guesses := self._elsewhere(meant)):
-            place = self._there(guesses)
-            if place is not None:
-                self.remarks.append(f"{key}: {entry[:120]} is read as {place[0] or '.'}")
-        if place is not None or known_split(key) is None:
-            return place
         if (link := self.files.link_of(paths)) is not None:
             raise DataError(
                 f"{self.settings.file}: {key!r} is {entry[:120]!r}; {link} is a link to another folder. If you trust "
@@ -311,12 +327,11 @@ def _count_labels(
     if total and not taken:
         example = next(item.path for items in found.values() for item in items)
         where = files.folders_with("label files")
-        links = (
-            f" Linked folders are not entered: {', '.join(files.linked[:3])} (--follow-links)." if files.linked else ""
-        )
+        if files.linked:
+            where += f". Linked folders were not entered: {', '.join(files.linked[:3])} (--follow-links enters them)"
         raise NothingLeft(
-            f"{source}: not one of {total:,} images has a label file. Folders with label files here: {where}.{links} The "
-            f"label file of {example} is {label_place(example)}: rename the folder or the files."
+            f"{source}: not one of {total:,} images has a label file. Folders with label files: {where}. The label "
+            f"file of {example} would be {label_place(example)}: rename the folder or the files."
         )
     if (without := total - sum(item.label is not None for items in found.values() for item in items)) > 0:
         remarks.append(f"{without:,} of {total:,} images have no label file: taken as images without objects")
