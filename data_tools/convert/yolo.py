@@ -121,7 +121,8 @@ class _Splits:
         """
         found: dict[str, list[_Item]] = {}
         entries = self.settings.entries
-        if not self.with_images and not any(self._find(one) for ones in entries.values() for one in ones):
+        labels_alone = not self.with_images and any(map(self.files.is_label, self.files.texts))
+        if labels_alone and not any(self._find(one) for ones in entries.values() for one in ones):
             if entries:  # it describes a larger set, whose images are elsewhere
                 self.remarks.append(f"{self.settings.file.name} names no folder that is here: splits after the folders")
             return {}

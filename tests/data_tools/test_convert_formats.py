@@ -103,110 +103,6 @@ def test_a_voc_file_name_that_is_not_there_gives_way_to_that_of_the_xml(tmp_path
     assert list(converted(tmp_path / "set", tmp_path / "out", "voc")[1]) == ["IMG_2.JPG"]
 
 
-# YOLO
-
-
-def test_yolo_by_hand_with_polygons_empty_and_missing_files(tmp_path):
-    for name in ("a", "b", "c"):
-        picture(tmp_path / "set" / "images" / "train" / f"{name}.jpg")
-    picture(tmp_path / "set" / "images" / "val" / "d.jpg")
-    rows = "1 0.5 0.5 0.5 0.2\n0 0.1 0.2 0.3 0.2 0.2 0.6\n"
-    write(tmp_path / "set" / "labels" / "train" / "a.txt", rows)
-    write(tmp_path / "set" / "labels" / "train" / "b.txt", "\n")
-    names = "path: ../datasets/somewhere\ntrain: images/train\nval: images/val\nnames: {0: tree, 1: house}\n"
-    write(tmp_path / "set" / "data.yaml", names)
-    result, found, data = converted(tmp_path / "set", tmp_path / "out", "yolo")
-    assert result.images == {"train": 3, "val": 1}
-    assert found["b.jpg"] == found["c.jpg"] == []
-    np.testing.assert_allclose([row[1:] for row in found["a.jpg"]], [[50, 40, 100, 20], [20, 20, 40, 40]], atol=1e-6)
-    assert [row[0] for row in found["a.jpg"]] == ["house", "tree"]
-    assert data["categories"] == [{"id": 1, "name": "tree"}, {"id": 2, "name": "house"}]
-
-
-def test_roboflows_yolo_whose_paths_lead_out_of_the_folder_is_found_inside(tmp_path):
-    picture(tmp_path / "set" / "train" / "images" / "a.jpg")
-    picture(tmp_path / "set" / "valid" / "images" / "b.jpg")
-    write(tmp_path / "set" / "train" / "labels" / "a.txt", "0 0.5 0.5 1 1")
-    write(tmp_path / "set" / "valid" / "labels" / "b.txt", "0 0.5 0.5 1 1")
-    write(tmp_path / "set" / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: ['x']\nnc: 1\n")
-    result, found, _ = converted(tmp_path / "set", tmp_path / "out", "yolo", split="val")
-    assert result.images == {"train": 1, "val": 1} and found == {"b.jpg": [("x", 0, 0, 200, 100)]}
-
-
-@pytest.mark.parametrize("shape", ["[3, 2]", "[2, 3]"])
-def test_yolo_keypoints_are_left_off_and_not_taken_for_a_polygon(tmp_path, shape):
-    picture(tmp_path / "set" / "images" / "a.jpg")
-    write(tmp_path / "set" / "labels" / "a.txt", "0 0.5 0.5 0.2 0.4 " + "0.1 0.2 0.3 0.1 0.9 0.8\n")
-    write(tmp_path / "set" / "data.yaml", f"names: [x]\nkpt_shape: {shape}\n")
-    _, found, _ = converted(tmp_path / "set", tmp_path / "out", "yolo")
-    assert found == {"a.jpg": [("x", pytest.approx(80), pytest.approx(30), pytest.approx(40), pytest.approx(40))]}
-    write(tmp_path / "set" / "data.yaml", "names: [x]\nkpt_shape: 17\n")
-    with pytest.raises(DataError, match="kpt_shape"):
-        converted(tmp_path / "set", tmp_path / "out2", "yolo")
-
-
-def test_yolo_sizes_are_those_of_the_upright_picture(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture(tmp_path / "set" / "images" / "a.jpg", 200, 100, exif=exif)
-    write(tmp_path / "set" / "labels" / "a.txt", "0 0.5 0.25 0.5 0.5")
-    _, found, data = converted(tmp_path / "set", tmp_path / "out", "yolo", categories="x")
-    assert (data["images"][0]["width"], data["images"][0]["height"]) == (100, 200)
-    assert found["a.jpg"] == [("x", 25, 0, 50, 100)]
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("0 0.5 0.5 0.1", "line 2: 4 numbers"), ("0 .5 .5 .1 .1 .9", "score"), ("7 .5 .5 .1 .1", "class 7 has no name"),
-        ("0 .5 .5 nan .1", "line 2: a coordinate"), ("0 .5 .5 a .1", "should be a number"),
-        ("0.5 .5 .5 .1 .1", "class 0.5"),
-        ("-1 .5 .5 .1 .1", "class -1"), ("0 120 50 40 40", "fractions"), ("0 1e400 .5 .1 .1", "line 2"),
-    ],
-)  # fmt: skip
-def test_a_bad_yolo_row_is_refused_with_file_and_line(tmp_path, row, message):
-    picture(tmp_path / "set" / "images" / "a.jpg")
-    write(tmp_path / "set" / "labels" / "a.txt", f"0 0.5 0.5 0.1 0.1\n{row}\n")
-    with pytest.raises(DataError, match=message) as caught:
-        converted(tmp_path / "set", tmp_path / "out", "yolo", categories="x")
-    assert "a.txt, line 2" in str(caught.value) and not (tmp_path / "out").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
-
-
-# CrowdHuman
-
-
-def odgt(name, *found):
-    return json.dumps({"ID": name, "gtboxes": list(found)})
-
-
-def person(box, tag="person", **extra):
-    return {"fbox": box, "tag": tag, "hbox": [1, 1, 5, 5], "vbox": [2, 2, 20, 20], "extra": extra, "head_attr": {}}
-
-
-def test_crowdhuman_corners_outside_are_cut_and_masks_are_crowds(tmp_path):
-    picture(tmp_path / "set" / "Images" / "273278,c70a.jpg")
-    row = odgt("273278,c70a", person([-5, 10, 20, 95], box_id=0), person([50, 5, 10, 10], "mask", ignore=1),
-               person([80, 5, 10, 10], ignore=1),
-               person([-30, 5, 10, 10]), person([90, 5, 4, 4], ignore=0, unsure=1))  # fmt: skip
-    write(tmp_path / "set" / "annotation_val.odgt", row + "\n\n")
-    result, found, data = converted(tmp_path / "set", tmp_path / "out", "crowdhuman", split="val")
-    assert [row[1:] for row in found["273278,c70a.jpg"]] == [
-        (0, 10, 15, 90), (50, 5, 10, 10), (80, 5, 10, 10), (90, 5, 4, 4)
-    ]  # fmt: skip
-    assert [box["iscrowd"] for box in data["annotations"]] == [0, 1, 1, 0]
-    assert result.dropped == {"box wholly outside of its image": 1}
-    assert result.changed == {"box cut at the edge of its image": 1}
-    assert data["categories"] == [{"id": 1, "name": "person"}]
-    report = json.loads((tmp_path / "out" / "conversion_report.json").read_text())
-    assert [entry["where"].rpartition(", ")[2] for entry in report["listed"]] == ["gtboxes[0]", "gtboxes[3]"]
-    assert all("annotation_val.odgt, line 1" in entry["where"] for entry in report["listed"])
-    _, found, _ = converted(tmp_path / "set", tmp_path / "kept", "crowdhuman", split="val", keep_outside=True)
-    assert found["273278,c70a.jpg"][0][1:] == (-5, 10, 20, 95)
-    _, found, _ = converted(tmp_path / "set", tmp_path / "head", "crowdhuman", split="val", person_box="head")
-    assert found["273278,c70a.jpg"][0][1:] == (1, 1, 5, 5)
-
-
 # Objects365
 
 
@@ -263,7 +159,7 @@ def test_the_only_split_of_a_folder_is_that_of_the_user_where_its_name_is_none(t
     assert converted(tmp_path / "set", tmp_path / "out", "coco")[0].images == {"train": 1}
 
 
-# LabelMe, CVAT, OpenImages, CreateML, CSV
+# LabelMe, CVAT
 
 
 def test_labelme_rectangles_polygons_circles_and_points(tmp_path):
@@ -335,83 +231,6 @@ def test_cvat_subsets_turned_boxes_and_outlines(tmp_path):
     )
     assert [c["name"] for c in data["categories"]] == ["b", "a"]
     assert result.dropped == {"<points>, which has no box": 1}
-
-
-def test_openimages_groups_names_and_rows_in_any_order(tmp_path):
-    for name in ("00a1", "00b2"):
-        picture(tmp_path / "set" / "validation" / f"{name}.jpg")
-    rows = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf",
-            "00a1,x,/m/01,1,0.1,0.2,0.5,0.75,0,0,1", "00b2,x,/m/02,1,0,1,0,1,0,1,0",
-            "00a1,x,/m/02,1,0,0.5,0,0.5,0,0,0"]  # fmt: skip
-    write(tmp_path / "set" / "validation-annotations-bbox.csv", "\n".join(rows))
-    write(tmp_path / "set" / "class-descriptions-boxable.csv", "/m/01,Tree\n/m/02,Man\n")
-    _, found, data = converted(tmp_path / "set", tmp_path / "out", "openimages", split="val")
-    assert list(found) == ["00a1.jpg", "00b2.jpg"]
-    np.testing.assert_allclose([row[1:] for row in found["00a1.jpg"]], [[20, 50, 20, 25], [0, 0, 100, 50]], atol=1e-6)
-    assert [row[0] for row in found["00a1.jpg"]] == ["Tree", "Man"]
-    assert [box["iscrowd"] for box in data["annotations"]] == [1, 0, 0]
-    assert [box.get("truncated", 0) for box in data["annotations"]] == [0, 0, 1]
-
-
-def test_createml_boxes_are_told_by_their_centre(tmp_path):
-    picture(tmp_path / "set" / "a.jpg")
-    at = {"x": 50, "y": 40, "width": 20, "height": 10}
-    write(tmp_path / "set" / "_annotations.createml.json",
-          [{"image": "a.jpg", "annotations": [{"label": "x", "coordinates": at}]}])  # fmt: skip
-    assert converted(tmp_path / "set", tmp_path / "out", "createml")[1] == {"a.jpg": [("x", 40, 35, 20, 10)]}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,200,100,x,10,20,40,60\n",
-        "image;label;x;y;w;h\na.jpg;x;10,0;20,0;30,0;40,0\n",
-        "a.jpg,10,20,40,60,x\nb.jpg,,,,,\n",
-        "image_path,class_name,x_min,y_min,x_max,y_max\na.jpg,x,10,20,40,60\n",
-        "\ufeffimage_id\tname\tleft\ttop\twidth\theight\na.jpg\tx\t10\t20\t30\t40\n",
-    ],
-)
-def test_csv_in_the_forms_that_occur(tmp_path, content):
-    for name in ("a", "b"):
-        picture(tmp_path / "set" / f"{name}.jpg")
-    write(tmp_path / "set" / "boxes.csv", content)
-    _, found, _ = converted(tmp_path / "set", tmp_path / "out", "csv")
-    assert found.pop("a.jpg") == [("x", 10, 20, 30, 40)]
-    assert found == ({"b.jpg": []} if "b.jpg" in content else {})
-
-
-# Categories
-
-
-def test_given_categories_keep_their_order_and_ids_and_others_are_counted(tmp_path):
-    objects = [(name, 1, 1, 9, 9, "") for name in ("dog", "cat", "cow", "dog")]
-    write(tmp_path / "set" / "a.xml", voc("a.jpg", *objects))
-    result, found, data = converted(tmp_path / "set", tmp_path / "1", "voc")
-    assert [(c["id"], c["name"]) for c in data["categories"]] == [(1, "cat"), (2, "cow"), (3, "dog")]
-    assert [row[0] for row in found["a.jpg"]] == ["dog", "cat", "cow", "dog"]
-    result, found, data = converted(tmp_path / "set", tmp_path / "2", "voc", categories="dog, cat,horse")
-    assert [(c["id"], c["name"]) for c in data["categories"]] == [(1, "dog"), (2, "cat"), (3, "horse")]
-    assert result.dropped == {"class 'cow' is not in the list of categories": 1}
-    listed = write(tmp_path / "c.json", [{"id": 17, "name": "cat"}, {"id": 4, "name": "dog"}])
-    _, _, data = converted(tmp_path / "set", tmp_path / "3", "voc", categories=str(listed))
-    assert [box["category_id"] for box in data["annotations"]] == [4, 17, 4]
-    listed = write(tmp_path / "c.txt", "cow\n\ncat\n")
-    _, _, data = converted(tmp_path / "set", tmp_path / "4", "voc", categories=str(listed))
-    assert [box["category_id"] for box in data["annotations"]] == [2, 1]
-    with pytest.raises(DataError, match="stands there twice"):
-        converted(tmp_path / "set", tmp_path / "5", "voc", categories="a,a")
-    listed = write(tmp_path / "c.yaml", "names:\n  0: cow\n  1: dog\n  2: cat\n")
-    _, _, data = converted(tmp_path / "set", tmp_path / "6", "voc", categories=str(listed))
-    assert [(c["id"], c["name"]) for c in data["categories"]] == [(1, "cow"), (2, "dog"), (3, "cat")]
-
-
-@pytest.mark.parametrize("told", ["Dog,Cat,Cow", "dog;cat;cow", "/no/such/list"])
-def test_a_list_that_names_no_class_of_the_source_is_refused(tmp_path, told):
-    """Otherwise a misspelt list, or the path of one that is not there, gives a set without a single box."""
-    write(tmp_path / "set" / "a.xml", voc("a.jpg", *[(name, 1, 1, 9, 9, "") for name in ("dog", "cat", "cow")]))
-    with pytest.raises(DataError, match=r"its classes are 'dog', 'cat', 'cow'\. Write them as they stand"):
-        converted(tmp_path / "set", tmp_path / "out", "voc", categories=told)
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_source_is_left_as_it_was(tmp_path):
