@@ -76,7 +76,7 @@ class ImageFiles:
         self._prefix: dict[str, str] = {}  # by split: leading folders that the records' names have and the files lack
 
     def _scan(self) -> None:
-        for folder, entry in _walk(self.home, self.follow_links):
+        for folder, entry in walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
             self._add_folder(folder)
             if _is(entry.is_dir):  # only linked folders that are not followed come here
@@ -260,7 +260,7 @@ class ImageFiles:
         return self.sizes[stem][1:]
 
 
-def _walk(home: Path, follow_links: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk(home: Path, follow_links: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Folder below home and entry of every file, sorted folder by folder; hidden ones are passed over.
 
     Linked folders come as entries where they are not followed; followed, each folder is entered once.

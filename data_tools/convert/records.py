@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Source:
     splits: tuple[str, ...]
     categories: list[Category] | None = None  # None: known from the boxes; sorted by name
     total: int | None = None  # records, for the progress bar
+    remarks: list[str] = field(default_factory=list)  # for the summary; a reader may add to them while it yields
 
 
 def number(value: Any, location: str, what: str) -> float:

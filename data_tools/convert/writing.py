@@ -17,7 +17,7 @@ from data_tools.convert.records import Box, Category, ImageRecord, Source, clean
 from data_tools.convert.report import Report, Result
 from data_tools.convert.same_images import SameImages
 from data_tools.convert.voc import VocWriter
-from data_tools.convert.yolo import YoloWriter
+from data_tools.convert.yolo_writer import YoloWriter
 from data_tools.image_frames import Edges, Evidence, Header, needs_decision
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
@@ -78,6 +78,8 @@ class Conversion:
             for record in bar:
                 self._take(record)
             self._take_waiting()
+            for text in self.found.remarks:
+                self.report.remark(text)
             for location, reason in self.images.left():
                 self.ledger.left_out("images", reason, location)
             self._check_units()
