@@ -8,6 +8,7 @@ import numpy as np
 
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
+from dfine_lib.data.plausible import written_as_fractions
 
 EDGE_PX = 1.0  # what a box may stick out by without a word: rounding
 TINY_PX = 2.0
@@ -112,8 +113,7 @@ def writing(case: Examination, split: Split) -> None:
     """
     rows = np.flatnonzero(split.usable)
     boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
-    fractions = ((boxes >= 0) & (boxes <= 1.0)).all(1) & (boxes[:, 2:] > 0).all(1) & (sizes > 8).all(1)
-    fractions = _agreed(split, rows, fractions, fewest=2, share=1.0)
+    fractions = written_as_fractions(boxes, sizes, split.image_of[rows])
     if fractions.any():
         own, scale = boxes[fractions], np.tile(sizes[fractions], 2)
         as_corner = own * scale

@@ -19,6 +19,7 @@ import numpy as np
 from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
 from dfine_lib.data.images import DataError, check_images
 from dfine_lib.data.layouts import how_to_divide, how_to_use, listing
+from dfine_lib.data.plausible import written_as_fractions
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 
@@ -136,7 +137,8 @@ def read_coco(
 
     Raises:
         DataError: the file is missing, no JSON, of another structure, or names an unknown or repeated id, a box
-            wholly outside its image, with a negative side or without finite numbers; no images; in training no boxes.
+            wholly outside its image, with a negative side or without finite numbers; boxes that are fractions of
+            the image; no images; in training no boxes.
     """
     file, folder = Path(annotation_file), Path(image_folder)
     if file.suffix == ".packed":
@@ -164,6 +166,7 @@ def read_coco(
     crowd = integers(file, "annotations", annotations, "iscrowd", default=0) != 0
     boxes_xywh = _boxes(file, annotations)
     _check_boxes(file, boxes_xywh, sizes_wh[image_of], annotation_ids, image_ids[image_of])
+    _check_unit(file, boxes_xywh, sizes_wh, image_of, annotation_ids, image_ids)
     boxes_xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
     del content, images, annotations
@@ -324,3 +327,20 @@ def _check_boxes(
                 f"{file}: annotation id {annotation_ids[i]} of image id {image_ids[i]}: bbox [{box}] {what}; "
                 f"the image is {sizes_wh[i, 0]} x {sizes_wh[i, 1]}{others}. {way_out}"
             )
+
+
+def _check_unit(
+    file: Path, boxes_xywh: np.ndarray, sizes_wh: np.ndarray, image_of: np.ndarray, annotation_ids: np.ndarray,
+    image_ids: np.ndarray,
+) -> None:  # fmt: skip
+    bad = written_as_fractions(boxes_xywh, sizes_wh[image_of], image_of)
+    if bad.any():
+        i = int(bad.argmax())
+        box = ", ".join(f"{value:g}" for value in boxes_xywh[i])
+        count = f"all {len(bad)} boxes" if bad.all() else f"{int(bad.sum())} of {len(bad)} boxes"
+        width, height = sizes_wh[image_of[i]]
+        raise DataError(
+            f"{file}: {count} lie within 0..1: these are fractions of the image, not pixels (annotation id "
+            f"{annotation_ids[i]} of image id {image_ids[image_of[i]]}: bbox [{box}]; the image is {width} x {height})."
+            " `dfine doctor DATA --fix OUT` writes a copy with the boxes in pixels."
+        )

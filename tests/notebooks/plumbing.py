@@ -7,6 +7,7 @@ PLUMBING: dict[str, str] = {
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",
+    "written_as_fractions": "boxes that are fractions of their image although pixels are meant, for messages",
     "decode_image": "pixels of an image file, with the decoders' own errors",
     "to_tensor": "pixels of a picture as a tensor",
     "exif_orientation": "how a camera was held, from the header of its picture",
