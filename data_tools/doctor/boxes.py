@@ -6,26 +6,30 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_tools.convert.records import LARGEST
+from data_tools.convert.writing import SMALLEST
+from data_tools.doctor import frames
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
-from dfine_lib.data.plausible import written_as_fractions
+from dfine_lib.data.plausible import TINY_IMAGE_PX, written_as_fractions
 
 EDGE_PX = 1.0  # what a box may stick out by without a word: rounding
 TINY_PX = 2.0
 EXTREME_ASPECT = 25.0
 FEWEST_FOR_A_VERDICT = 8  # boxes; fewer do not tell how a file writes them
 _DROPPED = "drops the annotation"
-_WRITING = "Boxes lie beside the objects, or outside the picture: nothing can be learned."
+_WRITING = "Boxes lie beside the objects, or outside the image: nothing can be learned."
 _COCO = "COCO boxes are [left, top, width, height] in pixels: convert them."
 CHECKS = (
     Check("box_malformed", ERROR, "bbox is missing or not four numbers", "The reader refuses the file.",
           "Write [left, top, width, height].", _DROPPED),
-    Check("box_not_finite", ERROR, "bbox holds NaN, infinity or a number beyond all pictures",
+    Check("box_not_finite", ERROR, "bbox holds NaN, infinity or a number beyond all images",
           "One such target makes the loss NaN.", "Correct or remove it.", _DROPPED),
+    Check("box_text", ERROR, "numbers of a bbox written as text", "The reader refuses the file.",
+          "Write them as numbers.", "writes numbers"),
     Check("box_negative_side", ERROR, "negative width or height", "The reader refuses the file.",
-          "Corners in another order? Swap them.", "swaps the corners where that gives a box inside the image, else "
-          "drops the annotation"),
-    Check("box_no_area", WARNING, "zero width or height", "Training leaves them out, the evaluation counts them as "
+          "Corners in another order, or a width of the wrong sign? Correct it.", _DROPPED),
+    Check("box_no_area", ERROR, "zero width or height", "Training leaves them out, the evaluation counts them as "
           "objects that nobody finds.", "Remove them.", _DROPPED),
     Check("box_outside", ERROR, "a box wholly outside its image", "The reader refuses the file.",
           "Are these pixels of this image?", _DROPPED),
@@ -71,12 +75,19 @@ def examine(case: Examination) -> None:
     """All checks of this file."""
     for split in case.splits:
         case.found("box_malformed", split, "annotations", np.isnan(split.boxes_xywh).any(1) & ~_nan_written(split))
-        huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) >= 1e9).any(1)
+        text = [i for i, record in enumerate(split.annotations) if _is_text(record.get("bbox"))]
+        case.found("box_text", split, "annotations", text)
+        huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) > LARGEST).any(1)
         case.found("box_not_finite", split, "annotations", _nan_written(split) | huge)
         writing(case, split)
+        frames.place(split)
         _places(case, split)
         _repetitions(case, split)
         _rest(case, split)
+
+
+def _is_text(bbox: object) -> bool:
+    return type(bbox) is list and len(bbox) == 4 and str in map(type, bbox)
 
 
 def _nan_written(split: Split) -> np.ndarray:
@@ -105,26 +116,47 @@ def _fits(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
 
 
 def writing(case: Examination, split: Split) -> None:
-    """Find boxes that are written in another way, and put them right in `split.boxes_xywh`.
+    """Find boxes that are written in another way, and put them right in `split.boxes_xywh`."""
+    rows = np.flatnonzero(split.usable)
+    if not len(rows):
+        return
+    for name, chosen, boxes in other_writings(split.boxes_xywh[rows], split.size_of(rows), split.image_of[rows]):
+        split.boxes_xywh[rows[chosen]] = boxes
+        case.found(name, split, "annotations", rows[chosen])
+
+
+def other_writings(
+    boxes_xywh: np.ndarray, sizes_wh: np.ndarray, image_of: np.ndarray
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Boxes that are written otherwise than as left, top, width, height in pixels.
 
     A statistical test: as COCO's [left, top, width, height], boxes that are not leave their images again and again;
     read in the way that they are written, (nearly) all of them fit. Judged over the whole file, then image by image,
     since files are merged.
+
+    Args:
+        boxes_xywh: float64 `[M, 4]` as the file has them, finite.
+        sizes_wh: `[M, 2]`, width and height in pixels of the image of every box.
+        image_of: int64 `[M]`, from 0; boxes with the same number belong to one image.
+
+    Returns:
+        For each writing that was found: name of the check, places of its boxes int64 `[n]`, and these boxes as left,
+        top, width, height in pixels `[n, 4]`.
     """
-    rows = np.flatnonzero(split.usable)
-    boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
-    fractions = written_as_fractions(boxes, sizes, split.image_of[rows])
+    found = []
+    rows = np.arange(len(boxes_xywh))
+    fractions = written_as_fractions(boxes_xywh, sizes_wh, image_of)
+    if not fractions.any() and len(rows) and boxes_xywh.min() >= 0 and 0 < boxes_xywh.max() <= 1:
+        fractions = (sizes_wh > TINY_IMAGE_PX).all(1)  # placeholders: no image has all its boxes in its first pixel
     if fractions.any():
-        own, scale = boxes[fractions], np.tile(sizes[fractions], 2)
-        as_corner = own * scale
-        centres = _WRITINGS["boxes_as_centres"](as_corner, sizes[fractions])
-        corners = _WRITINGS["boxes_as_corners"](as_corner, sizes[fractions])
-        best = max((as_corner, centres, corners), key=lambda one: _fits(one, sizes[fractions]).mean())
-        split.boxes_xywh[rows[fractions]] = best
-        case.found("boxes_as_fractions", split, "annotations", rows[fractions])
-        rows, boxes, sizes = rows[~fractions], boxes[~fractions], sizes[~fractions]
+        wh = sizes_wh[fractions]
+        as_corner = boxes_xywh[fractions] * np.tile(wh, 2)
+        ways = (as_corner, *(_WRITINGS[name](as_corner, wh) for name in ("boxes_as_centres", "boxes_as_corners")))
+        found.append(("boxes_as_fractions", rows[fractions], max(ways, key=lambda one: _fits(one, wh).mean())))
+        rows = rows[~fractions]
+    boxes, sizes, image = boxes_xywh[rows], sizes_wh[rows], image_of[rows]
     if not len(rows):
-        return
+        return found
     plain = _fits(boxes, sizes)
     for name, convert in _WRITINGS.items():
         other = _fits(convert(boxes, sizes), sizes)
@@ -132,25 +164,20 @@ def writing(case: Examination, split: Split) -> None:
         whole = len(rows) >= FEWEST_FOR_A_VERDICT and other.mean() >= 0.98 and (~plain & other).mean() >= fewest
         chosen = np.full(len(rows), bool(whole))
         if not whole and name == "boxes_as_corners":
-            chosen = _agreed(split, rows, other, fewest=3, share=1.0) & _agreed(
-                split, rows, ~plain, fewest=3, share=0.5
-            )
+            chosen = _agreed(image, other, fewest=3, share=1.0) & _agreed(image, ~plain, fewest=3, share=0.5)
         if chosen.any():
-            split.boxes_xywh[rows[chosen]] = convert(boxes[chosen], sizes[chosen])
-            case.found(name, split, "annotations", rows[chosen])
-            return
+            found.append((name, rows[chosen], convert(boxes[chosen], sizes[chosen])))
+            break
+    return found
 
 
-def _agreed(split: Split, rows: np.ndarray, flags: np.ndarray, *, fewest: int, share: float) -> np.ndarray:
-    """bool `[rows]`: at least `share` of the image's boxes carry the flag, and it has `fewest` of them; in a file
-    where more than half of all boxes carry it, an image with fewer boxes is believed too."""
-    image = split.image_of[rows]
-    total = np.bincount(image, minlength=len(split.images))
-    flagged = np.bincount(image, flags, minlength=len(split.images))
-    if len(rows) and flags.mean() > 0.5:
+def _agreed(image_of: np.ndarray, flags: np.ndarray, *, fewest: int, share: float) -> np.ndarray:
+    """bool `[M]`: at least `share` of the image's boxes carry the flag, and it has `fewest` of them; in a file where
+    more than half of all boxes carry it, an image with fewer boxes is believed too."""
+    total, flagged = np.bincount(image_of), np.bincount(image_of, flags)
+    if flags.mean() > 0.5:
         fewest = 1
-    agreed = (total >= fewest) & (flagged >= share * total) & (flagged > 0)
-    return agreed[image] if len(rows) else np.zeros(0, bool)
+    return ((total >= fewest) & (flagged >= share * total) & (flagged > 0))[image_of]
 
 
 def _places(case: Examination, split: Split) -> None:
@@ -158,8 +185,8 @@ def _places(case: Examination, split: Split) -> None:
     boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
     left_top, side = boxes[:, :2], boxes[:, 2:]
     negative = (side < 0).any(1)
-    empty = (side == 0).any(1) & ~negative
-    outside = ((left_top >= sizes) | (left_top + side <= 0)).any(1) & (side > 0).all(1)
+    empty = (side < SMALLEST).any(1) & ~negative
+    outside = ((left_top >= sizes) | (left_top + side <= 0)).any(1) & ~negative & ~empty
     out = ((left_top < -EDGE_PX) | (left_top + side > sizes + EDGE_PX)).any(1) & ~outside & ~negative & ~empty
     proper = ~(negative | empty | outside)
     with np.errstate(all="ignore"):

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_tools.convert.records import LARGEST, number
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import read_json
 from dfine_lib.data.images import DataError
 
 if TYPE_CHECKING:
+    from data_tools.convert.image_files import Found
     from data_tools.doctor.pixels import ImageFile
+    from data_tools.image_frames import Placement
 
 TABLES = ("images", "annotations", "categories")
 MEMORY_PER_BYTE = 10  # a byte of JSON text, parsed and in columns; measured: 9 at 700,000 boxes
@@ -69,7 +72,7 @@ def keys_of(records: Sequence[dict[str, Any]], name: str) -> list[int | str | No
 
 
 def numbers(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-    """Column of numbers, float64 `[records]`; NaN where there is none."""
+    """Column of numbers, float64 `[records]`, also of those written as text; NaN where there is none."""
     values = [record.get(name) for record in records]
     if set(map(type, values)) <= {int, float}:
         try:
@@ -80,6 +83,11 @@ def numbers(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _number(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            return number(value, "", "")
+        except DataError:
+            return float("nan")
     if type(value) not in (int, float):
         return float("nan")
     try:
@@ -123,7 +131,9 @@ class Split:
     crowd: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
-    moved: dict[int, Path] = field(default_factory=dict)  # image → where its file was found under another name
+    found: dict[int, Found] = field(default_factory=dict)  # image → its file, found otherwise than under its name
+    placements: dict[int, Placement | None] = field(default_factory=dict)  # image → how its boxes get into the upright
+    # image, where they are not in its pixels yet; None: the annotation is not of this image
 
     @cached_property
     def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
@@ -136,11 +146,11 @@ class Split:
         return order[start[image] : start[image + 1]]
 
     def path(self, image: int) -> Path | None:
-        """Where the picture should lie; None where the name gives no safe path."""
+        """Where the image lies, or should lie; None where the name gives no safe path."""
+        if image in self.found:
+            return self.found[image].path
         name = self.file_names[image]
-        if name is None or self.image_folder is None:
-            return None
-        return self.moved.get(image, self.image_folder / name)
+        return None if name is None or self.image_folder is None else self.image_folder / name
 
     def image_words(self, image: int) -> str:
         """`train: image id 7 (a.jpg)`."""
@@ -161,7 +171,7 @@ class Split:
         known = self.image_of >= 0
         sized = np.zeros(len(known), bool)
         sized[known] = np.isfinite(self.sizes_wh[self.image_of[known]]).all(1)
-        return np.isfinite(self.boxes_xywh).all(1) & (np.abs(self.boxes_xywh) < 1e9).all(1) & sized
+        return np.isfinite(self.boxes_xywh).all(1) & (np.abs(self.boxes_xywh) <= LARGEST).all(1) & sized
 
     def size_of(self, rows: np.ndarray) -> np.ndarray:
         """float64 `[rows, 2]`: width and height of the image that each annotation is of."""
