@@ -59,7 +59,8 @@ def read_coco_files(
     ledger.taken("annotation files", len(parts))
     for part in parts.values():
         part.count_lost(ledger)
-    records = (record for name, part in parts.items() for record in part.records(name, ledger))
+    # Val before train: an image that is in both stays where it is measured on, and is not trained on.
+    records = (record for name, part in reversed(parts.items()) for record in part.records(name, ledger))
     return Source(
         root, records, tuple(parts), sorted(categories.values(), key=lambda found: (found.identity is None,
         found.identity or 0)), sum(len(part.images) for part in parts.values()),

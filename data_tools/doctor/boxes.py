@@ -215,6 +215,7 @@ def _repetitions(case: Examination, split: Split) -> None:
     boxes, image, label = split.boxes_xywh[rows], split.image_of[rows], split.category_of[rows]
     order = np.lexsort((np.arange(len(rows)), boxes[:, 0], image))
     rows, boxes, image, label = rows[order], boxes[order], image[order], label[order]
+    place = np.round(boxes, 2)
     exact, near, two = [], [], []
     xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     area = boxes[:, 2:].prod(1)
@@ -229,7 +230,7 @@ def _repetitions(case: Examination, split: Split) -> None:
         overlap = np.minimum(xyxy[active, 2:], xyxy[other, 2:]) - np.maximum(xyxy[active, :2], xyxy[other, :2])
         shared = overlap.clip(0).prod(1)
         iou = shared / (area[active] + area[other] - shared)
-        same = np.abs(boxes[active] - boxes[other]).max(1) < 0.01
+        same = (place[active] == place[other]).all(1)
         alike = label[active] == label[other]
         late = np.maximum(rows[active], rows[other])  # the later entry of the file
         exact += late[same & alike].tolist()
