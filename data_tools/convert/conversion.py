@@ -24,7 +24,6 @@ from data_tools.convert.voc import read_voc
 from data_tools.convert.writing import WRITERS, Conversion
 from data_tools.convert.yolo import read_yolo
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 READERS: dict[str, Callable[..., Source]] = {
     "voc": read_voc, "yolo": read_yolo, "crowdhuman": read_crowdhuman, "objects365": read_objects365,
@@ -67,22 +66,22 @@ def convert(
     split = split_name(options.split)
     given = None if options.categories is None else read_categories(options.categories)
     with new_folder(out, source) as unfinished, Report(unfinished, source, read, write, options) as report:
-        found = _reader(read, options, given, report.ledger)(source, split)
+        found = _reader(read, options, given, report)(source, split)
         result = Conversion(found, unfinished, given, report).run()
     result.out = out
     return result
 
 
-def _reader(read: str, options: Options, given: list[Category] | None, ledger: Ledger) -> Callable[[Path, str], Source]:
+def _reader(read: str, options: Options, given: list[Category] | None, report: Report) -> Callable[[Path, str], Source]:
     own: dict[str, Any] = {}
     if read == "voc":
         own = {"voc_corners": options.voc_corners}
     elif read in ("coco", "objects365"):
-        own = {"progress": options.progress}
+        own = {"progress": options.progress, "changed": report.changed, "remark": report.remark}
     elif read == "crowdhuman":
         own = {"person_box": options.person_box}
     elif read == "labelme":
         own = {"join_groups": not options.keep_groups}
     elif read == "yolo":
         own = {"images": options.images, "spare_names": None if given is None else [found.name for found in given]}
-    return partial(READERS[read], ledger=ledger, follow_links=options.follow_links, **own)
+    return partial(READERS[read], ledger=report.ledger, follow_links=options.follow_links, **own)

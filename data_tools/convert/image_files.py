@@ -27,6 +27,7 @@ from PIL import Image
 from data_tools.convert.records import ImageRecord, clean_name, inside, leaves
 from data_tools.convert.splits import known_split, split_of_folders
 from data_tools.convert.tables import read_sizes
+from data_tools.convert.text_files import GIT_LFS
 from data_tools.image_frames import Header
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError, exif_orientation, looks_whole, upright_rgb
@@ -34,6 +35,7 @@ from dfine_lib.data.images import DataError, exif_orientation, looks_whole, upri
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 MOST_FILES = 20_000_000
 MOST_DECODED = 89_478_485  # pixels; where PIL begins to warn of a decompression bomb
+_PROGRAMS = ("EPS", "WMF")  # PIL hands these to an interpreter that runs what is in the file
 _IMAGE_FOLDERS = ("images", "jpegimages", "images/default")
 OTHER_FORM = "file name in another form (URL-encoded, in other case, or accents composed otherwise)"
 DEEPER = "image found in a sub-folder"
@@ -361,14 +363,13 @@ def read_header(path: Path) -> tuple[Header, int]:
 
 
 def damage(path: Path, error: Exception) -> str:
-    """What keeps a file from being read as an image, in words."""
+    """What keeps a file from being read as an image, in a few words."""
     with contextlib.suppress(OSError), path.open("rb") as file:
-        if file.read(64).startswith(b"version https://git-lfs"):
-            return "a Git LFS pointer: `git lfs pull` fetches the image"
+        if not (start := file.read(len(GIT_LFS))):
+            return "empty file"
+        if start == GIT_LFS:
+            return "Git LFS pointer, run git lfs pull"
     return "truncated" if "truncated" in str(error) or isinstance(error, EOFError) else type(error).__name__
-
-
-_PROGRAMS = ("EPS", "WMF")  # PIL hands these to an interpreter that runs what is in the file
 
 
 def why_not_read(image: Image.Image) -> str | None:

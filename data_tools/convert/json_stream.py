@@ -11,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from data_tools.convert.records import decoded, readable
+from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.coco_json import why_no_json
 from dfine_lib.data.images import DataError
 
@@ -43,8 +44,9 @@ class _Reader:
             dynamic_ncols=True, delay=2.0, disable=not progress,
         )  # fmt: skip
         self.file, self.text, self.at, self.seen = file, "", 0, 0
-        self.stream = file.open("rb")
-        self.decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self.stream = open_plain(file)
+        self.decode = codecs.getincrementaldecoder(encoding_of(self.stream.read(2)))()
+        self.stream.seek(0)
         self.ended = False
         self.decoder = json.JSONDecoder()
 
@@ -60,7 +62,7 @@ class _Reader:
         try:
             new = self.decode.decode(raw, final=self.ended)
         except UnicodeDecodeError as error:
-            raise self.fail("not UTF-8. Save it as UTF-8.") from error
+            raise self.fail("neither UTF-8 nor UTF-16. Save it as UTF-8.") from error
         self.seen += self.at
         self.text, self.at = self.text[self.at :] + new, 0
         return True
@@ -120,6 +122,16 @@ class _Reader:
                 break
             self.take(",")
         self.take("]")
+
+
+def first_character(file: Path) -> str:
+    """The first character that is no blank; `DataError` where there is none."""
+    reader = _Reader(file)
+    with reader.stream, reader.bar:
+        found = reader.peek()
+    if not found:
+        raise DataError(f"{file}: the file is empty. Copy or export it again.")
+    return found
 
 
 def list_records(file: Path) -> Iterator[tuple[int, Any]]:

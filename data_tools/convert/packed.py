@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+CROWD, DIFFICULT, TRUNCATED, IGNORE, OUTLINED = 1, 2, 4, 8, 16
 _LOST = -(2**63)  # stands for None in a column of integers
 
 

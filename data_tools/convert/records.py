@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.coco_json import short
 from dfine_lib.data.images import DataError
 
@@ -27,6 +28,7 @@ class Box:
     height: float
     name: str
     crowd: bool = False  # a region to ignore, or a group under one box
+    ignore: bool = False  # one object that evaluation ignores
     difficult: bool = False
     truncated: bool = False
     area: float | None = None  # pixels², of the object's outline; None: that of the box
@@ -219,7 +221,7 @@ def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False
     """What an annotation file inside `root` holds; `DataError` if it leaves, is missing or too large."""
     annotation_file(file, root, follow_links)
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             content = stream.read(most_bytes + 1)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
@@ -229,9 +231,9 @@ def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False
 
 
 def decoded(content: bytes, file: Path) -> str:
-    """UTF-8, with or without a byte order mark."""
+    """UTF-8 or UTF-16, with or without a byte order mark."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding_of(content[:2]))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: not UTF-8. Save it as UTF-8.") from error

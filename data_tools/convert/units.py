@@ -15,9 +15,10 @@ class Units:
     """What the boxes of a split say about their unit; see `dfine_lib.data.plausible.written_as_fractions`."""
 
     def __init__(self) -> None:
-        self.boxes = self.within = self.images = 0  # boxes; those of images of fractions; such images, of 2 boxes or more
+        self.boxes = self.within = 0  # boxes, and those of images that hold nothing but fractions
+        self.images = 0  # such images of two boxes or more
         self.first = ""  # where the first of these images is described
-        self.farthest, self.smallest = -math.inf, math.inf  # edge of a box, side of an image, in pixels
+        self.farthest, self.least, self.smallest = -math.inf, math.inf, math.inf  # edge, number, side of an image
 
     def add(self, boxes: Iterable[Numbers], size: tuple[int, int], location: str) -> None:
         """Take the boxes of one image into account, as the source writes them."""
@@ -27,6 +28,7 @@ class Units:
         self.boxes += len(boxes)
         farthest = max(max(left + width, top + height, left, top) for left, top, width, height in boxes)
         self.farthest, self.smallest = max(self.farthest, farthest), min(self.smallest, *size)
+        self.least = min(self.least, *map(min, boxes))
         if farthest > 2 or min(size) <= TINY_IMAGE_PX:
             return
         numbers = [number for box in boxes for number in box]
@@ -38,7 +40,8 @@ class Units:
 
     def all_fractions(self) -> bool:
         """Whether these are fractions of the image; also where all of them lie in the first pixel."""
-        return 2 * self.within > self.boxes or (0 < self.farthest <= 1 and self.smallest > TINY_IMAGE_PX)
+        first_pixel = self.least >= 0 and 0 < self.farthest <= 1 and self.smallest > TINY_IMAGE_PX
+        return 2 * self.within > self.boxes or first_pixel
 
     def some_fractions(self) -> bool:
         """Whether some images have fractions among others that have pixels."""

@@ -167,7 +167,7 @@ class VocWriter:
             crowd = "<iscrowd>1</iscrowd>" if box.crowd else ""
             rows += [
                 f"\t<object><name>{_xml(box.name, box.location)}</name><pose>Unspecified</pose>"
-                f"<truncated>{int(box.truncated)}</truncated><difficult>{int(box.difficult)}</difficult>{crowd}",
+                f"<truncated>{int(box.truncated)}</truncated><difficult>{int(box.difficult or box.ignore)}</difficult>{crowd}",
                 "\t\t<bndbox>" + "".join(f"<{key}>{value:.12g}</{key}>" for key, value in edges) + "</bndbox></object>",
             ]
         file.write_text("\n".join([*rows, "</annotation>", ""]), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from data_tools.convert.coco import CocoWriter, category_ids
+from data_tools.convert.coco_writer import CocoWriter, category_ids
 from data_tools.convert.image_files import ImageFiles, UnreadableImage, bring, read_header
 from data_tools.convert.records import Box, Category, ImageRecord, Source, clean_name
 from data_tools.convert.report import Report, Result

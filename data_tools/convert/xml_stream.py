@@ -11,6 +11,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from data_tools.convert.records import annotation_file
+from data_tools.convert.text_files import open_plain
 from dfine_lib.data.images import DataError
 
 DEEPEST, MOST_ELEMENTS = 64, 2_000_000  # levels; elements that are held at a time
@@ -27,7 +28,7 @@ def elements(file: Path, root: Path, tags: tuple[str, ...], follow_links: bool =
     open_elements: list[Element] = []
     held = 0
     try:
-        for event, element in iterparse(file, events=("start", "end"), forbid_external=True):
+        for event, element in _events(file):
             if event == "start":
                 open_elements.append(element)
                 held += 1
@@ -49,11 +50,17 @@ def elements(file: Path, root: Path, tags: tuple[str, ...], follow_links: bool =
             "needs: not read."
         ) from error
     except ParseError as error:
-        raise DataError(f"{file}: no valid XML: {error}. Export it again.") from error
+        what = f"no valid XML: {error}" if file.stat().st_size else "the file is empty"
+        raise DataError(f"{file}: {what}. Export it again.") from error
     except (OSError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file}: cannot be read: {error}.") from error
+
+
+def _events(file: Path) -> Iterator[tuple[str, Element]]:
+    with open_plain(file) as stream:
+        yield from iterparse(stream, events=("start", "end"), forbid_external=True)
 
 
 def child_text(element: Element, path: str) -> str | None:

@@ -313,8 +313,9 @@ class YoloWriter:
             )
         rows, lost = [], []
         for box, label in zip(picture.boxes, labels, strict=True):
-            if box.crowd:
-                lost.append(("crowd box, which YOLO has no word for", box.location))
+            if box.crowd or box.ignore:
+                what = "crowd box" if box.crowd else "box to ignore"
+                lost.append((f"{what}, which YOLO has no word for", box.location))
                 continue
             width, height = picture.width or 1, picture.height or 1
             values = (

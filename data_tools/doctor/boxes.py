@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from data_tools.box_writing import EDGE_PX, WRITINGS, fits, fractions_in, is_written_as
 from data_tools.convert.records import LARGEST
 from data_tools.convert.writing import SMALLEST
 from data_tools.doctor import frames
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
-from dfine_lib.data.plausible import TINY_IMAGE_PX, written_as_fractions
 
-EDGE_PX = 1.0  # what a box may stick out by without a word: rounding
 TINY_PX = 2.0
 EXTREME_ASPECT = 25.0
-FEWEST_FOR_A_VERDICT = 8  # boxes; fewer do not tell how a file writes them
 _DROPPED = "drops the annotation"
 _WRITING = "Boxes lie beside the objects, or outside the image: nothing can be learned."
 _COCO = "COCO boxes are [left, top, width, height] in pixels: convert them."
@@ -100,21 +96,6 @@ def _nan_written(split: Split) -> np.ndarray:
     return written
 
 
-# How a file may write its boxes by mistake: numbers [n, 4] and image sizes [n, 2] to xywh in pixels.
-_WRITINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "boxes_as_corners": lambda b, wh: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
-    "boxes_as_centres": lambda b, wh: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, 2:]], 1),
-    "boxes_axes_swapped": lambda b, wh: b[:, [1, 0, 3, 2]],
-}
-
-
-def _fits(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
-    """bool `[n]`: positive sides, inside the image but for rounding."""
-    slack = EDGE_PX + 0.002 * sizes_wh
-    inside = (boxes_xywh[:, :2] >= -slack) & (boxes_xywh[:, :2] + boxes_xywh[:, 2:] <= sizes_wh + slack)
-    return (inside & (boxes_xywh[:, 2:] > 0)).all(1)
-
-
 def writing(case: Examination, split: Split) -> None:
     """Find boxes that are written in another way, and put them right in `split.boxes_xywh`."""
     rows = np.flatnonzero(split.usable)
@@ -145,24 +126,21 @@ def other_writings(
     """
     found = []
     rows = np.arange(len(boxes_xywh))
-    fractions = written_as_fractions(boxes_xywh, sizes_wh, image_of)
-    if not fractions.any() and len(rows) and boxes_xywh.min() >= 0 and 0 < boxes_xywh.max() <= 1:
-        fractions = (sizes_wh > TINY_IMAGE_PX).all(1)  # placeholders: no image has all its boxes in its first pixel
+    fractions = fractions_in(boxes_xywh, sizes_wh, image_of)
     if fractions.any():
         wh = sizes_wh[fractions]
         as_corner = boxes_xywh[fractions] * np.tile(wh, 2)
-        ways = (as_corner, *(_WRITINGS[name](as_corner, wh) for name in ("boxes_as_centres", "boxes_as_corners")))
-        found.append(("boxes_as_fractions", rows[fractions], max(ways, key=lambda one: _fits(one, wh).mean())))
+        ways = (as_corner, *(WRITINGS[name](as_corner, wh) for name in ("boxes_as_centres", "boxes_as_corners")))
+        found.append(("boxes_as_fractions", rows[fractions], max(ways, key=lambda one: fits(one, wh).mean())))
         rows = rows[~fractions]
     boxes, sizes, image = boxes_xywh[rows], sizes_wh[rows], image_of[rows]
     if not len(rows):
         return found
-    plain = _fits(boxes, sizes)
-    for name, convert in _WRITINGS.items():
-        other = _fits(convert(boxes, sizes), sizes)
-        fewest = 0.05 if name == "boxes_as_centres" else 0.15  # those near the right and lower edges alone tell
-        whole = len(rows) >= FEWEST_FOR_A_VERDICT and other.mean() >= 0.98 and (~plain & other).mean() >= fewest
-        chosen = np.full(len(rows), bool(whole))
+    plain = fits(boxes, sizes)
+    for name, convert in WRITINGS.items():
+        other = fits(convert(boxes, sizes), sizes)
+        whole = is_written_as(name, plain, other)
+        chosen = np.full(len(rows), whole)
         if not whole and name == "boxes_as_corners":
             chosen = _agreed(image, other, fewest=3, share=1.0) & _agreed(image, ~plain, fewest=3, share=0.5)
         if chosen.any():

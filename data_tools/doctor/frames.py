@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_tools.box_writing import fractions_in
 from data_tools.convert.records import LARGEST
 from data_tools.doctor.finding import Examination
 from data_tools.doctor.pixels import ImageFile
 from data_tools.doctor.reading import Split
 from data_tools.image_frames import Edges, Evidence, Frame, Header, Size, needs_decision
-from dfine_lib.data.plausible import written_as_fractions
 
 
 def decide(case: Examination, frame: Frame | None) -> str:
@@ -95,7 +95,7 @@ def _said(split: Split, i: int) -> Size | None:
 
 def _images_of_fractions(split: Split) -> set[int]:
     rows = np.flatnonzero(split.usable)
-    flags = written_as_fractions(split.boxes_xywh[rows], split.size_of(rows), split.image_of[rows])
+    flags = fractions_in(split.boxes_xywh[rows], split.size_of(rows), split.image_of[rows])
     return set(split.image_of[rows[flags]].tolist())
 
 
