@@ -23,6 +23,8 @@ CHECKS = (
           "One such target makes the loss NaN.", "Correct or remove it.", _DROPPED),
     Check("box_text", ERROR, "numbers of a bbox written as text", "The reader refuses the file.",
           "Write them as numbers.", "writes numbers"),
+    Check("box_from_outline", ERROR, "no bbox where there is an outline", "The reader refuses the file.",
+          "Write the box around the outline.", "takes the box around the outline"),
     Check("box_negative_side", ERROR, "negative width or height", "The reader refuses the file.",
           "Corners in another order, or a width of the wrong sign? Correct it.", _DROPPED),
     Check("box_no_area", ERROR, "zero width or height", "Training leaves them out, the evaluation counts them as "
@@ -42,7 +44,7 @@ CHECKS = (
           "of a box: along the short one there is hardly any reach.", "Look at a few."),
     Check("box_whole_image", NOTE, "boxes as large as the image", "Fine for portraits; a placeholder otherwise.",
           "Look at a few."),
-    Check("box_repeated", WARNING, "the same box and class twice in an image", "Matching is one to one: two queries "
+    Check("box_repeated", ERROR, "the same box and class twice in an image", "Matching is one to one: two queries "
           "are taught to find one object, and the second is a false alarm at test time.", "Keep one.",
           "keeps the first"),
     Check("box_nearly_repeated", WARNING, "two boxes of one class overlap by more than 0.95 IoU",
@@ -73,6 +75,7 @@ def examine(case: Examination) -> None:
         case.found("box_malformed", split, "annotations", np.isnan(split.boxes_xywh).any(1) & ~_nan_written(split))
         text = [i for i, record in enumerate(split.annotations) if _is_text(record.get("bbox"))]
         case.found("box_text", split, "annotations", text)
+        case.found("box_from_outline", split, "annotations", split.outlined)
         huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) > LARGEST).any(1)
         case.found("box_not_finite", split, "annotations", _nan_written(split) | huge)
         writing(case, split)

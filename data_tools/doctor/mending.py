@@ -303,12 +303,12 @@ class _Mender:
             if why is not None:
                 log.note(why, "dropped the annotation", split.annotation_words(row))
                 continue
-            for name in (*_CONVERTED, "box_text"):
+            for name in (*_CONVERTED, "box_text", "box_from_outline"):
                 if row in self.rows(name):
                     log.note(name, "converted", split.annotation_words(row))
             moved = box != record.get("bbox")
             mended = _plain(record)
-            if moved:  # they lie where the box lay
+            if moved and row not in self.rows("box_from_outline"):  # they lie where the box lay
                 mended.pop("segmentation", None), mended.pop("keypoints", None)
             mended |= {
                 "id": identities[row] if sound else len(kept) + 1,

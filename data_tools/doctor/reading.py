@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.convert.records import LARGEST, number
+from data_tools.convert.segmentation import box_around
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import read_json
 from dfine_lib.data.images import DataError
@@ -96,6 +97,21 @@ def _number(value: Any) -> float:
         return float("inf")
 
 
+def _from_outlines(annotations: Sequence[dict[str, Any]], boxes_xywh: np.ndarray) -> list[int]:
+    """Fill in the boxes around outlines where there is no bbox; returns their places."""
+    made = []
+    for i in np.flatnonzero(np.isnan(boxes_xywh).any(1)).tolist():
+        if annotations[i].get("bbox") in (None, []) and annotations[i].get("segmentation"):
+            try:
+                box = box_around(annotations[i]["segmentation"], "")
+            except DataError:
+                continue
+            if box is not None:
+                boxes_xywh[i] = box
+                made.append(i)
+    return made
+
+
 def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
     values = [annotation.get("bbox") for annotation in annotations]
     four_each = set(map(type, values)) <= {list} and set(map(len, values)) <= {4}
@@ -131,6 +147,7 @@ class Split:
     crowd: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
+    outlined: list[int] = field(default_factory=list)  # places of annotations whose box was made from the outline
     found: dict[int, Found] = field(default_factory=dict)  # image → its file, found otherwise than under its name
     placements: dict[int, Placement | None] = field(default_factory=dict)  # image → how its boxes get into the upright
     # image, where they are not in its pixels yet; None: the annotation is not of this image
@@ -233,6 +250,8 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
     image_keys, category_keys = keys_of(images, "id"), keys_of(categories, "id")
     sizes = np.stack([numbers(images, key) for key in ("width", "height")], axis=1)
     sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
+    boxes = _boxes(annotations)
+    outlined = _from_outlines(annotations, boxes)
     crowd = np.array([record.get("iscrowd", 0) not in (0, None, False, "0") for record in annotations], bool)
     return Split(
         name=name,
@@ -249,10 +268,11 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         sizes_wh=sizes,
         image_of=_places(image_keys, keys_of(annotations, "image_id")),
         category_of=_places(category_keys, keys_of(annotations, "category_id")),
-        boxes_xywh=_boxes(annotations),
+        boxes_xywh=boxes,
         crowd=crowd,
         areas=numbers(annotations, "area"),
         files=[None] * len(images),
+        outlined=outlined,
     )
 
 

@@ -287,6 +287,8 @@ change_record("file_name_repeated", lambda folder, image, boxes: image.update(fi
 change_record("crowd_invalid", lambda folder, image, boxes: boxes[0].update(iscrowd="no"))
 change_record("crowd", lambda folder, image, boxes: boxes[0].update(iscrowd=1))
 change_record("keys_ignored", lambda folder, image, boxes: boxes[0].update(segmentation=[[1, 2, 3, 4, 5, 6]]))
+change_record("box_from_outline", lambda folder, image, boxes: (
+    boxes[0].pop("bbox"), boxes[0].update(segmentation=[[5, 6, 25, 6, 25, 20, 5, 20]])))  # fmt: skip
 change_record("area_differs", lambda folder, image, boxes: boxes[0].update(area=1e7))
 change_record("area_invalid", lambda folder, image, boxes: boxes[0].update(area="large"))
 change_record("area_missing", lambda folder, image, boxes: boxes[0].pop("area"))
