@@ -23,6 +23,8 @@ CHECKS = (
           "One such target makes the loss NaN.", "Correct or remove it.", _DROPPED),
     Check("box_text", ERROR, "numbers of a bbox written as text", "The reader refuses the file.",
           "Write them as numbers.", "writes numbers"),
+    Check("panoptic", ERROR, "a panoptic file", "The reader refuses the file.", "Give the file of instances.",
+          "takes the boxes of its segments, those of stuff left out"),
     Check("box_from_outline", ERROR, "no bbox where there is an outline", "The reader refuses the file.",
           "Write the box around the outline.", "takes the box around the outline"),
     Check("box_negative_side", ERROR, "negative width or height", "The reader refuses the file.",
@@ -75,6 +77,8 @@ def examine(case: Examination) -> None:
         case.found("box_malformed", split, "annotations", np.isnan(split.boxes_xywh).any(1) & ~_nan_written(split))
         text = [i for i, record in enumerate(split.annotations) if _is_text(record.get("bbox"))]
         case.found("box_text", split, "annotations", text)
+        if split.is_panoptic:
+            case.told("panoptic", split.name, [f"{split.annotation_file}: segments_info in place of bbox"])
         case.found("box_from_outline", split, "annotations", split.outlined)
         huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) > LARGEST).any(1)
         case.found("box_not_finite", split, "annotations", _nan_written(split) | huge)

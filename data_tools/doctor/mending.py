@@ -208,6 +208,8 @@ class _Mender:
     def mend(self, categories: list[dict[str, Any]], places: dict[int, int]) -> tuple[dict[str, Any], dict[str, Path]]:
         """The new content, and the picture of each file name."""
         split = self.split
+        if split.is_panoptic:
+            self.log.note("panoptic", "segments taken as annotations", split.name)
         for table, rows in split.not_objects.items():
             self.log.note("record_not_object", f"dropped {len(rows)}", f"{split.name}: {table}")
         for name in ("reference_text", "crowd_invalid", "annotation_id_text"):

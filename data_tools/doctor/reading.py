@@ -97,6 +97,21 @@ def _number(value: Any) -> float:
         return float("inf")
 
 
+def _of_segments(annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The segments of a panoptic file as annotations, those of stuff left out; the same list where there are none."""
+    panoptic = [isinstance(record.get("segments_info"), list) and not record.get("bbox") for record in annotations]
+    if not any(panoptic):
+        return annotations
+    stuff = {key_of(one.get("id")) for one in categories if one.get("isthing", 1) in (0, False)}
+    found: list[dict[str, Any]] = []
+    for record, is_panoptic in zip(annotations, panoptic, strict=True):
+        segments = [one for one in record["segments_info"] if type(one) is dict] if is_panoptic else [record]
+        for segment in segments:
+            if not is_panoptic or key_of(segment.get("category_id")) not in stuff:
+                found.append({**segment, "id": len(found) + 1, "image_id": record.get("image_id")})
+    return found
+
+
 def _from_outlines(annotations: Sequence[dict[str, Any]], boxes_xywh: np.ndarray) -> list[int]:
     """Fill in the boxes around outlines where there is no bbox; returns their places."""
     made = []
@@ -147,6 +162,7 @@ class Split:
     crowd: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
+    is_panoptic: bool = False  # `annotations` are the segments of a panoptic file
     outlined: list[int] = field(default_factory=list)  # places of annotations whose box was made from the outline
     found: dict[int, Found] = field(default_factory=dict)  # image → its file, found otherwise than under its name
     placements: dict[int, Placement | None] = field(default_factory=dict)  # image → how its boxes get into the upright
@@ -247,6 +263,7 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         if len(tables[key]) < len(records):
             not_objects[key] = [i for i, record in enumerate(records) if type(record) is not dict]
     images, annotations, categories = (tables[key] for key in TABLES)
+    annotations = _of_segments(as_written := annotations, categories)
     image_keys, category_keys = keys_of(images, "id"), keys_of(categories, "id")
     sizes = np.stack([numbers(images, key) for key in ("width", "height")], axis=1)
     sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
@@ -273,6 +290,7 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         areas=numbers(annotations, "area"),
         files=[None] * len(images),
         outlined=outlined,
+        is_panoptic=annotations is not as_written,
     )
 
 

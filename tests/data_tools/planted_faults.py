@@ -432,6 +432,19 @@ def _(folder: Folder) -> None:
     folder.categories.clear()
 
 
+@fault("panoptic", alone=True)
+def _(folder: Folder) -> None:
+    content = folder.content["train"]
+    content["categories"].append({"id": 99, "name": "sky", "isthing": 0})
+    content["annotations"] = [
+        {"image_id": image["id"], "file_name": image["file_name"], "segments_info": [
+            {"id": 7 + n, "category_id": one["category_id"], "bbox": one["bbox"], "area": 9, "iscrowd": 0}
+            for n, one in enumerate(folder.annotations) if one["image_id"] == image["id"]
+        ] + [{"id": 3, "category_id": 99, "bbox": [0, 0, 60, 20], "area": 9, "iscrowd": 0}]}
+        for image in folder.images
+    ]  # fmt: skip
+
+
 @fault("crowd_many", alone=True)
 def _(folder: Folder) -> None:
     for annotation in folder.annotations[::2]:
