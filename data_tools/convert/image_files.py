@@ -146,7 +146,7 @@ class ImageFiles:
                 return self._take(same[0], _rest(same[0], path, name))
             if same:
                 return same
-            if not is_image_name(path) and path not in self.not_opened and (self.home / path).is_file():  # of no ending
+            if not is_image_name(path) and path not in self.not_opened and (self.home / path).is_file():
                 return self._take(path, name)
         return None
 

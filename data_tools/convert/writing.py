@@ -176,10 +176,10 @@ class Conversion:
             label = self._label(box)
             if label is not None and self._settle(box, record):
                 place = label, round(box.left, 2), round(box.top, 2), round(box.width, 2), round(box.height, 2)
-                if not box.crowd and place in seen:
-                    self.ledger.left_out("boxes", "the same box and class twice in an image", box.location)
-                    continue
-                if not box.crowd:
+                if not (box.crowd or box.ignore):
+                    if place in seen:
+                        self.ledger.left_out("boxes", "the same box and class twice in an image", box.location)
+                        continue
                     seen.add(place)
                 boxes.append(box)
                 labels.append(label)
@@ -195,7 +195,7 @@ class Conversion:
         if path is not None:
             self._mark(path)
             self.ledger.taken("images")
-            self.same.remember(path)
+            self.same.remember(path, record.split)
             if self.options.pictures != "none":
                 bring(path, self.folder / self.writer.image_path(record), self.options.pictures)
 

@@ -19,7 +19,7 @@ import numpy as np
 from data_tools.convert.records import LARGEST, number
 from data_tools.convert.segmentation import box_around
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.data.images import DataError
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ class Split:
     image_of: np.ndarray  # int64 [M], -1: none
     category_of: np.ndarray  # int64 [M], place in `categories`, -1: none
     boxes_xywh: np.ndarray  # float64 [M, 4] pixels; NaN where no number can be read
-    crowd: np.ndarray  # bool [M]
+    crowd: np.ndarray  # bool [M], iscrowd or ignore
+    difficult: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
     is_panoptic: bool = False  # `annotations` are the segments of a panoptic file
@@ -269,7 +270,8 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
     sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
     boxes = _boxes(annotations)
     outlined = _from_outlines(annotations, boxes)
-    crowd = np.array([record.get("iscrowd", 0) not in (0, None, False, "0") for record in annotations], bool)
+    crowd = np.array([is_set(record.get("iscrowd")) or is_set(record.get("ignore")) for record in annotations], bool)
+    difficult = np.array([is_set(record.get("difficult")) for record in annotations], bool)
     return Split(
         name=name,
         annotation_file=file,
@@ -287,6 +289,7 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         category_of=_places(category_keys, keys_of(annotations, "category_id")),
         boxes_xywh=boxes,
         crowd=crowd,
+        difficult=difficult,
         areas=numbers(annotations, "area"),
         files=[None] * len(images),
         outlined=outlined,

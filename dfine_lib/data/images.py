@@ -12,14 +12,12 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from dfine_lib.errors import DataError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dfine_lib.data.coco import CocoIndex
-
-
-class DataError(ValueError):
-    """A data set that cannot be used as it is; the message names the place and the way out."""
 
 
 SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`dfine_lib.data.tars`)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dfine_lib.viz.style import Picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """K objects found in one picture, scores falling."""
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dfine_lib.data.images import decode_image, to_tensor, upright_rgb
+from dfine_lib.errors import DfineError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 VIDEO_SUFFIXES = (
@@ -24,11 +25,11 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 
 
-class SourceError(ValueError):
+class SourceError(DfineError):
     """A source that gives no pictures; the message names it, and the way out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One picture on its way to the detector."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
+    "DfineError": "the base class of every error that names a mistake and the way out",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",
@@ -23,6 +24,7 @@ PLUMBING: dict[str, str] = {
     "listing": "what lies in a folder, in words, for messages",
     "how_to_use": "the way out for a data folder of another layout, for messages",
     "how_to_divide": "the command that makes splits of one annotation file, for messages",
+    "Draw": "names the draws of a run, each of which has seeds of its own",
     "class_repeat_factors": "how often images of rare classes are drawn in an epoch; a setting that is off by default",
     "repeat_factors": "the same for each image",
     "draws_per_epoch": "how long such an epoch is",
@@ -44,6 +46,7 @@ PLUMBING: dict[str, str] = {
     "PackedIndex": "an index whose arrays are maps of a file",
     "write_packed": "a training index in one file, for millions of images",
     "read_packed": "opens it again without reading it",
+    "whole_file": "a file to write into that appears whole or not at all",
     "write_atomically": "a file that appears whole or not at all",
     "process_lock": "one process at a time in a folder",
     # Lesson 40's average precision for all images, classes, thresholds and sizes at once.
@@ -93,6 +96,16 @@ PLUMBING: dict[str, str] = {
     "wrong_checksum": "whether a file is the one that was published",
     "DownloadError": "a published file that could not be had",
     "locate_weights": "the file that a path, a folder or a published name means",
+    # Which row of a class head is which class.
+    "of_heads": "whether an entry of a state dict is of a class head",
+    "by_class": "whether it has a row for each class",
+    "checked_names": "one name a class row of a file, or none",
+    "take_rows": "a state dict with some class rows alone",
+    "with_row_zero": "class rows as the published Objects365 files have them",
+    "source_rows": "the file's class row for each class of a model",
+    "how_to_name": "what to do about class rows without names, in words",
+    "without_unnamed_rows": "weights without the class rows that stand for no class",
+    "is_set": "whether an annotation is marked, as by ignore or difficult",
     "describe_weights": "what `dfine weights` prints",
     "convert_weights": "what `dfine weights --to` does",
     # What the evaluation notebook puts together.
@@ -145,7 +158,6 @@ PLUMBING: dict[str, str] = {
     "compile_model": "torch.compile in place; what --compile does",
     "is_compiled": "whether a model runs compiled",
     "make_eager": "takes compiling back",
-    "or_eager": "a call that goes on without compiling where that fails",
     "pad_queries": "queries that nobody sees, so that compiled code meets few shapes",
     "checkpoint_activations": "less kept for the backward pass; what --checkpoint-activations does",
     "usable_precision": "the precision asked for, or what the device has instead",
