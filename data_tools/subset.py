@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -13,6 +14,8 @@ from tqdm.auto import tqdm
 from data_tools.convert.image_files import bring
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.records import clean_name, inside
+from data_tools.convert.report import NothingLeft
+from data_tools.convert.same_images import SameImages
 from data_tools.convert.splits import split_name
 from data_tools.parts import Part, Record, read_parts
 from data_tools.stratify import divide
@@ -70,7 +73,8 @@ def split_data(
         if not made[name].images:
             count = f"{len(whole.images)} pictures" + ("" if groups is None else f" in {len(set(groups))} groups")
             raise DataError(f"{source}: nothing left for {name}: {count} cannot be divided so.")
-    return _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares})
+    return _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares},
+                  mixed=True)  # fmt: skip
 
 
 def subset_data(
@@ -94,6 +98,7 @@ def subset_data(
     if fraction is not None and not 0 < fraction <= 1:
         raise DataError(f"the fraction to keep should be above 0 and at most 1, got {fraction:g}.")
     parts = read_parts(Path(source), images)
+    of = [split_name(name) for name in of]
     for name in of:
         if name not in parts:
             raise DataError(f"{source}: no {name} split; there is {', '.join(parts)}.")
@@ -141,7 +146,7 @@ def filter_data(
         per_image = Counter(record["image_id"] for record in boxes)
         chosen = [image for image in part.images if per_image[image["id"]] >= min_boxes]
         if not chosen:
-            raise DataError(f"{part.file}: no picture is left of {name}. Ask for less.")
+            raise NothingLeft(f"{part.file}: no image is left of {name}. Ask for less.")
         parts[name] = Part(part.file, part.folder, part.content, part.images, boxes, kept).with_images(chosen)
     return _write(Path(out), parts, [Path(source)], pictures, follow_links, progress, {})
 
@@ -189,7 +194,9 @@ def merge_data(
         path = origins[split][i]
         return path, next(root for root in roots[split] if path.is_relative_to(root))
 
-    return _write(Path(out), made, [Path(source) for source in sources], pictures, follow_links, progress, {}, origin)
+    return _write(
+        Path(out), made, [Path(source) for source in sources], pictures, follow_links, progress, {}, origin, mixed=True
+    )
 
 
 def _side(part: Part, record: Record) -> float:
@@ -230,32 +237,23 @@ def _groups(part: Part, key: str | None, pattern: str | None) -> list[str] | Non
 
 def _write(
     out: Path, parts: dict[str, Part], sources: list[Path], pictures: str, follow_links: bool, progress: bool,
-    told: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None,
+    about: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None, mixed: bool = False,
 ) -> str:  # fmt: skip
-    report: Record = {"sources": list(map(str, sources)), **told, "splits": {}}
+    """Write the parts as a folder.
+
+    Args:
+        out, sources, pictures, follow_links, progress: as of the callers.
+        parts: by split.
+        about: what else the report holds.
+        origin: path and root of an image, where it is not in the folder of its part.
+        mixed: images change their split, so that one that is there twice may come to lie in two: it is left out of the
+            later one.
+    """
+    report: Record = {"sources": list(map(str, sources)), **about, "splits": {}}
+    same = SameImages(mixed and pictures != "none")
     with new_folder(out, *sources) as folder:
         for split, part in parts.items():
-            (folder / "images" / split_name(split)).mkdir(parents=True)
-            seen: set[str] = set()
-            bar = tqdm(part.images, f"{split}: pictures", leave=False, unit="image", delay=2.0, disable=not progress)
-            for i, image in enumerate(bar):
-                place = f"{part.file}, image id {image['id']}"
-                name = clean_name(image.get("file_name"), place)
-                path, root = (part.folder / name, part.folder) if origin is None else origin(split, i, image)
-                if name in seen:
-                    raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
-                seen.add(name)
-                if image["file_name"] != name:  # a\\b.jpg lies at a/b.jpg
-                    part.images[i] = {**image, "file_name": name}
-                if pictures == "none":
-                    continue
-                inside(path, root, follow_links)
-                if not path.is_file():
-                    raise DataError(
-                        f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --pictures none does "
-                        "without pictures."
-                    )
-                bring(path, folder / "images" / split / name, pictures)
+            part, left_out = _bring(folder, split, part, pictures, follow_links, progress, origin, same)
             target = folder / "annotations" / f"instances_{split}.json"
             target.parent.mkdir(exist_ok=True)
             content = {**part.content, "categories": part.categories, "images": part.images}
@@ -263,9 +261,54 @@ def _write(
             names = {category["id"]: category["name"] for category in part.categories}
             boxes = Counter(names[record["category_id"]] for record in part.annotations)
             classes = {name: boxes[name] for name in names.values()}
-            report["splits"][split] = {"images": len(part.images), "boxes": sum(boxes.values()), "classes": classes}
+            counts = {"images": len(part.images), "boxes": sum(boxes.values())}
+            report["splits"][split] = counts | {"left_out": left_out, "classes": classes}
+            if not counts["images"] or (split == "train" and not counts["boxes"]):
+                what = "box" if counts["images"] else "image"
+                raise NothingLeft(f"{part.file}: no {what} is left of {split}. Ask for less.")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    counted = [
-        f"{split} {found['images']:,} images, {found['boxes']:,} boxes" for split, found in report["splits"].items()
-    ]
+    counted = []
+    for split, found in report["splits"].items():
+        words = f"{split} {found['images']:,} images, {found['boxes']:,} boxes"
+        words += "" if found["boxes"] else " (nothing can be measured on it)"
+        counted.append(words + "".join(f", left out {count:,} ({what})" for what, count in found["left_out"].items()))
     return f"{'; '.join(counted)}; {len(next(iter(parts.values())).categories)} classes; in {out} ({REPORT})"
+
+
+def _bring(
+    folder: Path, split: str, part: Part, pictures: str, follow_links: bool, progress: bool,
+    origin: Callable[[str, int, Record], tuple[Path, Path]] | None, same: SameImages,
+) -> tuple[Part, dict[str, int]]:  # fmt: skip
+    """Bring the images of a split. Returns what is left of the part, and why how many images were left out."""
+    (folder / "images" / split_name(split)).mkdir(parents=True)
+    seen: set[str] = set()
+    kept, left_out = [], Counter[str]()
+    bar = tqdm(part.images, f"{split}: images", leave=False, unit="image", delay=2.0, disable=not progress)
+    for i, image in enumerate(bar):
+        place = f"{part.file}, image id {image['id']}"
+        name = clean_name(image.get("file_name"), place)
+        path, root = (part.folder / name, part.folder) if origin is None else origin(split, i, image)
+        if name in seen:
+            raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
+        seen.add(name)
+        if image["file_name"] != name:  # a\\b.jpg lies at a/b.jpg
+            image = {**image, "file_name": name}
+        if pictures == "none":
+            kept.append(image)
+            continue
+        inside(path, root, follow_links)
+        if not path.is_file():
+            raise DataError(
+                f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --pictures none does "
+                "without pictures."
+            )
+        if (other := same.split_with(path)) not in (None, split):
+            left_out[f"the same image is in {other}"] += 1
+            continue
+        if other is None:
+            same.add(path, split, place, name)
+            same.remember(path)
+        bring(path, folder / "images" / split / name, pictures)
+        kept.append(image)
+    part = part.with_images(kept) if left_out else replace(part, images=kept)
+    return part, dict(left_out)

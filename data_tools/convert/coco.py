@@ -26,7 +26,6 @@ def _nothing(*_: Any) -> None:
 def read_coco_files(
     source: Path, split: str, *, follow_links: bool = False, progress: bool = False, ledger: Ledger,
     changed: Callable[[str, str], None] = _nothing, remark: Callable[[str], None] = _nothing,
-    spare_names: Callable[[str], tuple[str, ...]] = lambda name: (),
 ) -> Source:  # fmt: skip
     """One COCO file, or a folder with one for each split.
 
@@ -38,7 +37,6 @@ def read_coco_files(
         ledger: takes the annotation files, and the boxes that are left out.
         changed: takes what and where, of boxes that were made from outlines.
         remark: takes sentences for the summary.
-        spare_names: of a file name, other names to look for.
 
     Raises:
         NothingLeft: no file is in COCO format; says what was found instead.
@@ -62,8 +60,7 @@ def read_coco_files(
         _check_writing(part, remark)
     categories = _categories(list(parts.values()), remark)
     # Val before train: an image that is in both stays where it is measured on, and is not trained on.
-    records = (record for name, part in reversed(parts.items())
-               for record in part.records(name, ledger, changed, spare_names))  # fmt: skip
+    records = (record for name, part in reversed(parts.items()) for record in part.records(name, ledger, changed))
     return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
 
 
@@ -100,13 +97,11 @@ def _files(source: Path, ledger: Ledger, progress: bool, follow_links: bool) -> 
             f"{source}: no JSON file. Name the COCO file itself, and the folder of its images with --images; is it "
             "another format?"
         )
-    kinds = Counter((what, way_out) for _, what, way_out in passed)
-    (what, way_out), count = kinds.most_common(1)[0]
-    example = next(file for file, kind, _ in passed if kind == what)
-    raise NothingLeft(
-        f"{source}: {len(passed):,} JSON files and no COCO file with objects among them; {count:,} are {what} "
-        f"({example} the first).{' ' if way_out else ''}{way_out}{'.' if way_out else ''}"
-    )
+    (what, way_out), count = Counter((what, way_out) for _, what, way_out in passed).most_common(1)[0]
+    first = next(file for file, kind, _ in passed if kind == what)
+    like = "" if count == 1 else f" ({count:,} of {len(passed):,} JSON files are)"
+    end = f" {way_out}." if way_out else ""
+    raise NothingLeft(f"{source}: no COCO file with objects. {first} is something else: {what}{like}.{end}")
 
 
 def _by_split(source: Path, split: str, files: list[CocoFile], ledger: Ledger) -> dict[str, CocoFile]:
@@ -165,7 +160,9 @@ def _check_writing(part: CocoFile, remark: Callable[[str], None]) -> None:
     if writing == "boxes_as_corners":
         raise DataError(
             f"{part.file}: the boxes are written as [left, top, right, bottom]: read so nearly all fit into their "
-            "images, and as COCO's [left, top, width, height] many do not. Write them so."
+            "images, and as COCO's [left, top, width, height] many do not. Export them again; or "
+            "write a data.json that names this file and its images, and `dfine doctor data.json --fix OUT` converts "
+            "them."
         )
     if writing is not None:
         how = {"boxes_as_centres": "[centre x, centre y, width, height]", "boxes_axes_swapped": "y before x"}[writing]
@@ -184,19 +181,20 @@ def _categories(parts: list[CocoFile], remark: Callable[[str], None]) -> list[Ca
     used = {identity for part in parts for identity in part.used_categories()}
     for part in parts:
         _drop_root(part, used, remark)
-        if part.is_panoptic and part.stuff:
-            part.categories = {identity: category for identity, category in part.categories.items()
-                               if identity not in part.stuff or identity in used - part.stuff}  # fmt: skip
     names: dict[str, tuple[Category, CocoFile]] = {}
     ids: dict[int, tuple[Category, CocoFile]] = {}
     for part in parts:
         for category in part.categories.values():
             known, file = names.setdefault(category.name, (category, part))
             if known.identity != category.identity:
+                where, way_out = (
+                    ("", "Rename one of them; or, if they are one class, give the boxes of both one id, and remove one")
+                    if file is part
+                    else (f" in {file.file}", "Give it one id, in the categories and the annotations of both files")
+                )
                 raise DataError(
                     f"{part.file}: category id {category.identity} is named {category.name[:60]!r}, and so is id "
-                    f"{known.identity} {'' if file is part else f'in {file.file} '}. Rename one of them, or give both "
-                    "one id, in the categories and in all annotations."
+                    f"{known.identity}{where}. {way_out}."
                 )
             if category.identity is None:
                 continue

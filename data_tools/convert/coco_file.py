@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from data_tools.box_writing import writing_of
+from data_tools.convert.coco_layouts import spare_names
 from data_tools.convert.json_kinds import kind_of_list, kind_of_object
 from data_tools.convert.json_stream import first_character, list_records, object_records
 from data_tools.convert.packed import CROWD, DIFFICULT, IGNORE, OUTLINED, TRUNCATED, BoxColumns
@@ -35,6 +36,7 @@ _LISTS = ("images", "annotations", "categories")
 _FLAGS = (("iscrowd", CROWD), ("ignore", IGNORE), ("difficult", DIFFICULT), ("truncated", TRUNCATED))
 _MEANINGS = {"0": False, "1": True, "false": False, "true": True}
 _CAPTION = "a caption, which has no box"
+_NUMBERS = {int, float}
 _Id = int | str
 
 
@@ -60,13 +62,14 @@ class CocoFile:
         self.categories: dict[_Id, Category] = {}
         self.boxes = BoxColumns()
         self.is_panoptic = False
-        self.stuff: set[_Id] = set()  # categories of a panoptic file that are no objects
+        self.stuff: set[int] = set()  # keys of the categories that are no things, if the file is panoptic
         self._texts: dict[str, int] = {}  # ids that are text, as negative numbers below any real one
         self._no_box: list[tuple[int, str]] = []
         self._no_list: list[str] = []  # keys of COCO that hold no list
         self._check_kind(self._read(progress))
         if self.is_panoptic:
-            self.stuff = {self._key(identity) for identity in self.stuff}
+            self.categories = {identity: category for identity, category in self.categories.items()
+                               if self._key(identity) not in self.stuff}  # fmt: skip
         self.boxes.sort()
 
     def _read(self, progress: bool) -> tuple[list[str], list[str]]:
@@ -144,7 +147,7 @@ class CocoFile:
             above if isinstance(above, str) else None,
         )  # fmt: skip
         if record.get("isthing") in (0, False) and "isthing" in record:
-            self.stuff.add(identity)
+            self.stuff.add(self._key(identity))
 
     def _annotation(self, record: dict[str, Any], i: int, segment: dict[str, Any] | None = None) -> None:
         own = record if segment is None else segment
@@ -161,7 +164,7 @@ class CocoFile:
             if bbox is None:
                 self._no_box.append((i, _CAPTION if "caption" in own else "no bbox"))
                 return
-        elif not (type(bbox) is list and len(bbox) == 4 and all(_is_plain(value) for value in bbox)):
+        elif not _is_plain(bbox):
             bbox = numbers(bbox, 4, self.at("annotations", i), "'bbox'")
         for key, flag in _FLAGS:
             if (value := own.get(key)) and self._is_set(value, key, i):
@@ -219,17 +222,13 @@ class CocoFile:
             for _, i, *_ in self.boxes.of(key):
                 ledger.skip("boxes", "its image is not listed", self.at("annotations", i))
 
-    def records(
-        self, split: str, ledger: Ledger, changed: Callable[[str, str], None],
-        spare_names: Callable[[str], tuple[str, ...]],
-    ) -> Iterator[ImageRecord]:  # fmt: skip
+    def records(self, split: str, ledger: Ledger, changed: Callable[[str, str], None]) -> Iterator[ImageRecord]:
         """In the file's order.
 
         Args:
             split: of the records.
             ledger: takes the boxes that are left out.
             changed: takes what and where, of boxes that were made.
-            spare_names: of a file name, other names to look for.
         """
         names = {self._key(identity): category.name for identity, category in self.categories.items()}
         folders = (self.file.parent, self.file.parent / "data")  # Roboflow, FiftyOne
@@ -243,10 +242,9 @@ class CocoFile:
             for label, at, values, flags, area, own in self.boxes.of(self._key(identity)):
                 location = f"{start}{at}]"
                 if label not in names:
-                    ledger.skip("boxes", "its category is not listed", location)
-                    continue
-                if label in self.stuff and self.is_panoptic:
-                    ledger.skip("boxes", "stuff of a panoptic file, no object", location)
+                    stuff = label in self.stuff and self.is_panoptic
+                    reason = "stuff of a panoptic file, no object" if stuff else "its category is not listed"
+                    ledger.skip("boxes", reason, location)
                     continue
                 if flags & OUTLINED:
                     changed(FROM_OUTLINE, location)
@@ -257,8 +255,11 @@ class CocoFile:
             yield image
 
 
-def _is_plain(value: Any) -> bool:
-    return type(value) in (float, int) and -LARGEST <= value <= LARGEST
+def _is_plain(bbox: Any) -> bool:
+    """Whether it is four numbers, none of them too large; what is not plain is looked at one by one."""
+    if type(bbox) is not list or len(bbox) != 4 or not _NUMBERS.issuperset(map(type, bbox)):
+        return False
+    return min(bbox) >= -LARGEST and max(bbox) <= LARGEST and abs(sum(bbox)) <= 4 * LARGEST  # NaN has no order
 
 
 def _area(value: Any) -> float | None:

@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePath
 
 from data_tools.convert.splits import known_split, split_name, split_of_file
 
+_PATCH = re.compile(r"/(patch\d+/[^/]+)$")
 JSON = (".json", ".json.gz")
 # Beginnings of names: whether the file gives way where there is another of its split.
 _BEGINNINGS = {"instances_": False, "zhiyuan_objv2_": False, "person_keypoints_": True, "panoptic_": True}
@@ -39,6 +41,12 @@ def gives_way(file: PurePath) -> bool:
     """Whether the file is of another task with boxes (key points, panoptic), which instances go before."""
     stem = stem_of(file).lower()
     return any(stem.startswith(start) for start, other in _BEGINNINGS.items() if other)
+
+
+def spare_names(file_name: str) -> tuple[str, ...]:
+    """Of Objects365's `images/v1/patch8/a.jpg`, the place to which its archives unpack: `patch8/a.jpg`."""
+    found = _PATCH.search(file_name) if "/patch" in file_name else None
+    return (found[1],) if found else ()
 
 
 def split_of(file: Path, root: Path) -> str | None:

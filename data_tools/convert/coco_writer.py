@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from array import array
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from data_tools.convert.records import Category, ImageRecord
-
-_encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make an encoder for every box
 
 
 class CocoWriter:
@@ -66,24 +64,19 @@ class _Part:
         self.some_had_ids |= image.identity is not None
         own = -1 if image.identity is None else image.identity
         self.image_ids.append(own)
-        rest = _encode({"file_name": image.file_name, "width": image.width, "height": image.height})[1:]
+        name = json.dumps(image.file_name)
+        rest = f'"file_name": {name}, "width": {image.width}, "height": {image.height}}}'
         self.spools[0].write(f"{self.images} {own} {rest}\n")
         for box, label in zip(image.boxes, labels, strict=True):
             self.boxes += 1
-            values: dict[str, Any] = {
-                "bbox": [_short(value) for value in (box.left, box.top, box.width, box.height)],
-                "area": _short(box.width * box.height if box.area is None else box.area),
-                "iscrowd": int(box.crowd),
-            }
-            if box.ignore or box.difficult:
-                values["ignore"] = 1
-            if box.difficult:
-                values["difficult"] = 1
-            if box.truncated:
-                values["truncated"] = 1
+            sides = f"{_short(box.left)}, {_short(box.top)}, {_short(box.width)}, {_short(box.height)}"
+            area = _short(box.width * box.height if box.area is None else box.area)
+            flags = ', "ignore": 1' if box.ignore or box.difficult else ""
+            flags += ', "difficult": 1' if box.difficult else ""
+            flags += ', "truncated": 1' if box.truncated else ""
             identity = -1 if box.identity is None else box.identity
             self.box_ids.append(identity)
-            rest = _encode(values)[1:]
+            rest = f'"bbox": [{sides}], "area": {area}, "iscrowd": {int(box.crowd)}{flags}}}'
             self.spools[1].write(f"{self.boxes} {identity} {self.images} {own} {label} {rest}\n")
 
     def finish(self, categories: list[Category], ids: list[int]) -> list[str]:
@@ -133,7 +126,10 @@ def _all_once(ids: array[int]) -> bool:
 
 
 def _short(value: float) -> float | int:
-    """Whole numbers without a point, others to 1e-9 px: what is left of dividing and multiplying goes."""
+    """Whole numbers without a point, others to 1e-9 px: what is left of dividing and multiplying goes.
+
+    As text it is JSON, since boxes are finite (`Conversion` has cut or refused what is not).
+    """
     value = round(float(value), 9)
     return int(value) if value.is_integer() else value
 

@@ -84,7 +84,7 @@ class ImageFiles:
     def _scan(self) -> None:
         for folder, entry in _walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
-            self.folders.add(folder)
+            self._add_folder(folder)
             if _is(entry.is_dir):  # only linked folders that are not followed come here
                 self.linked_folders.append(name)
             elif entry.is_symlink() and not _is(entry.is_file):
@@ -95,6 +95,12 @@ class ImageFiles:
                 self.not_opened[name] = reason
             if len(self.files) > MOST_FILES:
                 raise DataError(f"{self.home}: more than {MOST_FILES:,} images.")
+
+    def _add_folder(self, folder: str) -> None:
+        """Note a folder, and those above it, which may hold nothing but folders."""
+        while folder not in self.folders:
+            self.folders.add(folder)
+            folder = folder.rpartition("/")[0]
 
     def find(self, record: ImageRecord) -> Found | str:
         """The image of a record, or the reason why there is none."""
@@ -180,14 +186,15 @@ class ImageFiles:
         name = record.file_name.replace("\\", "/")
         foreign = leaves(name)
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        for i in range(1, len(parts)):
-            rest = clean_name("/".join(parts[i:]), record.location)
-            found = self._under(bases, rest)
+        for i in range(0 if foreign else 1, len(parts)):  # one that leaves its folder is without `/` or `..` already
+            if leaves(rest := "/".join(parts[i:])):
+                continue
+            found = self._under(bases, clean_name(rest, record.location))
             if not isinstance(found, Found):
                 continue
             prefix = "/".join(parts[:i])
-            known = self._prefix.setdefault(record.split, prefix)
-            if known != prefix and not foreign:
+            known = prefix if foreign else self._prefix.setdefault(record.split, prefix)
+            if known != prefix:
                 raise DataError(
                     f"{record.location}: image {name[:80]!r} is not in {self.home}, which has {found.name!r}; other "
                     f"records begin with {known[:80]!r}, which is not there either, so it cannot be told whose image "

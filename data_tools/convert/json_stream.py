@@ -87,8 +87,8 @@ class _Reader:
             )
         self.at += 1
 
-    def value(self, place: str) -> Any:
-        """The next whole value."""
+    def value(self, key: str, i: int | None = None) -> Any:
+        """The next whole value; `key` and `i` say which, for messages."""
         self.peek()
         size = CHUNK
         while True:
@@ -98,16 +98,18 @@ class _Reader:
                     self.at = end
                     return found
             except RecursionError:
-                raise self.fail(f"{place} is nested too deeply for an annotation file. Export it again.") from None
+                raise self.fail(
+                    f"{_place(key, i)} is nested too deeply for an annotation file. Export it again."
+                ) from None
             except json.JSONDecodeError as error:
                 unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 16
                 if self.ended or not unfinished:
                     cut = " The file ends in the middle: copy it again." if unfinished else ""
-                    raise self.fail(f"{place} is no valid JSON ({error.msg}).{cut}") from error
+                    raise self.fail(f"{_place(key, i)} is no valid JSON ({error.msg}).{cut}") from error
             except ValueError as error:  # an integer of thousands of digits
-                raise self.fail(f"{place}: {why_no_json(error)[:80]}.") from error
+                raise self.fail(f"{_place(key, i)}: {why_no_json(error)[:80]}.") from error
             if len(self.text) - self.at > LARGEST_RECORD:
-                raise self.fail(f"{place} is larger than {LARGEST_RECORD >> 20} MiB.")
+                raise self.fail(f"{_place(key, i)} is larger than {LARGEST_RECORD >> 20} MiB.")
             self.more(size)
             size *= 2
 
@@ -116,12 +118,16 @@ class _Reader:
         self.take("[")
         i = 0
         while self.peek() != "]" or i:
-            yield self.value(f"{key}[{i}]")
+            yield self.value(key, i)
             i += 1
             if self.peek() == "]":
                 break
             self.take(",")
         self.take("]")
+
+
+def _place(key: str, i: int | None) -> str:
+    return key if i is None else f"{key}[{i}]"
 
 
 def first_character(file: Path) -> str:

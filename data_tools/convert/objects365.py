@@ -6,30 +6,22 @@ Ids and names of the categories stay as the file has them (some names carry blan
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from data_tools.convert.coco import read_coco_files
 from data_tools.convert.coco_layouts import split_of
 from data_tools.convert.records import Source
-from dfine_lib.data.ledger import Ledger
-
-_PATCH = re.compile(r"/(patch\d+/[^/]+)$")
 
 
-def read_objects365(
-    source: Path, split: str, *, follow_links: bool = False, progress: bool = False, ledger: Ledger,
-    changed: Callable[[str, str], None], remark: Callable[[str], None],
-) -> Source:  # fmt: skip
-    """`zhiyuan_objv2_train.json` and `zhiyuan_objv2_val.json`, in the folder or below, or one file."""
+def read_objects365(source: Path, split: str, **more: Any) -> Source:
+    """`zhiyuan_objv2_train.json` and `zhiyuan_objv2_val.json`, in the folder or below, or one file.
+
+    Args:
+        source: folder or file; the name of a file says its split.
+        split: of a file whose name says none.
+        more: see `read_coco_files`.
+    """
     if source.is_file():
         split = split_of(source, source.parent) or split
-    return read_coco_files(source, split, follow_links=follow_links, progress=progress, ledger=ledger, changed=changed,
-                           remark=remark, spare_names=_in_patch)  # fmt: skip
-
-
-def _in_patch(name: str) -> tuple[str, ...]:
-    """`images/v1/patch8/a.jpg` → `patch8/a.jpg`, as the archives unpack."""
-    found = _PATCH.search(name)
-    return (found[1],) if found else ()
+    return read_coco_files(source, split, **more)

@@ -43,7 +43,7 @@ class BoxColumns:
 
     def of(self, picture: int) -> Iterator[tuple[int, int, list[float], int, float | None, int | None]]:
         """Label, location, the four numbers, flags, area, identity of every box of one picture."""
-        start, end = np.searchsorted(self._keys, [picture, picture + 1])
+        start, end = self._keys.searchsorted((picture, picture + 1))
         for i in self._order[start:end].tolist():
             *numbers, area = self.numbers[5 * i : 5 * i + 5]
             identity = self.identities[i]
@@ -54,4 +54,5 @@ class BoxColumns:
 
     def keys(self) -> set[int]:
         """The pictures that boxes were added for."""
-        return set(np.unique(self._keys).tolist())
+        first = np.flatnonzero(self._keys[1:] != self._keys[:-1]) + 1  # they are sorted
+        return set(self._keys[:1].tolist() + self._keys[first].tolist())

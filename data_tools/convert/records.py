@@ -126,7 +126,8 @@ def text(value: Any, location: str, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         got = "nothing" if value is None else repr(value[:40]) if isinstance(value, str) else type(value).__name__
         raise DataError(f"{location}: {what} should be text, got {got}.")  # no repr of a list: YAML's may be endless
-    if len(value) > 1000 or "\0" in value or any(0xD800 <= ord(c) < 0xE000 for c in value):
+    surrogate = not value.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in value)
+    if len(value) > 1000 or "\0" in value or surrogate:
         raise DataError(f"{location}: {what} is no usable text ({value[:30]!r}…).")
     return value
 
@@ -166,7 +167,8 @@ def clean_name(name: Any, location: str, may_be_path: bool = False) -> str:
             f"{location}: file name {name[:80]!r} leaves the data folder. Make it relative to the folder of the "
             f"images, without '..'{or_name}."
         )
-    if any(ord(c) < 32 for c in name) or max(len(os.fsencode(part)) for part in parts) > 255:
+    control = not name.isprintable() and any(ord(c) < 32 for c in name)
+    if control or (len(name) > 63 and max(len(os.fsencode(part)) for part in parts) > 255):  # 4 bytes a character
         raise DataError(f"{location}: {name[:80]!r} is no file name.")
     return "/".join(parts)
 

@@ -165,9 +165,10 @@ class VocWriter:
             right, bottom = box.left + box.width, box.top + box.height
             edges = zip(("xmin", "ymin", "xmax", "ymax"), (box.left + shift, box.top + shift, right, bottom))
             crowd = "<iscrowd>1</iscrowd>" if box.crowd else ""
+            difficult = int(box.difficult or box.ignore)
             rows += [
                 f"\t<object><name>{_xml(box.name, box.location)}</name><pose>Unspecified</pose>"
-                f"<truncated>{int(box.truncated)}</truncated><difficult>{int(box.difficult or box.ignore)}</difficult>{crowd}",
+                f"<truncated>{int(box.truncated)}</truncated><difficult>{difficult}</difficult>{crowd}",
                 "\t\t<bndbox>" + "".join(f"<{key}>{value:.12g}</{key}>" for key, value in edges) + "</bndbox></object>",
             ]
         file.write_text("\n".join([*rows, "</annotation>", ""]), encoding="utf-8")

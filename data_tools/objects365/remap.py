@@ -30,6 +30,7 @@ from data_tools.objects365.places import (
     finished,
     link_picture,
     only_one,
+    place_of,
     resumable,
     work_of,
 )  # fmt: skip
@@ -328,7 +329,7 @@ def _bring_pictures(
                 name = clean_name(records.parsed(i).get("file_name"), records.place_and_id(i))
                 stays = val.stays[records.first + i]
                 target = out / "val" / name if stays else out / "train" / moved_name(name)
-                path = source / "val" / name
+                path = place_of(source / "val", name)
                 if path.is_file():
                     inside(path, source, follow_links)
                     linked += link_picture(path, target, how)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dfine_lib.cli import published_data
@@ -80,20 +82,32 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     convert.set_defaults(call=_convert, after_interrupt=" Nothing was left behind; the same command starts again.")
 
 
-def _convert(arguments: argparse.Namespace) -> int:
+def _or_nothing(call: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
+    """The command, with exit code 1 where nothing is left."""
+
+    @functools.wraps(call)
+    def guarded(arguments: argparse.Namespace) -> int | None:
+        from data_tools.convert.report import NothingLeft
+
+        try:
+            return call(arguments)
+        except NothingLeft as error:
+            print(f"dfine data {arguments.kind}: {error}", file=sys.stderr)
+            return NOTHING_LEFT
+
+    return guarded
+
+
+@_or_nothing
+def _convert(arguments: argparse.Namespace) -> None:
     from data_tools.convert.conversion import convert
-    from data_tools.convert.report import NothingLeft, Options, summary
+    from data_tools.convert.report import Options, summary
 
     names = ("images", "categories", "split", "pictures", "sizes", "keep_outside", "keep_groups", "fractions", "exif",
              "follow_links", "voc_corners", "person_box")  # fmt: skip
     options = Options(**{name: getattr(arguments, name) for name in names})
-    try:
-        result = convert(arguments.source, arguments.out, read=arguments.read, write=arguments.write, options=options)
-    except NothingLeft as error:
-        print(f"dfine data convert: {error}", file=sys.stderr)
-        return NOTHING_LEFT
+    result = convert(arguments.source, arguments.out, read=arguments.read, write=arguments.write, options=options)
     print(summary(result, arguments.read, arguments.write))
-    return 0
 
 
 def _add_split(kinds: argparse._SubParsersAction) -> None:
@@ -228,12 +242,14 @@ def _told(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
     return told
 
 
+@_or_nothing
 def _split(arguments: argparse.Namespace) -> None:
     from data_tools.subset import split_data
 
     print(split_data(arguments.source, arguments.out, **_told(arguments, "val", "test", *_PLACES)))
 
 
+@_or_nothing
 def _subset(arguments: argparse.Namespace) -> None:
     from data_tools.subset import subset_data
 
@@ -241,6 +257,7 @@ def _subset(arguments: argparse.Namespace) -> None:
     print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **told))
 
 
+@_or_nothing
 def _filter(arguments: argparse.Namespace) -> None:
     from data_tools.subset import filter_data
 
@@ -249,6 +266,7 @@ def _filter(arguments: argparse.Namespace) -> None:
     print(filter_data(arguments.source, arguments.out, categories=names, **told))
 
 
+@_or_nothing
 def _merge(arguments: argparse.Namespace) -> None:
     from data_tools.subset import merge_data
 

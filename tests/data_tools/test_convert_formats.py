@@ -207,62 +207,6 @@ def test_crowdhuman_corners_outside_are_cut_and_masks_are_crowds(tmp_path):
     assert found["273278,c70a.jpg"][0][1:] == (1, 1, 5, 5)
 
 
-# Objects365
-
-
-def test_objects365_finds_pictures_in_their_patches_and_counts_the_absent(tmp_path):
-    picture(tmp_path / "set" / "train" / "patch8" / "objects365_v1_1.jpg")
-    picture(tmp_path / "set" / "train" / "images" / "v2" / "patch9" / "objects365_v2_2.jpg", 100, 200)
-    names = (
-        "images/v1/patch8/objects365_v1_1.jpg",
-        "images/v2/patch9/objects365_v2_2.jpg",
-        "images/v2/patch16/gone.jpg",
-    )
-    images = [{"id": 420917 + i, "file_name": name, "width": 200, "height": 100} for i, name in enumerate(names)]
-    boxes = [{"id": 1 + i, "image_id": 420917 + i, "category_id": 365, "bbox": [5, 5, 20.5, 30], "iscrowd": i == 1,
-              "area": 615} for i in range(3)]  # fmt: skip
-    categories = [{"id": 365, "name": "Table Tennis "}, {"id": 1, "name": "Person"}]
-    data = {"annotations": boxes, "images": images, "categories": categories, "licenses": []}  # boxes come first
-    write(tmp_path / "set" / "zhiyuan_objv2_train.json", data)
-    result, found, data = converted(tmp_path / "set", tmp_path / "out", "objects365")
-    assert result.dropped == {"image: picture missing": 1, "box of an image left out": 1}
-    assert result.changed == {"size taken from the picture": 1}
-    assert list(found) == list(names[:2]) and [image["id"] for image in data["images"]] == [420917, 420918]
-    assert data["categories"] == [{"id": 1, "name": "Person"}, {"id": 365, "name": "Table Tennis "}]
-    assert [(box["id"], box["iscrowd"]) for box in data["annotations"]] == [(1, 0), (2, 1)]
-    assert (tmp_path / "out" / "images" / "train" / names[0]).is_file()
-
-
-def test_coco_with_ids_as_text_without_area_and_with_boxes_of_nobody(tmp_path):
-    data = {
-        "images": [{"id": "x", "file_name": "a.jpg", "width": 20, "height": 10}],
-        "categories": [{"id": 3, "name": "cat"}],
-        "annotations": [
-            {"id": "b1", "image_id": "x", "category_id": 3, "bbox": [1, 1, 5, 5]},
-            {"id": "b1", "image_id": "x", "category_id": 4, "bbox": [1, 1, 5, 5]},
-            {"image_id": "y", "category_id": 3, "bbox": [1, 1, 5, 5]},
-            {"image_id": "x", "category_id": 3, "bbox": [1, 1, 0, 5]},
-            {"image_id": "x", "category_id": 3, "bbox": [9, 1, -2, 5]},
-            {"image_id": "x", "category_id": 3, "segmentation": []},
-        ],
-    }
-    source = write(tmp_path / "set" / "a.json", data)
-    result, found, data = converted(source, tmp_path / "out", "coco")
-    assert found == {"a.jpg": [("cat", 1, 1, 5, 5)]} and data["annotations"][0]["area"] == 25
-    assert data["images"][0]["id"] == 1 and data["annotations"][0]["image_id"] == 1
-    assert result.dropped == {
-        "box of an image that is not listed": 1, "box of a category that is not listed": 1, "box without area": 1,
-        "box of negative width or height": 1, "box without a bbox": 1,
-    }  # fmt: skip
-
-
-def test_the_only_split_of_a_folder_is_that_of_the_user_where_its_name_is_none(tmp_path):
-    write(tmp_path / "set" / "annotations" / "instances_default.json", {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}], "categories": [{"id": 1, "name": "x"}],
-        "annotations": []})  # fmt: skip
-    assert converted(tmp_path / "set", tmp_path / "out", "coco")[0].images == {"train": 1}
-
-
 # LabelMe, CVAT, OpenImages, CreateML, CSV
 
 

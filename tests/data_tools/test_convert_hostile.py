@@ -183,15 +183,15 @@ def test_a_damaged_picture_is_left_out_and_listed(tmp_path):
     ("read", "files", "message"),
     [
         ("coco", {"instances_train.json": coco()[:-30]}, "no valid JSON|ends in the middle"),
-        ("coco", {"instances_train.json": "[]"}, "expected a JSON object"),
-        ("coco", {"instances_train.json": '{"images": []}'}, "no list 'annotations'"),
+        ("coco", {"instances_train.json": "[]"}, "a list, not the object that a COCO file is"),
+        ("coco", {"instances_train.json": '{"images": []}'}, r"no list 'annotations' \(keys: 'images'\)"),
         ("coco", {"instances_train.json": coco(images=COCO["images"] * 2)}, "second image with id 1"),
-        ("coco", {"instances_train.json": coco(categories=[])}, "not one box"),
-        ("coco", {"instances_train.json": coco(images=[])}, "not one usable image"),
+        ("coco", {"instances_train.json": coco(categories=[])}, "no box is left.*its category is not listed"),
+        ("coco", {"instances_train.json": coco(images=[])}, "no image is left"),
         ("coco", {"instances_train.json": coco(images=[3])}, r"images\[0\]: expected an object"),
-        ("coco", {"instances_train.json": coco().encode("utf-16")}, "instances_train.json"),
+        ("coco", {"instances_train.json": coco().encode("utf-16")[:-31]}, "instances_train.json"),
         ("coco", {"instances_train.json": coco() + "x"}, "after the end"),
-        ("coco", {"a.json": coco()}, "--images"),
+        ("coco", {"a.txt": coco()}, "no JSON file.*--images"),
         ("voc", {"a.xml": "<annotation><object></annotation>"}, "no valid XML"),
         ("voc", {"a.xml": "<html></html>"}, "no <annotation>"),
         ("voc", {"a.xml": "<annotation><object><name>x</name></object></annotation>"}, "object 1: xmin"),
@@ -217,9 +217,7 @@ def test_what_cannot_be_understood_is_refused(tmp_path, read, files, message):
 
 def test_two_records_of_one_picture_are_refused(tmp_path):
     images = [COCO["images"][0], {**COCO["images"][0], "id": 2}]
-    told = refused(
-        tmp_path, "coco", {"instances_train.json": coco(images=images)}, "a second record for picture 'a.png'"
-    )
+    told = refused(tmp_path, "coco", {"instances_train.json": coco(images=images)}, "a second image named 'a.png'")
     assert "image id 2" in told
 
 
