@@ -158,7 +158,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if exif_orientation(image) >= 5 else (width, height)
 
 
-def _looks_whole(path: Path, image_format: str | None) -> bool:
+def looks_whole(path: Path, image_format: str | None) -> bool:
     """Whether the file ends as its format demands; False only means that decoding must tell."""
     ends = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
     if image_format not in ends:
@@ -177,7 +177,7 @@ def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
             stored = image.size
             if image.mode not in _PLAIN_MODES | _DEEP_MODES:
                 upright_rgb(image)
-            if every or not _looks_whole(path, image.format):
+            if every or not looks_whole(path, image.format):
                 image.load()
     except Exception as error:
         return _explain(error, path)
