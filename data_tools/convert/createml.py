@@ -7,12 +7,13 @@ both. Other keys are refused, so that no box is lost under another name.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import list_records
 from data_tools.convert.records import Box, ImageRecord, Source, annotation_file, files_below, number, text
-from data_tools.convert.splits import split_of_file
+from data_tools.convert.splits import split_of_file, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
@@ -38,7 +39,11 @@ def read_createml(source: Path, split: str, *, follow_links: bool = False, ledge
     ledger.taken("annotation files", len(splits))
     for file in set(files) - set(lists):
         ledger.skip("annotation files", "JSON that is no list of images", file)
-    records = (record for name, file in splits.items() for record in _records(file, root, name, follow_links))
+    records = (
+        record
+        for name, file in train_last(splits.items(), itemgetter(0))
+        for record in _records(file, root, name, follow_links)
+    )
     return Source(root, records, tuple(splits))
 
 

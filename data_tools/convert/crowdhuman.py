@@ -6,12 +6,13 @@ A `mask` and whatever has `ignore` = 1 become `iscrowd` = 1: neither trained on 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import parse
 from data_tools.convert.records import Box, Category, ImageRecord, Source, annotation_file, files_below, numbers, text
-from data_tools.convert.splits import split_of_file
+from data_tools.convert.splits import split_of_file, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
@@ -34,7 +35,7 @@ def read_crowdhuman(
     ledger.found("annotation files", len(files))
     ledger.taken("annotation files", len(files))
     records = (
-        record for file, name in zip(files, splits, strict=True)
+        record for file, name in train_last(zip(files, splits, strict=True), itemgetter(1))
         for record in _records(file, root, name, person_box, follow_links, ledger)
     )  # fmt: skip
     return Source(root, records, tuple(splits), [Category("person")])

@@ -20,12 +20,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from data_tools.convert.csv_file import csv_files, rows
 from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
 from data_tools.convert.records import Box, ImageRecord, Source, number, numbers, size_or_none, text
-from data_tools.convert.splits import split_name, split_of_file
+from data_tools.convert.splits import split_name, split_of_file, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
@@ -107,7 +108,9 @@ def read_csv_rows(
         raise DataError(f"{source}: no rows.")
     for part in reader.parts.values():
         part.boxes.sort()
-    records = (record for name, part in reader.parts.items() for record in part.records(name))
+    records = (
+        record for name, part in train_last(reader.parts.items(), itemgetter(0)) for record in part.records(name)
+    )
     return Source(
         root, records, tuple(reader.parts), None, sum(len(part.images) for part in reader.parts.values()),
         reader.remarks,

@@ -165,19 +165,23 @@ class _Reader:
         return self.tasks.all[task_index(key)]
 
     def records(self) -> Iterator[ImageRecord]:
-        """The second pass: images, then frames, file by file."""
-        for file in self.files:
-            yield from self._images_of(file)
-            for index, frames in self.frames.items():
-                if self.tasks.all[index].file == file:
-                    yield from (self._frame(self.tasks.all[index], frame) for frame in frames)
+        """The second pass: images, then frames, file by file; those of train in a pass of their own, the last."""
+        for train in (False, True) if len(self.splits) > 1 else (self.splits.keys() == {"train"},):
+            for file in self.files:
+                yield from self._images_of(file, train)
+                for index, frames in self.frames.items():
+                    task = self.tasks.all[index]
+                    if task.file == file and (self.tasks.split_of(task, self._tracks[index]) == "train") == train:
+                        yield from (self._frame(task, frame) for frame in frames)
 
-    def _images_of(self, file: Path) -> Iterator[ImageRecord]:
+    def _images_of(self, file: Path, train: bool) -> Iterator[ImageRecord]:
         for i, image in enumerate(elements(file, self.root, ("image",), self.follow_links)):
             identity = image.get("id") or str(i)
             location = f"{file}, image {identity[:40]}"
             task = self.tasks.of(file, image.get("task_id"))
             split = self.tasks.split_of(task, image.get("subset"))
+            if (split == "train") != train:
+                continue
             boxes = []
             for j, shape in enumerate(image):
                 where = f"{location}, shape {j + 1}"

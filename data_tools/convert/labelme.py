@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
-from data_tools.convert.splits import in_order, split_of_folders
+from data_tools.convert.splits import in_order, split_of_folders, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
@@ -51,7 +52,7 @@ def _records(
     found: list[Entry], root: Path, join_groups: bool, ledger: Ledger, follow_links: bool, alone: bool
 ) -> Iterator[ImageRecord]:
     places = ImagePlaces(found, root)
-    for entry in found:
+    for entry in train_last(found, attrgetter("split")):
         content = read_small(entry.file, root, follow_links=follow_links)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             if alone:

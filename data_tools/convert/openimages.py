@@ -8,12 +8,13 @@ points.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from data_tools.convert.csv_file import csv_files, rows
 from data_tools.convert.packed import CROWD, TRUNCATED, BoxColumns
 from data_tools.convert.records import Box, ImageRecord, Source, number, text
-from data_tools.convert.splits import split_of_file
+from data_tools.convert.splits import split_of_file, train_last
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -43,7 +44,9 @@ def read_openimages(source: Path, split: str, *, follow_links: bool = False, led
     ledger.found("annotation files", len(files))
     ledger.taken("annotation files", len(files))
     records = (
-        record for name, file in files.items() for record in _records(file, root, name, descriptions, follow_links)
+        record
+        for name, file in train_last(files.items(), itemgetter(0))
+        for record in _records(file, root, name, descriptions, follow_links)
     )
     return Source(root, records, tuple(files))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import Element
@@ -30,7 +31,7 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
-from data_tools.convert.splits import in_order, split_of_folders
+from data_tools.convert.splits import in_order, split_of_folders, train_last
 from data_tools.convert.voc_lists import listed_files
 from data_tools.convert.xml_stream import OtherXml, child_text, elements
 from dfine_lib.data.images import DataError
@@ -88,7 +89,7 @@ def _records(
     found: list[Entry], root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool,
     alone: bool,
 ) -> Iterator[ImageRecord]:  # fmt: skip
-    for entry in found:
+    for entry in train_last(found, attrgetter("split")):
         try:
             record = _record(entry, root, places, voc_corners, ledger, follow_links)
         except OtherXml as error:

@@ -54,6 +54,7 @@ class Conversion:
         self.names: dict[str, dict[str, str]] = {}  # split → file name → location of its record
         self.evidence = Evidence(self.options.exif)
         self.waiting: list[tuple[ImageRecord, Path, Header]] = []  # for a decision about the whole source
+        self.repeated = 0  # boxes that stand twice in their image
         self.units: dict[str, Units] = {}  # by split, of boxes that are said to be in pixels
 
     def run(self) -> Result:
@@ -183,11 +184,8 @@ class Conversion:
             label = self._label(box)
             if label is not None and self._settle(box, record):
                 at = label, round(box.left, 2), round(box.top, 2), round(box.width, 2), round(box.height, 2)
-                if not (box.crowd or box.ignore):
-                    if at in seen:
-                        self.ledger.left_out("boxes", "the same box and class twice in an image", box.location)
-                        continue
-                    seen.add(at)
+                self.repeated += at in seen and not (box.crowd or box.ignore)
+                seen.add(at)
                 boxes.append(box)
                 labels.append(label)
                 for note in (*box.notes, IGNORED) if box.difficult and self.report.write == "coco" else box.notes:
@@ -311,6 +309,8 @@ class Conversion:
             raise self.report.nothing_left("no box is left", kinds)
         if empty := [name for name, count in self.result.images.items() if not count]:
             raise self.report.nothing_left(f"no image is left in split {empty[0]}", kinds, self._way_out())
+        if self.repeated:
+            self.report.remark(f"{self.repeated:,} boxes stand twice in their image (`dfine doctor --fix` drops them)")
         for name, count in self.result.boxes.items():
             if not count:
                 self.report.remark(f"{name} has no boxes: nothing can be measured on it")

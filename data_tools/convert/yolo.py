@@ -13,11 +13,12 @@ import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from data_tools.convert.records import Category, ImageRecord, Source
 from data_tools.convert.report import NothingLeft
-from data_tools.convert.splits import known_split, split_name, split_of_folders
+from data_tools.convert.splits import known_split, split_name, split_of_folders, train_last
 from data_tools.convert.yolo_files import (
     IMAGE_WORDS,
     YoloFiles,
@@ -86,7 +87,8 @@ def read_yolo(
     _count_labels(files, taken, found, source, ledger, remarks)
     rows = YoloRows(root, settings, names, lambda: sorted(taken), remarks, follow_links)
     records = (
-        _record(name, item, rows, root, splits.with_images) for name, items in found.items() for item in items
+        _record(name, item, rows, root, splits.with_images) for name, items in train_last(found.items(), itemgetter(0))
+        for item in items
     )  # fmt: skip
     categories = [Category(name) for name in names if name]
     return Source(root, records, tuple(found), categories, sum(map(len, found.values())), remarks)

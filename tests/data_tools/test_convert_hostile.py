@@ -179,9 +179,11 @@ def test_a_damaged_picture_is_left_out_and_listed(tmp_path):
         (tmp_path / "set" / f"{name}.xml").write_text(text)
     result = convert(tmp_path / "set", tmp_path / "out", read="voc", options=Options(progress=False))
     assert result.images == {"train": 1}
-    assert result.dropped == {"image: picture unreadable (UnidentifiedImageError)": 1, "box of an image left out": 1}
+    assert result.left_out("records") == {"image unreadable (UnidentifiedImageError)": 1}
+    assert result.left_out("boxes") == {"image left out": 1}
     listed = json.loads((tmp_path / "out" / REPORT).read_text())["listed"]
-    assert len(listed) == 2 and all("b.xml" in entry["where"] for entry in listed)
+    assert {entry["kind"] for entry in listed} == {"records", "boxes", "images"}
+    assert all("set/b." in entry["where"] for entry in listed)
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,11 @@ def test_x_anylabeling_turned_boxes_four_corners_and_difficult(tmp_path):
     ))  # fmt: skip
     result, found, data = converted(tmp_path / "set", tmp_path / "out", "labelme")
     assert found["a.png"] == [("r", 10, 20, 10, 10), ("t", 40, 40, 20, 20), ("q", 40, 40, 30, 20)]
-    assert result.changed == {"turned box: the upright box around it": 1, "difficult object, ignored in evaluation": 1}
-    assert [box.get("ignore", 0) for box in data["annotations"]] == [1, 0, 0]
+    assert result.changed == {
+        "turned box: the upright box around it": 1,
+        "difficult object, trained on and ignored in evaluation": 1,
+    }
+    assert [box.get("difficult", 0) for box in data["annotations"]] == [1, 0, 0]
 
 
 def test_equal_names_in_several_folders_and_split_folders(tmp_path):
