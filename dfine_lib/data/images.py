@@ -125,16 +125,22 @@ def decode_opened(image: Image.Image, path: Path | str, content: bytes | None = 
 
 
 def _decoded(path: Path | str, content: bytes | None) -> Tensor | None:
-    """A JPEG's pixels, equal to PIL's in half the time (the same decoder, fewer copies); None: PIL should try."""
-    try:
-        from torchvision.io import ImageReadMode, decode_jpeg
-    except ImportError:  # torchvision has announced that they will go
-        return None
+    """A JPEG's pixels, equal to PIL's in half the time (the same decoder, fewer copies); None: PIL should try.
+
+    By torchvision's operator: its function `decode_jpeg` calls the same, and since 0.29 warns at every image that both
+    will go in favour of TorchCodec. Once they are gone, PIL decodes.
+    """
     import torch
 
     try:
+        from torchvision.io import ImageReadMode  # loads the operator too
+
+        decode, rgb = torch.ops.image.decode_jpeg, ImageReadMode.RGB.value
+    except (ImportError, AttributeError):
+        return None
+    try:
         data = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8).copy()
-        return decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB)
+        return decode(torch.from_numpy(data), rgb, False)  # not turned by its EXIF: callers do
     except RuntimeError:  # damaged: PIL says how
         return None
 

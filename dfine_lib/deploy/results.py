@@ -195,20 +195,32 @@ def same_objects(
     `box_tolerance` of the picture's longer side away at any edge, a score at most `score_tolerance` away. An object
     whose partner lies just below `score` counts as found.
     """
+    return [
+        alone(mine, k, whose)
+        for mine, theirs, whose in ((one, other, "first"), (other, one, "second"))
+        for k in unmatched(mine, theirs, score, box_tolerance, score_tolerance)
+    ]
+
+
+def unmatched(
+    one: Prediction, other: Prediction, score: float, box_tolerance: float, score_tolerance: float
+) -> list[int]:
+    """Objects of `one` above `score` without a partner in `other`, by number; tolerances as of `same_objects`."""
     scale = box_tolerance * max(*one.size_wh, 1)
-    differences = []
-    for mine, theirs, whose in ((one, other, "first"), (other, one, "second")):
-        free = torch.ones(len(theirs), dtype=torch.bool)
-        for k in torch.nonzero(mine.scores >= score).flatten().tolist():
-            near = (theirs.boxes_xyxy - mine.boxes_xyxy[k]).abs().amax(1) <= scale if len(theirs) else free
-            fits = free & near & (theirs.labels == mine.labels[k])
-            fits &= (theirs.scores - mine.scores[k]).abs() <= score_tolerance
-            if not fits.any():
-                box = [round(v, 2) for v in mine.boxes_xyxy[k].tolist()]
-                differences.append(
-                    f"{one.name}: {mine.names[k]} {mine.scores[k]:.4f} at {box} is in the {whose} answer alone"
-                )
-                continue
-            distance = (theirs.boxes_xyxy - mine.boxes_xyxy[k]).abs().amax(1)
+    free = torch.ones(len(other), dtype=torch.bool)
+    missing = []
+    for k in torch.nonzero(one.scores >= score).flatten().tolist():
+        distance = (other.boxes_xyxy - one.boxes_xyxy[k]).abs().amax(1) if len(other) else torch.zeros(0)
+        fits = free & (distance <= scale) & (other.labels == one.labels[k])
+        fits &= (other.scores - one.scores[k]).abs() <= score_tolerance
+        if fits.any():
             free[int(distance.masked_fill(~fits, float("inf")).argmin())] = False
-    return differences
+        else:
+            missing.append(k)
+    return missing
+
+
+def alone(one: Prediction, k: int, whose: str) -> str:
+    """That object `k` is in one of two answers alone, in words."""
+    box = [round(v, 2) for v in one.boxes_xyxy[k].tolist()]
+    return f"{one.name}: {one.names[k]} {one.scores[k]:.4f} at {box} is in the {whose} answer alone"
