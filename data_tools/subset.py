@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from data_tools.convert.image_files import bring
 from data_tools.convert.new_folder import new_folder
-from data_tools.convert.pictures import bring
-from data_tools.convert.records import clean_name, inside, split_name
+from data_tools.convert.records import clean_name, inside
+from data_tools.convert.splits import split_name
 from data_tools.parts import Part, Record, read_parts
 from data_tools.stratify import divide
 from dfine_lib.data.images import DataError

@@ -65,3 +65,8 @@ OBJECTS365_OF_COCO = (
     152, 234, 143, 150, 97, 2, 50, 25, 75, 98, 153, 37, 73, 115, 132, 106, 61, 163, 134, 277, 81, 133, 18, 94, 30,
     169, 70, 328, 226,
 )  # fmt: skip
+# The category id that each class has in the annotation files, by the classes.
+PUBLISHED_IDS = {
+    COCO: tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)),
+    OBJECTS365: tuple(range(1, 366)),
+}

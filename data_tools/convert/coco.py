@@ -15,7 +15,7 @@ from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
 from data_tools.convert.records import (
     Box,
     Category,
-    Picture,
+    ImageRecord,
     Source,
     annotation_file,
     clean_name,
@@ -23,15 +23,18 @@ from data_tools.convert.records import (
     leaves,
     numbers,
     size_or_none,
-    split_name,
     text,
 )  # fmt: skip
+from data_tools.convert.splits import split_name
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
 _Id = int | str
 
 
-def read_coco_files(source: Path, split: str, *, follow_links: bool = False, progress: bool = False) -> Source:
+def read_coco_files(
+    source: Path, split: str, *, follow_links: bool = False, progress: bool = False, ledger: Ledger
+) -> Source:
     """One JSON file, or a folder with `instances_{split}.json`, `instances_{split}2017.json`, `zhiyuan_objv2_*.json`.
 
     The lists may stand in any order in the file. Memory holds the pictures' names and 73 bytes a box.
@@ -52,11 +55,14 @@ def read_coco_files(source: Path, split: str, *, follow_links: bool = False, pro
                     f"{part.file}: category {category.name!r} has id {category.identity}, and another split "
                     "differs. Make the lists of categories equal."
                 )
-    pictures = (picture for name, part in parts.items() for picture in part.pictures(name))
+    ledger.found("annotation files", len(parts))
+    ledger.taken("annotation files", len(parts))
+    for part in parts.values():
+        part.count_lost(ledger)
+    records = (record for name, part in parts.items() for record in part.records(name, ledger))
     return Source(
-        root, pictures, tuple(parts), sorted(categories.values(), key=lambda found: (found.identity is None,
+        root, records, tuple(parts), sorted(categories.values(), key=lambda found: (found.identity is None,
         found.identity or 0)), sum(len(part.images) for part in parts.values()),
-        [entry for part in parts.values() for entry in part.listed()],
     )  # fmt: skip
 
 
@@ -104,35 +110,35 @@ class _File:
                 if record != []:
                     raise DataError(f"{file}: {key!r} should be a list. Is it a COCO instances file?")
                 continue
-            place = f"{file}, {key}[{i}]"
+            location = f"{file}, {key}[{i}]"
             if not isinstance(record, dict):
-                raise DataError(f"{place}: expected an object.")
-            getattr(self, f"_{key}")(record, place, i)
+                raise DataError(f"{location}: expected an object.")
+            getattr(self, f"_{key}")(record, location, i)
         if missing := [key for key in ("images", "annotations", "categories") if key not in seen]:
             raise DataError(f"{file}: no list {missing[0]!r}. Is it a COCO instances file?")
         self.boxes.sort()
 
-    def _images(self, record: dict[str, Any], place: str, i: int) -> None:
-        identity = _identity(record.get("id"), place, "'id'")
+    def _images(self, record: dict[str, Any], location: str, i: int) -> None:
+        identity = _identity(record.get("id"), location, "'id'")
         if identity in self.images:
-            raise DataError(f"{place}: a second image with id {identity!r}. Give every image an id of its own.")
-        name = text(record.get("file_name"), place, "the file name")
+            raise DataError(f"{location}: a second image with id {identity!r}. Give every image an id of its own.")
+        name = text(record.get("file_name"), location, "the file name")
         if not leaves(name.replace("\\", "/")):  # else a path of another machine: `--images` says where they lie here
-            name = clean_name(name, place)
-        width, height = (size_or_none(record.get(key), place, key) for key in ("width", "height"))
+            name = clean_name(name, location)
+        width, height = (size_or_none(record.get(key), location, key) for key in ("width", "height"))
         self.images[identity] = name, width, height
 
-    def _categories(self, record: dict[str, Any], place: str, i: int) -> None:
-        identity = _identity(record.get("id"), place, "'id'")
+    def _categories(self, record: dict[str, Any], location: str, i: int) -> None:
+        identity = _identity(record.get("id"), location, "'id'")
         if identity in self.categories:
-            raise DataError(f"{place}: a second category with id {identity!r}.")
+            raise DataError(f"{location}: a second category with id {identity!r}.")
         above = record.get("supercategory")
         self.categories[identity] = Category(
-            text(record.get("name"), place, "'name'"), identity if isinstance(identity, int) else None,
+            text(record.get("name"), location, "'name'"), identity if isinstance(identity, int) else None,
             above if isinstance(above, str) else None,
         )  # fmt: skip
 
-    def _annotations(self, record: dict[str, Any], place: str, i: int) -> None:
+    def _annotations(self, record: dict[str, Any], location: str, i: int) -> None:
         bbox = record.get("bbox")
         if bbox is None or bbox == []:
             self._no_box.append(i)
@@ -141,7 +147,7 @@ class _File:
         for key, flag in (("iscrowd", CROWD), ("ignore", CROWD), ("difficult", DIFFICULT), ("truncated", TRUNCATED)):
             if (value := record.get(key)) not in (None, 0, False):
                 if value not in (1, True):
-                    raise DataError(f"{place}: {key!r} should be 0 or 1, got {repr(value)[:30]}.")
+                    raise DataError(f"{location}: {key!r} should be 0 or 1, got {repr(value)[:30]}.")
                 flags |= flag
         area = record.get("area")
         if area is not None and not (isinstance(area, int | float) and 0 <= area <= 1e14):
@@ -149,9 +155,9 @@ class _File:
         identity = record.get("id")
         good = type(identity) is int and 0 <= identity < 2**62
         self.boxes.add(
-            self._key(_identity(record.get("image_id"), place, "'image_id'")),
-            self._key(_identity(record.get("category_id"), place, "'category_id'")),
-            i, numbers(bbox, 4, place, "'bbox'"), flags, None if area is None else float(area),
+            self._key(_identity(record.get("image_id"), location, "'image_id'")),
+            self._key(_identity(record.get("category_id"), location, "'category_id'")),
+            i, numbers(bbox, 4, location, "'bbox'"), flags, None if area is None else float(area),
             identity if good else None,
         )  # fmt: skip
 
@@ -160,45 +166,45 @@ class _File:
             return identity
         return self._texts.setdefault(identity, -(2**62) - len(self._texts))
 
-    def listed(self) -> list[tuple[str, str]]:
-        """What belongs to no picture."""
+    def count_lost(self, ledger: Ledger) -> None:
+        """Count the annotations that belong to no image."""
         known = {self._key(identity) for identity in self.images}
         lost = self.boxes.keys() - known
-        rows = [("box without a bbox", f"{self.file}, annotations[{i}]") for i in self._no_box]
+        for i in self._no_box:
+            ledger.skip("boxes", "no bbox", f"{self.file}, annotations[{i}]")
         for key in sorted(lost):
-            rows += [("box of an image that is not listed", f"{self.file}, annotations[{place}]")
-                     for _, place, *_ in self.boxes.of(key)]  # fmt: skip
-        return rows
+            for _, location, *_ in self.boxes.of(key):
+                ledger.skip("boxes", "its image is not listed", f"{self.file}, annotations[{location}]")
 
-    def pictures(self, split: str) -> Iterator[Picture]:
+    def records(self, split: str, ledger: Ledger) -> Iterator[ImageRecord]:
         """In the file's order."""
         names = {self._key(identity): category.name for identity, category in self.categories.items()}
         for identity, (name, width, height) in self.images.items():
-            picture = Picture(split, name, width, height, [], f"{self.file}, image id {identity}",
+            picture = ImageRecord(split, name, width, height, [], f"{self.file}, image id {identity}",
                               identity=identity if isinstance(identity, int) else None,
                               folders=(self.file.parent,), may_be_path=True)  # fmt: skip
             for label, at, values, flags, area, own in self.boxes.of(self._key(identity)):
-                place = f"{self.file}, annotations[{at}]"
+                location = f"{self.file}, annotations[{at}]"
                 if label not in names:
-                    picture.dropped.append(("box of a category that is not listed", place))
+                    ledger.skip("boxes", "its category is not listed", location)
                     continue
                 picture.boxes.append(Box(
                     *values, names[label], bool(flags & CROWD), bool(flags & DIFFICULT), bool(flags & TRUNCATED), area,
-                    own, place,
+                    own, location,
                 ))  # fmt: skip
             yield picture
 
 
-def _identity(value: Any, place: str, what: str) -> _Id:
+def _identity(value: Any, location: str, what: str) -> _Id:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is int and 0 <= value < 2**62:
         return value
     if isinstance(value, str) and 0 < len(value) <= 500:
-        return text(value, place, what)
+        return text(value, location, what)
     if isinstance(value, int):
-        raise DataError(f"{place}: {what} should be a whole number from 0 to 2**62, got another.")
-    raise DataError(f"{place}: {what} should be a whole number or text, got {repr(value)[:40]}.")
+        raise DataError(f"{location}: {what} should be a whole number from 0 to 2**62, got another.")
+    raise DataError(f"{location}: {what} should be a whole number or text, got {repr(value)[:40]}.")
 
 
 class CocoWriter:
@@ -214,21 +220,21 @@ class CocoWriter:
         for name in splits:
             (folder / "images" / name).mkdir(parents=True)
 
-    def picture_place(self, picture: Picture) -> Path:
-        """Where the picture belongs, relative to the folder."""
+    def image_path(self, picture: ImageRecord) -> Path:
+        """Where the image belongs, relative to the folder."""
         return Path("images") / picture.split / picture.file_name
 
-    def add(self, picture: Picture, labels: list[int]) -> list[tuple[str, str]]:
+    def add(self, picture: ImageRecord, labels: list[int]) -> list[tuple[str, str]]:
         """Write one picture and its boxes; `labels` are places in the list of categories. Returns what was lost."""
         self.parts[picture.split].add(picture, labels)
         return []
 
     def finish(self, categories: list[Category], order: list[int]) -> list[str]:
-        """Put the files together; `order[label]` is the place of a label in `categories`. Returns remarks."""
+        """Put the files together; `order[label]` is the location of a label in `categories`. Returns remarks."""
         remarks = []
         ids = category_ids(categories)
         for part in self.parts.values():
-            remarks += part.finish(categories, [ids[place] for place in order])
+            remarks += part.finish(categories, [ids[location] for location in order])
         return remarks
 
     def close(self) -> None:
@@ -248,7 +254,7 @@ class _Part:
         self.some_had_ids = False
         self.image_ids, self.box_ids = array("q"), array("q")  # -1: none told
 
-    def add(self, picture: Picture, labels: list[int]) -> None:
+    def add(self, picture: ImageRecord, labels: list[int]) -> None:
         self.images += 1
         self.some_had_ids |= picture.identity is not None
         own = -1 if picture.identity is None else picture.identity

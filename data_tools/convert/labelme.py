@@ -10,21 +10,24 @@ from typing import Any
 from data_tools.convert.json_stream import read_small
 from data_tools.convert.records import (
     Box,
-    Picture,
+    ImageRecord,
     Source,
     around,
     files_below,
     numbers,
     size_or_none,
-    split_name,
     text,
 )  # fmt: skip
+from data_tools.convert.splits import split_name
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
 OUTLINES = ("polygon", "rectangle", "line", "linestrip", "mask")
 
 
-def read_labelme(source: Path, split: str, *, follow_links: bool = False) -> Source:
+def read_labelme(
+    source: Path, split: str, *, follow_links: bool = False, ledger: Ledger, join_groups: bool = True
+) -> Source:
     """A folder of LabelMe files, with folders train/, val/ … in it or without; or one file."""
     root = source if source.is_dir() else source.parent
     files = list(files_below(source, (".json",))) if source.is_dir() else [source]
@@ -35,47 +38,49 @@ def read_labelme(source: Path, split: str, *, follow_links: bool = False) -> Sou
         top = file.relative_to(root).parts[0].lower()
         known = top in ("train", "val", "valid", "validation", "test") and file.parent != root
         found.append((split_name(top) if known else split, file))
-    pictures = (_picture(file, root, name, follow_links) for name, file in found)
+    ledger.found("annotation files", len(found))
+    ledger.taken("annotation files", len(found))
+    pictures = (_picture(file, root, name, follow_links, ledger) for name, file in found)
     return Source(root, pictures, tuple(dict.fromkeys(name for name, _ in found)), None, len(found))
 
 
-def _picture(file: Path, root: Path, split: str, follow_links: bool) -> Picture:
-    place = str(file)
+def _picture(file: Path, root: Path, split: str, follow_links: bool, ledger: Ledger) -> ImageRecord:
+    location = str(file)
     record = read_small(file, root, follow_links=follow_links)
     if not isinstance(record, dict) or not isinstance(record.get("shapes"), list):
-        raise DataError(f"{place}: no list 'shapes'; is it LabelMe? (one COCO file: --from coco)")
-    name = text(record.get("imagePath"), place, "'imagePath'").replace("\\", "/")
+        raise DataError(f"{location}: no list 'shapes'; is it LabelMe? (one COCO file: --from coco)")
+    name = text(record.get("imagePath"), location, "'imagePath'").replace("\\", "/")
     if ".." in name.split("/") and not name.startswith("/"):  # relative to the JSON file: ../images/a.jpg
         name = posixpath.normpath(posixpath.join(file.parent.relative_to(root).as_posix(), name))
-    picture = Picture(
-        split, name, size_or_none(record.get("imageWidth"), place, "imageWidth"),
-        size_or_none(record.get("imageHeight"), place, "imageHeight"), [], place, folders=(file.parent,),
+    picture = ImageRecord(
+        split, name, size_or_none(record.get("imageWidth"), location, "imageWidth"),
+        size_or_none(record.get("imageHeight"), location, "imageHeight"), [], location, folders=(file.parent,),
         spare_names=tuple(file.stem + end for end in (".jpg", ".png") if file.stem + end != name), may_be_path=True,
     )  # fmt: skip
     for i, shape in enumerate(record["shapes"]):
-        where = f"{place}, shapes[{i}]"
+        where = f"{location}, shapes[{i}]"
         if not isinstance(shape, dict):
             raise DataError(f"{where}: expected an object.")
         kind = shape.get("shape_type") or "polygon"
         if kind in ("point", "points"):
-            picture.dropped.append(("a point, which has no box", where))
+            ledger.skip("boxes", "a point, which has no box", where)
         else:
             picture.boxes.append(_box(shape, kind, where))
     return picture
 
 
-def _box(shape: dict[str, Any], kind: Any, place: str) -> Box:
+def _box(shape: dict[str, Any], kind: Any, location: str) -> Box:
     points = shape.get("points")
     if not isinstance(points, list) or not points:
-        raise DataError(f"{place}: no list 'points'.")
-    corners = [tuple(numbers(point, 2, place, "a point")) for point in points]
-    name = text(shape.get("label"), place, "'label'")
+        raise DataError(f"{location}: no list 'points'.")
+    corners = [tuple(numbers(point, 2, location, "a point")) for point in points]
+    name = text(shape.get("label"), location, "'label'")
     if kind == "circle":
         if len(corners) != 2:
-            raise DataError(f"{place}: a circle has 2 points, centre and edge; got {len(corners)}.")
+            raise DataError(f"{location}: a circle has 2 points, centre and edge; got {len(corners)}.")
         (x, y), edge = corners
         radius = math.dist((x, y), edge)
-        return around([(x - radius, y - radius), (x + radius, y + radius)], name, place)
+        return around([(x - radius, y - radius), (x + radius, y + radius)], name, location)
     if kind not in OUTLINES:
-        raise DataError(f"{place}: shape_type {str(kind)[:40]!r} is not known.")
-    return around(corners, name, place)
+        raise DataError(f"{location}: shape_type {str(kind)[:40]!r} is not known.")
+    return around(corners, name, location)

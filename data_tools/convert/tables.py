@@ -46,15 +46,15 @@ def _from_json(file: Path) -> list[Category]:
         raise DataError(f"{file}: expected a list of categories, or a COCO file.")
     found = []
     for i, entry in enumerate(listed):
-        place = f"{file}, categories[{i}]"
+        location = f"{file}, categories[{i}]"
         if isinstance(entry, dict):
             identity, above = entry.get("id"), entry.get("supercategory")
             if identity is not None and (type(identity) is not int or not 0 <= identity < 2**62):
-                raise DataError(f"{place}: 'id' should be a whole number.")
-            found.append(Category(text(entry.get("name"), place, "'name'"), identity,
+                raise DataError(f"{location}: 'id' should be a whole number.")
+            found.append(Category(text(entry.get("name"), location, "'name'"), identity,
                                   above if isinstance(above, str) else None))  # fmt: skip
         else:
-            found.append(Category(text(entry, place, "a name")))
+            found.append(Category(text(entry, location, "a name")))
     return found
 
 
@@ -66,9 +66,9 @@ def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
     """
     found: dict[str, tuple[str, int, int]] = {}
 
-    def add(name: object, width: object, height: object, place: str) -> None:
-        name = clean_name(name, place)
-        size = size_or_none(width, place, "width"), size_or_none(height, place, "height")
+    def add(name: object, width: object, height: object, location: str) -> None:
+        name = clean_name(name, location)
+        size = size_or_none(width, location, "width"), size_or_none(height, location, "height")
         if size[0] is not None and size[1] is not None:
             found[name.rpartition("/")[2].rpartition(".")[0] or name] = name, size[0], size[1]
 
@@ -77,8 +77,8 @@ def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
     if file.suffix.lower() == ".json":
         for key, i, record in object_records(file):
             if key == "images" and isinstance(record, dict):
-                place = f"{file}, images[{i}]"
-                add(record.get("file_name"), record.get("width"), record.get("height"), place)
+                location = f"{file}, images[{i}]"
+                add(record.get("file_name"), record.get("width"), record.get("height"), location)
     else:
         at: list[int] = []
         for line, row in rows(file, file.parent, follow_links=True):

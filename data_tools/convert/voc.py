@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from data_tools.convert.records import (
     Box,
     Category,
-    Picture,
+    ImageRecord,
     Source,
     corners,
     decoded,
@@ -23,21 +23,23 @@ from data_tools.convert.records import (
     number,
     readable,
     size_or_none,
-    split_name,
     text,
 )  # fmt: skip
+from data_tools.convert.splits import split_name
 from data_tools.convert.xml_stream import child_text, elements
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
 Corners = Literal["plain", "inclusive"]
 LISTS = ("train", "val", "test")
 
 
-def read_voc(source: Path, split: str, *, voc_corners: Corners = "plain", follow_links: bool = False) -> Source:
+def read_voc(
+    source: Path, split: str, *, voc_corners: Corners = "plain", follow_links: bool = False, ledger: Ledger
+) -> Source:
     """A VOCdevkit folder (Annotations, ImageSets/Main), folders train/ and valid/ of XML files, or XML files alone."""
     root = source if source.is_dir() else source.parent
     found: list[tuple[str, Path]] = []
-    listed = []
     home = _with_sets(root) if source.is_dir() else None
     if home is not None:
         sets = home / "ImageSets" / "Main"
@@ -56,10 +58,11 @@ def read_voc(source: Path, split: str, *, voc_corners: Corners = "plain", follow
                     found.append((name, inside(xml, root, follow_links)))
                     if not xml.is_file():
                         found.pop()
-                        listed.append(("annotation file missing", f"{file}, line {line}: {stem[:200]}"))
+                        ledger.skip("annotation files", "listed and not there", f"{file}, line {line}: {stem[:200]}")
         unlisted = [file for file in files_below(home / "Annotations", (".xml",))
                     if file.relative_to(home / "Annotations").with_suffix("").as_posix() not in taken]  # fmt: skip
-        listed += [("in no list of ImageSets/Main", str(file)) for file in unlisted]
+        for file in unlisted:
+            ledger.skip("annotation files", "in no list of ImageSets/Main", file)
     elif source.is_dir():
         for file in files_below(source, (".xml",)):
             top = file.relative_to(source).parts[0].lower()
@@ -69,9 +72,11 @@ def read_voc(source: Path, split: str, *, voc_corners: Corners = "plain", follow
         found.append((split, source))
     if not found:
         raise DataError(f"{source}: no VOC annotation files (.xml) here.")
+    ledger.found("annotation files", len(found))
+    ledger.taken("annotation files", len(found))
     pictures = (_picture(file, root, name, voc_corners, follow_links) for name, file in found)
     return Source(root, pictures, tuple(dict.fromkeys(name for name, _ in found)), _label_list(root, follow_links),
-                  len(found), listed)  # fmt: skip
+                  len(found))  # fmt: skip
 
 
 def _with_sets(root: Path) -> Path | None:
@@ -90,37 +95,37 @@ def _label_list(root: Path, follow_links: bool) -> list[Category] | None:
     return [Category(row.strip()) for row in rows if row.strip()] or None
 
 
-def _picture(file: Path, root: Path, split: str, voc_corners: Corners, follow_links: bool) -> Picture:
+def _picture(file: Path, root: Path, split: str, voc_corners: Corners, follow_links: bool) -> ImageRecord:
     """One XML file. `filename` may be missing or name a file that is not there: then the XML's own name counts."""
-    place = str(file)
+    location = str(file)
     name, width, height, boxes, saw = "", None, None, [], False
     for element in elements(file, root, ("object", "size", "filename", "annotation"), follow_links):
         if element.tag == "object":
-            boxes.append(_box(element, f"{place}, object {len(boxes) + 1}", voc_corners))
+            boxes.append(_box(element, f"{location}, object {len(boxes) + 1}", voc_corners))
         elif element.tag == "size":
-            width = size_or_none(child_text(element, "width"), place, "width")
-            height = size_or_none(child_text(element, "height"), place, "height")
+            width = size_or_none(child_text(element, "width"), location, "width")
+            height = size_or_none(child_text(element, "height"), location, "height")
         elif element.tag == "filename":
             name = (element.text or "").strip()
         else:
             saw = True
     if not saw:
-        raise DataError(f"{place}: no <annotation>; is it Pascal VOC? (CVAT: --from cvat)")
+        raise DataError(f"{location}: no <annotation>; is it Pascal VOC? (CVAT: --from cvat)")
     own = file.stem + (Path(name).suffix or ".jpg")
     spare = (own,) if own != name else ()
     home = file.parent.parent
-    return Picture(split, name or own, width, height, boxes, place, folders=(home / "JPEGImages", file.parent),
+    return ImageRecord(split, name or own, width, height, boxes, location, folders=(home / "JPEGImages", file.parent),
                    spare_names=spare, may_be_path=True)  # fmt: skip
 
 
-def _box(element, place: str, voc_corners: Corners) -> Box:
-    edges = [number(child_text(element, f"bndbox/{key}"), place, key) for key in ("xmin", "ymin", "xmax", "ymax")]
+def _box(element, location: str, voc_corners: Corners) -> Box:
+    edges = [number(child_text(element, f"bndbox/{key}"), location, key) for key in ("xmin", "ymin", "xmax", "ymax")]
     if voc_corners == "inclusive":
         edges[0] -= 1
         edges[1] -= 1
     flags = {key: (child_text(element, key) or "0").strip() not in ("0", "false", "False", "Unspecified")
              for key in ("difficult", "truncated", "iscrowd")}  # fmt: skip
-    return corners(*edges, text(child_text(element, "name"), place, "<name>").strip(), place,
+    return corners(*edges, text(child_text(element, "name"), location, "<name>").strip(), location,
                    crowd=flags["iscrowd"], difficult=flags["difficult"], truncated=flags["truncated"])  # fmt: skip
 
 
@@ -135,23 +140,23 @@ class VocWriter:
         sets.mkdir(parents=True)
         self.lists = {name: (sets / f"{name}.txt").open("w", encoding="utf-8") for name in splits}
 
-    def picture_place(self, picture: Picture) -> Path:
-        """Where the picture belongs, relative to the folder."""
+    def image_path(self, picture: ImageRecord) -> Path:
+        """Where the image belongs, relative to the folder."""
         return Path("JPEGImages") / picture.file_name
 
-    def add(self, picture: Picture, labels: list[int]) -> list[tuple[str, str]]:
+    def add(self, picture: ImageRecord, labels: list[int]) -> list[tuple[str, str]]:
         """Write one picture's XML. Returns what could not be kept: nothing."""
         stem = picture.file_name.rpartition(".")[0] or picture.file_name
-        if self.stems.setdefault(stem, picture.place) != picture.place:
+        if self.stems.setdefault(stem, picture.location) != picture.location:
             raise DataError(
-                f"{picture.place}: VOC has one folder for all splits, and {stem[:80]!r} is there already, from "
+                f"{picture.location}: VOC has one folder for all splits, and {stem[:80]!r} is there already, from "
                 f"{self.stems[stem]}. Rename one of the pictures, or convert the splits into folders of their own."
             )
         file = self.folder / "Annotations" / f"{stem}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             "<annotation>",
-            f"\t<filename>{_xml(picture.file_name, picture.place)}</filename>",
+            f"\t<filename>{_xml(picture.file_name, picture.location)}</filename>",
             f"\t<size><width>{picture.width}</width><height>{picture.height}</height><depth>3</depth></size>",
             "\t<segmented>0</segmented>",
         ]
@@ -161,7 +166,7 @@ class VocWriter:
             edges = zip(("xmin", "ymin", "xmax", "ymax"), (box.left + shift, box.top + shift, right, bottom))
             crowd = "<iscrowd>1</iscrowd>" if box.crowd else ""
             rows += [
-                f"\t<object><name>{_xml(box.name, box.place)}</name><pose>Unspecified</pose>"
+                f"\t<object><name>{_xml(box.name, box.location)}</name><pose>Unspecified</pose>"
                 f"<truncated>{int(box.truncated)}</truncated><difficult>{int(box.difficult)}</difficult>{crowd}",
                 "\t\t<bndbox>" + "".join(f"<{key}>{value:.12g}</{key}>" for key, value in edges) + "</bndbox></object>",
             ]
@@ -180,7 +185,7 @@ class VocWriter:
             file.close()
 
 
-def _xml(value: str, place: str) -> str:
+def _xml(value: str, location: str) -> str:
     if any(ord(c) < 32 and c not in "\t\n\r" for c in value):
-        raise DataError(f"{place}: {value[:40]!r} holds characters that XML has no room for. Rename it.")
+        raise DataError(f"{location}: {value[:40]!r} holds characters that XML has no room for. Rename it.")
     return escape(value)

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.records import (
-    PICTURES,
     Box,
     Category,
-    Picture,
+    ImageRecord,
     Source,
     around,
     decoded,
     files_below,
     number,
     readable,
-    split_name,
     text,
 )  # fmt: skip
+from data_tools.convert.splits import split_name
+from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
 MOST_TEXT = 16 << 20  # bytes of one label file
 LISTS = ("train", "val", "valid", "validation", "test")
@@ -39,6 +40,7 @@ def read_yolo(
     images: Path | None = None,
     spare_names: list[str] | None = None,
     follow_links: bool = False,
+    ledger: Ledger,
 ) -> Source:
     """A folder with or without `data.yaml`, or the `.yaml` / `.data` file itself.
 
@@ -70,14 +72,14 @@ def read_yolo(
         found = _labels_alone(root, split)
     if not any(found.values()):
         raise DataError(f"{source}: no YOLO label files and no pictures here.")
-    listed = []
     if images is not None and images.is_dir():
         stems = {Path(name).stem for rows in found.values() for name, _, _ in rows}
-        listed = [("picture without a label file, not taken", str(file))
-                  for file in files_below(images, PICTURES) if file.stem not in stems]  # fmt: skip
+        for file in files_below(images, image_suffixes()):
+            if file.stem not in stems:
+                ledger.skip("records", "image without a label file", file)
     pictures = (reader.picture(name, *row) for name, rows in found.items() for row in rows)
     categories = [Category(name) for name in names]
-    return Source(root, pictures, tuple(found), categories, sum(map(len, found.values())), listed)
+    return Source(root, pictures, tuple(found), categories, sum(map(len, found.values())))
 
 
 def _settings(source: Path, root: Path, follow_links: bool) -> tuple[dict[str, Any], list[str] | None]:
@@ -123,16 +125,16 @@ def _yaml(file: Path, root: Path, follow_links: bool) -> dict[str, Any]:
     return settings
 
 
-def _names(names: Any, place: str) -> list[str]:
+def _names(names: Any, location: str) -> list[str]:
     if isinstance(names, dict):
         if not all(type(key) is int for key in names) or sorted(names) != list(range(len(names))):
-            raise DataError(f"{place}: 'names' should number the classes 0, 1, 2 … without gaps.")
+            raise DataError(f"{location}: 'names' should number the classes 0, 1, 2 … without gaps.")
         names = [names[key] for key in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{place}: 'names' should be a list of class names, or a dict from number to name.")
-    found = [text(name, place, f"the name of class {i}") for i, name in enumerate(names)]
+        raise DataError(f"{location}: 'names' should be a list of class names, or a dict from number to name.")
+    found = [text(name, location, f"the name of class {i}") for i, name in enumerate(names)]
     if len(set(found)) < len(found):
-        raise DataError(f"{place}: a class name stands twice in 'names'. Rename one.")
+        raise DataError(f"{location}: a class name stands twice in 'names'. Rename one.")
     return found
 
 
@@ -141,12 +143,12 @@ def _lines(file: Path, root: Path, follow_links: bool) -> list[str]:
     return _names([row.strip() for row in rows if row.strip()], str(file))
 
 
-def _keypoint_numbers(shape: Any, place: str) -> int:
+def _keypoint_numbers(shape: Any, location: str) -> int:
     """How many numbers follow the box in a row of keypoints; 0 where the set has none."""
     if shape is None:
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and 0 < n < 10_000 for n in shape):
-        raise DataError(f"{place}: 'kpt_shape' should be [number of keypoints, 2 or 3].")
+        raise DataError(f"{location}: 'kpt_shape' should be [number of keypoints, 2 or 3].")
     return shape[0] * shape[1]
 
 
@@ -176,7 +178,7 @@ def _within(root: Path, base: Any, entry: Any) -> Path | None:
 
 
 def _from_folder(folder: Path) -> Iterator[tuple[str, Path, Path | None]]:
-    for file in files_below(folder, PICTURES):
+    for file in files_below(folder, image_suffixes()):
         yield file.relative_to(folder).as_posix(), folder, _label_file(file)
 
 
@@ -201,7 +203,7 @@ def _label_file(picture: Path) -> Path | None:
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index("images")
         places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
-    return next((place for place in places if _is_there(place)), None)
+    return next((location for location in places if _is_there(location)), None)
 
 
 def _is_there(path: Path) -> bool:
@@ -250,9 +252,9 @@ class _Labels:
         self.root, self.names, self.follow_links = root, names, follow_links
         self.keypoint_numbers = keypoint_numbers
 
-    def picture(self, split: str, name: str, folder: Path, label_file: Path | None) -> Picture:
-        place = str(label_file if label_file is not None else folder / name)
-        picture = Picture(split, name, None, None, [], place, relative=True, folders=(folder,))
+    def picture(self, split: str, name: str, folder: Path, label_file: Path | None) -> ImageRecord:
+        location = str(label_file if label_file is not None else folder / name)
+        picture = ImageRecord(split, name, None, None, [], location, relative=True, folders=(folder,))
         if label_file is None:
             return picture
         content = decoded(readable(label_file, self.root, MOST_TEXT, self.follow_links), label_file)
@@ -261,7 +263,7 @@ class _Labels:
                 picture.boxes.append(self._box(row.split(), f"{label_file}, line {line}"))
         return picture
 
-    def _box(self, fields: list[str], place: str) -> Box:
+    def _box(self, fields: list[str], location: str) -> Box:
         if self.keypoint_numbers and len(fields) == 5 + self.keypoint_numbers:
             fields = fields[:5]
         if len(fields) != 5 and (self.keypoint_numbers or len(fields) < 7 or len(fields) % 2 == 0):
@@ -269,26 +271,27 @@ class _Labels:
             if len(fields) == 6:
                 way_out = "Predictions with a score? Remove the last column."
             raise DataError(
-                f"{place}: {len(fields)} numbers; a box has 5 (class cx cy w h), a polygon 1 + 2 for each of "
+                f"{location}: {len(fields)} numbers; a box has 5 (class cx cy w h), a polygon 1 + 2 for each of "
                 f"at least 3 points. {way_out}"
             )
-        label = number(fields[0], place, "the class")
-        values = [number(field, place, "a coordinate") for field in fields[1:]]
+        label = number(fields[0], location, "the class")
+        values = [number(field, location, "a coordinate") for field in fields[1:]]
         if max(map(abs, values)) > 10:
-            raise DataError(f"{place}: coordinates should be fractions of the picture, 0 to 1; got {max(values):g}.")
+            raise DataError(f"{location}: coordinates should be fractions of the picture, 0 to 1; got {max(values):g}.")
         if label < 0 or label != int(label) or label >= len(self.names):
             raise DataError(
-                f"{place}: class {label:g} has no name; there are {len(self.names)}, from 0. Add it or remove the row."
+                f"{location}: class {label:g} has no name; there are {len(self.names)}, from 0. Add it or remove the "
+                "row."
             )
         name = self.names[int(label)]
         if len(values) == 4:
             x, y, width, height = values
-            return Box(x - width / 2, y - height / 2, width, height, name, place=place)
-        return around(zip(values[::2], values[1::2]), name, place)
+            return Box(x - width / 2, y - height / 2, width, height, name, location=location)
+        return around(zip(values[::2], values[1::2]), name, location)
 
 
 class YoloWriter:
-    """images/SPLIT/, labels/SPLIT/NAME.txt, data.yaml. Crowd boxes have no place in YOLO and are left out."""
+    """images/SPLIT/, labels/SPLIT/NAME.txt, data.yaml. Crowd boxes have no location in YOLO and are left out."""
 
     def __init__(self, folder: Path, splits: tuple[str, ...]):
         self.folder, self.splits = folder, splits
@@ -297,19 +300,21 @@ class YoloWriter:
             (folder / "images" / name).mkdir(parents=True)
             (folder / "labels" / name).mkdir(parents=True)
 
-    def picture_place(self, picture: Picture) -> Path:
-        """Where the picture belongs, relative to the folder."""
+    def image_path(self, picture: ImageRecord) -> Path:
+        """Where the image belongs, relative to the folder."""
         return Path("images") / picture.split / picture.file_name
 
-    def add(self, picture: Picture, labels: list[int]) -> list[tuple[str, str]]:
-        """Write one picture's text file. Returns reason and place of every box left out."""
+    def add(self, picture: ImageRecord, labels: list[int]) -> list[tuple[str, str]]:
+        """Write one picture's text file. Returns reason and location of every box left out."""
         stem = picture.file_name.rpartition(".")[0] or picture.file_name
-        if (other := self.stems.setdefault((picture.split, stem), picture.place)) != picture.place:
-            raise DataError(f"{picture.place}: {stem[:80]!r} is there already, from {other}; one text file for both.")
+        if (other := self.stems.setdefault((picture.split, stem), picture.location)) != picture.location:
+            raise DataError(
+                f"{picture.location}: {stem[:80]!r} is there already, from {other}; one text file for both."
+            )
         rows, lost = [], []
         for box, label in zip(picture.boxes, labels, strict=True):
             if box.crowd:
-                lost.append(("crowd box, which YOLO has no word for", box.place))
+                lost.append(("crowd box, which YOLO has no word for", box.location))
                 continue
             width, height = picture.width or 1, picture.height or 1
             values = (

@@ -56,10 +56,12 @@ CHECKS = (
     Check("area_invalid", ERROR, "area is no number", "The evaluation refuses it, when the first epoch is done.",
           "Write the area of the object or of the box.", "writes width x height"),
     Check("area_missing", NOTE, "area is missing", "The area of the box is taken.", "Nothing."),
-    Check("crowd", NOTE, "crowd annotations (iscrowd = 1)", "Left out of training, ignored in the evaluation.",
-          "Nothing, if that is meant."),
+    Check("crowd", NOTE, "crowd annotations (iscrowd = 1, or ignore = 1)",
+          "Left out of training, ignored in the evaluation.", "Nothing, if that is meant."),
     Check("crowd_many", WARNING, "more than a fifth of the annotations are crowd", "Training leaves them all out.",
-          "Is iscrowd set by mistake?"),
+          "Is iscrowd, or ignore, set by mistake?"),
+    Check("difficult", NOTE, "objects marked difficult", "Trained on, ignored in the evaluation, as in PASCAL VOC.",
+          "Nothing, if that is meant."),
     Check("image_without_boxes", NOTE, "images without boxes", "They teach what background is; denoising has nothing "
           "to do in them.", "Nothing, if they are truly empty."),
     Check("image_without_boxes_many", WARNING, "more than half of the images have no boxes", "Most steps teach nothing "
@@ -229,11 +231,14 @@ def _rest(case: Examination, split: Split) -> None:
     case.found("crowd", split, "annotations", split.crowd)
     if split.crowd.sum() > 0.2 * count:
         case.found("crowd_many", split, "annotations", split.crowd)
+    case.found("difficult", split, "annotations", split.difficult)
     own = np.bincount(split.image_of[split.image_of >= 0], minlength=len(split.images))
     case.found("image_without_boxes", split, "images", own == 0)
     if len(own) and (own == 0).mean() > 0.5:
         case.found("image_without_boxes_many", split, "images", own == 0)
     good = split.usable & ~split.crowd & (split.category_of >= 0)
+    if split.name == "val":
+        good &= ~split.difficult
     if split.images and not good.any():
         name = "no_boxes" if split.name == "train" else "no_boxes_in_val"
         case.told(name, split.name, [f"{split.annotation_file}: {count} annotations, none of them usable"])

@@ -25,6 +25,7 @@ from data_tools.doctor.finding import ERROR
 from data_tools.doctor.images import DROPPED
 from data_tools.doctor.pixels import turned
 from data_tools.doctor.reading import Split
+from dfine_lib.data.coco_json import is_set
 from dfine_lib.data.images import DataError
 
 _IMAGES_DROPPED = (*DROPPED, "file_name_missing", "file_name_leaves_folder",
@@ -299,7 +300,7 @@ class _Mender:
                 "image_id": images[stands_for[image]]["id"],
                 "category_id": categories[category]["id"],
                 "bbox": box,
-                "iscrowd": int(bool(split.crowd[row])),
+                "iscrowd": int(is_set(record.get("iscrowd"))),
             }
             no_area = "area" in record and not np.isfinite(split.areas[row])
             if moved or no_area or row in self.rows("area_differs"):

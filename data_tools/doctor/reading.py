@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.data.images import DataError
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class Split:
     image_of: np.ndarray  # int64 [M], -1: none
     category_of: np.ndarray  # int64 [M], place in `categories`, -1: none
     boxes_xywh: np.ndarray  # float64 [M, 4] pixels; NaN where no number can be read
-    crowd: np.ndarray  # bool [M]
+    crowd: np.ndarray  # bool [M], iscrowd or ignore
+    difficult: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
     moved: dict[int, Path] = field(default_factory=dict)  # image → where its file was found under another name
@@ -223,7 +224,8 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
     image_keys, category_keys = keys_of(images, "id"), keys_of(categories, "id")
     sizes = np.stack([numbers(images, key) for key in ("width", "height")], axis=1)
     sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
-    crowd = np.array([record.get("iscrowd", 0) not in (0, None, False, "0") for record in annotations], bool)
+    crowd = np.array([is_set(record.get("iscrowd")) or is_set(record.get("ignore")) for record in annotations], bool)
+    difficult = np.array([is_set(record.get("difficult")) for record in annotations], bool)
     return Split(
         name=name,
         annotation_file=file,
@@ -241,6 +243,7 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         category_of=_places(category_keys, keys_of(annotations, "category_id")),
         boxes_xywh=_boxes(annotations),
         crowd=crowd,
+        difficult=difficult,
         areas=numbers(annotations, "area"),
         files=[None] * len(images),
     )

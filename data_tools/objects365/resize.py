@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from data_tools.convert.pictures import UnreadablePicture, header_size
+from data_tools.convert.image_files import UnreadableImage, header_size
 from data_tools.convert.records import LARGEST, clean_name, inside, numbers
 from data_tools.objects365.lists import LargeFile, Records
 from data_tools.objects365.places import annotations_of, finish, finished, link_picture, only_one, resumable, work_of
@@ -252,7 +252,7 @@ class _Split:
                 part = target.with_name(f".{picture.identity}.part")
                 shrink(path, part, self.size)
                 part.replace(target)
-        except (UnreadablePicture, ValueError, RuntimeError, SyntaxError, EOFError):
+        except (UnreadableImage, ValueError, RuntimeError, SyntaxError, EOFError):
             return _Outcome(notes=(UNREADABLE,))
         except OSError as error:
             if error.errno is not None:  # the disk; Pillow's own have no number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import PurePath
 
-# Formats that Pillow recognises and cannot decode by itself: containers of other data, and drawings that need a program.
+# Formats that Pillow recognises and cannot decode by itself: containers of other data, drawings that need a program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 _OTHER_JPEG = (".mpo", ".pjpeg", ".pjp", ".jps")  # JPEG under endings that Pillow does not register for reading
 _HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")

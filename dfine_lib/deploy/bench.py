@@ -169,7 +169,8 @@ def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
             found = [c["numbers"]["exported"]["ap"] for c in checks if c["name"] == f"{backend}: AP"]
             return (float(found[0]), gate_report.name) if found and found[0] is not None else None
         if Path(model).suffix == ".safetensors" and run.is_file():
-            return float(json.loads(run.read_text(encoding="utf-8"))["ap"]), run.name
+            ap = json.loads(run.read_text(encoding="utf-8"))["ap"]
+            return None if ap is None else (float(ap), run.name)
     except (ValueError, TypeError, KeyError):
         return None  # another program's file of that name
     return None

@@ -52,6 +52,7 @@ class ImageBoxes:
     truth_labels: np.ndarray  # int64 [G], 0..C-1
     truth_boxes_xyxy: np.ndarray  # float64 [G, 4]
     truth_iscrowd: np.ndarray  # bool [G]; a crowd region swallows detections of its class
+    truth_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
     labels: np.ndarray  # int64 [K], 0..C-1
     boxes_xyxy: np.ndarray  # float64 [K, 4]
     scores: np.ndarray  # float64 [K], falling

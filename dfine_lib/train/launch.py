@@ -153,8 +153,8 @@ class _NewRows:
     def _take(self, row: dict[str, Any]) -> None:
         if row["kind"] == "train":
             self.train = row
-        elif row["kind"] == "eval":
-            self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"] or 0.0)
+        elif row["kind"] == "eval" and row["ema"]["ap"] is not None:  # no box to find, no AP
+            self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"])
 
 
 def _show(bar: tqdm, rows: _NewRows) -> None:

@@ -112,9 +112,7 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen (`data.fit_batch_size` false) stays.
     """
     images = draws_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))  # of an epoch
-    classes, batch_size = index.num_classes, recipe.data.batch_size
-    if classes + 1 == recipe.model.num_classes and recipe.name.endswith("_obj365"):
-        classes += 1  # published: 366 rows for 365 classes
+    batch_size = recipe.data.batch_size
     known = RECIPES.get(recipe.name)
     as_published = recipe.train.faithful or not recipe.train.adapt_to_length
     own = recipe.data.fit_batch_size and known is not None and batch_size == known.data.batch_size
@@ -125,7 +123,7 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     steps = max(1, images // batch_size) * recipe.train.epochs
     recipe = replace(
         recipe,
-        model=replace(recipe.model, num_classes=classes),
+        model=replace(recipe.model, num_classes=index.num_classes),
         # Evaluation must fit where a training step does, which keeps several times as much for each image.
         data=replace(
             recipe.data, batch_size=batch_size, eval_batch_size=min(recipe.data.eval_batch_size, 4 * batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -254,8 +255,7 @@ class _Run:
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
-        ap = self.ranks.on_first(lambda: metrics["ema"].ap)
-        ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find
+        ap = self.ranks.on_first(lambda: metrics["ema"].ap)  # NaN where the file has no box to find
         shown = self.score.samples(models["ema"], self.val_loader, self.device) if self.ranks.first else []
         about = {"step": step, "epoch": epoch, "category_names": self.plan.train.category_names}
         self.folder.write_json(self.folder.samples, about | {"images": shown})
@@ -264,16 +264,19 @@ class _Run:
         row |= {"images_per_second": len(models) * len(self.plan.val) / seconds, "memory_mb": memory_mb(self.device)}
         self.folder.append(row | {name: value.to_dict() for name, value in metrics.items()})
         for name, value in metrics.items():
-            self.folder.curve(f"eval/ap_{name}", value.ap, step)
+            if math.isfinite(value.ap):
+                self.folder.curve(f"eval/ap_{name}", value.ap, step)
         self.progress["seconds"] += seconds
         self._keep_best(epoch, ap)
         return metrics
 
     def _keep_best(self, epoch: int, ap: float) -> None:
         train, progress = self.recipe.train, self.progress
-        improved = ap > progress["best_ap"] or ap == progress["best_ap"] == 0  # while nothing is found, the latest
+        measured = math.isfinite(ap)
+        # While nothing is found, or nothing can be measured, the latest weights are kept.
+        improved = not measured or ap > progress["best_ap"] or ap == progress["best_ap"] == 0
         if improved:
-            progress |= {"best_ap": ap, "best_epoch": epoch}
+            progress |= {"best_ap": ap if measured else progress["best_ap"], "best_epoch": epoch}
             self._save_model()
         if epoch < train.stop_epoch:
             rewinds = train.stop_epoch < train.epochs and train.ema_restart_decay is not None
@@ -339,8 +342,9 @@ class _Run:
             numbers = {name: row[name] for name in ("ema", "raw")}
         else:
             numbers = {name: value.to_dict() for name, value in metrics.items()}
+        best_ap = self.progress["best_ap"]  # below 0 where there was nothing to measure
         result = {
-            "ap": self.progress["best_ap"], "best_epoch": self.progress["best_epoch"], "last": numbers,
+            "ap": None if best_ap < 0 else best_ap, "best_epoch": self.progress["best_epoch"], "last": numbers,
             "sessions": [row for row in self.folder.read_rows() if row["kind"] == "session"],
             "steps": self.total, "skipped_steps": self.progress["skipped"], "seconds": self.progress["seconds"],
             **over_a_run(self.folder.read_rows()), "compiled": is_compiled(self.model),

@@ -265,6 +265,7 @@ change_record("file_name_leaves_folder", lambda folder, image, boxes: image.upda
 change_record("file_name_repeated", lambda folder, image, boxes: image.update(file_name=folder.take()[0]["file_name"]))
 change_record("crowd_invalid", lambda folder, image, boxes: boxes[0].update(iscrowd="no"))
 change_record("crowd", lambda folder, image, boxes: boxes[0].update(iscrowd=1))
+change_record("difficult", lambda folder, image, boxes: boxes[0].update(difficult=1))
 change_record("keys_ignored", lambda folder, image, boxes: boxes[0].update(segmentation=[[1, 2, 3, 4, 5, 6]]))
 change_record("area_differs", lambda folder, image, boxes: boxes[0].update(area=1e7))
 change_record("area_invalid", lambda folder, image, boxes: boxes[0].update(area="large"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.convert.conversion import Options, convert
+from data_tools.convert.conversion import convert
+from data_tools.convert.report import Options
 from dfine_lib.data.images import DataError
 
 

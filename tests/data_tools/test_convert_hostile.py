@@ -11,9 +11,11 @@ import zlib
 import pytest
 from PIL import Image
 
-from data_tools.convert.conversion import REPORT, Options, convert
+from data_tools.convert.conversion import convert
 from data_tools.convert.json_stream import CHUNK, list_records, object_records
 from data_tools.convert.records import files_below
+from data_tools.convert.report import FILE as REPORT
+from data_tools.convert.report import Options
 from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_tools.convert.conversion import Options, convert
+from data_tools.convert.conversion import convert
+from data_tools.convert.report import Options
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 VOC100 = DATA / "formats" / "voc100"

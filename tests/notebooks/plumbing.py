@@ -96,6 +96,16 @@ PLUMBING: dict[str, str] = {
     "wrong_checksum": "whether a file is the one that was published",
     "DownloadError": "a published file that could not be had",
     "locate_weights": "the file that a path, a folder or a published name means",
+    # Which row of a class head is which class.
+    "of_heads": "whether an entry of a state dict is of a class head",
+    "by_class": "whether it has a row for each class",
+    "checked_names": "one name a class row of a file, or none",
+    "take_rows": "a state dict with some class rows alone",
+    "with_row_zero": "class rows as the published Objects365 files have them",
+    "source_rows": "the file's class row for each class of a model",
+    "how_to_name": "what to do about class rows without names, in words",
+    "without_unnamed_rows": "weights without the class rows that stand for no class",
+    "is_set": "whether an annotation is marked, as by ignore or difficult",
     "describe_weights": "what `dfine weights` prints",
     "convert_weights": "what `dfine weights --to` does",
     # What the evaluation notebook puts together.
