@@ -146,7 +146,8 @@ class ImageFiles:
                 return self._take(same[0], same[0].removeprefix(_before(path, name)))
             if same:
                 return same
-            if not is_image_name(path) and (self.home / path).is_file():  # an image whose name has no known ending
+            known = is_image_name(path) or path in self.not_opened
+            if not known and (self.home / path).is_file():  # an image whose name has no known ending
                 return self._take(path, name)
         return None
 

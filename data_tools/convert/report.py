@@ -112,7 +112,7 @@ class Report:
         """The failure where nothing is left, with what took most of each kind."""
         sums = [self.ledger.summary(kind) for kind in kinds if self.ledger.number_found(kind)]
         reasons = [(n, reason) for kind in kinds for reason, n in self.ledger.reasons(kind).items()]
-        most = f" Most were left out for: {max(reasons)[1]}." if reasons else ""
+        most = f" Most were left out for: {max(reasons, key=lambda found: found[0])[1]}." if reasons else ""
         told = "; ".join(sums) or "nothing of this format was found"
         remarks = "".join(f" {remark[:1].upper()}{remark[1:]}." for remark in self.result.remarks)
         return NothingLeft(" ".join(f"{self.source}: {what}: {told}.{most}{remarks} {way_out}".split()))

@@ -14,6 +14,7 @@ from data_tools.convert.coco_layouts import split_of
 from data_tools.convert.conversion import convert
 from data_tools.convert.report import NothingLeft, Options
 from data_tools.convert.segmentation import box_around
+from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n"
@@ -237,6 +238,24 @@ def test_an_image_that_is_a_pointer_or_empty_is_left_out_by_name(tmp_path):
     assert result.left_out("boxes") == {"image left out": 2}
 
 
+def test_an_image_of_a_format_that_is_not_opened_here_is_counted_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_lib.data.image_formats.register_heif", lambda: False)
+    image_suffixes.cache_clear()
+    try:
+        layout = {"train.json": coco("a.heic", "b.jpg"), "a.heic": "x", "b.jpg": None}
+        result = run(made(tmp_path / "set", layout), tmp_path / "out")
+    finally:
+        image_suffixes.cache_clear()
+    assert result.found["images"]["found"] == 2
+    reason = {"HEIC needs the package pillow-heif (pip install pillow-heif)": 1}
+    assert result.left_out("images") == result.left_out("records") == reason
+
+
+def test_where_nothing_is_left_the_cause_is_named_and_not_what_follows_from_it(tmp_path):
+    with pytest.raises(NothingLeft, match="Most were left out for: image missing"):
+        run(made(tmp_path / "set", {"train.json": coco("a.jpg"), "b.jpg": None}), tmp_path / "out")
+
+
 # Categories
 
 
@@ -287,7 +306,7 @@ def test_boxes_are_made_from_outlines_where_there_is_no_bbox(tmp_path):
 
 @pytest.mark.parametrize(
     "segmentation",
-    ["x", [[1, 2, 3]], [["a", "b"]], {"size": [3], "counts": []}, {"size": [2, 2], "counts": [9]},
+    ["x", [[1, 2, 3]], [["a", "b"]], [[None, 1]], {"size": [3], "counts": []}, {"size": [2, 2], "counts": [9]},
      {"size": [2, 2], "counts": "~~~"}],
 )  # fmt: skip
 def test_an_outline_that_is_none_names_its_annotation(tmp_path, segmentation):
@@ -349,6 +368,7 @@ def test_ids_as_words_missing_areas_and_boxes_of_nobody(tmp_path):
             {"image_id": "x", "category_id": 3, "bbox": [1, 1, 0, 5]},
             {"image_id": "x", "category_id": 3, "bbox": [9, 1, -2, 5]},
             {"image_id": "x", "category_id": 3, "segmentation": []},
+            {"image_id": "x", "category_id": 3, "segmentation": [[]]},
         ],
     }
     result, found, data = converted(write(tmp_path / "set" / "a.json", data), tmp_path / "out", "coco")
@@ -356,7 +376,7 @@ def test_ids_as_words_missing_areas_and_boxes_of_nobody(tmp_path):
     assert data["images"][0]["id"] == 1 and data["annotations"][0]["image_id"] == 1
     assert result.left_out("boxes") == {
         "its image is not listed": 1, "its category is not listed": 1, "no area": 1, "negative width or height": 1,
-        "no bbox": 1,
+        "no bbox": 2,
     }  # fmt: skip
 
 
