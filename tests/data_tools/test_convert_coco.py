@@ -504,3 +504,47 @@ def test_objects365_finds_images_in_their_patches_and_counts_the_absent(tmp_path
 def test_the_split_of_a_file_of_objects365_is_that_of_its_name(tmp_path):
     source = made(tmp_path / "set", {"zhiyuan_objv2_val.json": coco("a.jpg")}) / "zhiyuan_objv2_val.json"
     assert convert(source, tmp_path / "out", read="objects365", options=Options(progress=False)).images == {"val": 1}
+
+
+# The ledger
+
+
+def test_everything_of_a_source_ends_in_one_line_of_the_ledger(tmp_path):
+    listed = ["good.jpg", "missing.jpg", "damaged.jpg", "empty.jpg", "other_size.jpg", "halved.jpg"]
+    rows = [box(10 * i, i) for i in range(1, 7)] + [
+        box(1, bbox=(0, 0, 0, 5)), box(2, bbox=(0, 0, -3, 5)), box(3, bbox=(900, 0, 5, 5)), box(4, category=7),
+        box(5, image=77), {"id": 6, "image_id": 1, "category_id": 1}, box(7, bbox=(190, 90, 30, 30)),
+        {"id": 8, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]},
+    ]  # fmt: skip
+    layout = {
+        "annotations/instances_train.json": coco(*listed, boxes=rows), "images/train/good.jpg": None,
+        "images/train/damaged.jpg": "x", "images/train/empty.jpg": "", "images/train/of_nobody.jpg": None,
+        "annotations/captions_train.json": {"images": [], "annotations": []},
+    }  # fmt: skip
+    source = made(tmp_path / "set", layout)
+    picture(source / "images/train/other_size.jpg", 120, 100)
+    picture(source / "images/train/halved.jpg", 100, 50)
+    result, found, data = converted(source, tmp_path / "out", "coco")
+    assert result.left_out("annotation files") == {"captions, no boxes": 1}
+    assert result.left_out("images") == {
+        "image unreadable (UnidentifiedImageError)": 1, "image unreadable (empty file)": 1,
+        "image of another size than its annotation says": 1, "no record names it": 1,
+    }  # fmt: skip
+    assert result.left_out("records") == {
+        "image missing": 1, "image unreadable (UnidentifiedImageError)": 1, "image unreadable (empty file)": 1,
+        "image of another size than its annotation says": 1,
+    }  # fmt: skip
+    assert result.left_out("boxes") == {
+        "image left out": 4, "no area": 1, "negative width or height": 1, "wholly outside of its image": 1,
+        "its category is not listed": 1, "its image is not listed": 1, "no bbox": 1,
+    }  # fmt: skip
+    there = {"annotation files": 2, "images": 6, "records": len(listed), "boxes": len(rows)}
+    for kind, counts in result.found.items():
+        assert counts["found"] == there[kind] == counts["taken"] + sum(counts["left_out"].values())
+    assert len(data["images"]) == result.found["images"]["taken"] == result.found["records"]["taken"] == 2
+    assert len(data["annotations"]) == result.found["boxes"]["taken"] == 4
+    assert found["halved.jpg"] == [("cat", 5, 10, 15, 20)]
+    assert sum(result.changed.values()) == 3  # cut at the edge, made from the outline, scaled
+    report = json.loads((tmp_path / "out" / "conversion_report.json").read_text())
+    lines = [entry for entry in report["listed"] if entry["kind"] != "changed"]
+    assert len(lines) == sum(sum(counts["left_out"].values()) for counts in result.found.values())
