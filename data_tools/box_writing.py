@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dfine_lib.data.plausible import TINY_IMAGE_PX, written_as_fractions
+
 EDGE_PX = 1.0  # what a box may stick out by and still fits: rounding
 FEWEST = 8  # boxes; fewer do not tell how a file writes them
 
@@ -48,3 +50,19 @@ def writing_of(boxes: np.ndarray, sizes_wh: np.ndarray) -> str | None:
         return None
     others = ((name, fits(convert(boxes, sizes_wh), sizes_wh)) for name, convert in WRITINGS.items())
     return next((name for name, other in others if is_written_as(name, plain, other)), None)
+
+
+def fractions_in(boxes: np.ndarray, sizes_wh: np.ndarray, image_of: np.ndarray) -> np.ndarray:
+    """Which boxes are fractions of their image: bool `[n]`.
+
+    Beyond `written_as_fractions`, a file in which all boxes lie in the first pixel: placeholders such as [0, 0, 1, 1].
+
+    Args:
+        boxes: `[n, 4]`, the numbers of the file.
+        sizes_wh: `[n, 2]` pixels, of the image of every box.
+        image_of: int64 `[n]`, from 0; boxes with the same number belong to one image.
+    """
+    found = written_as_fractions(boxes, sizes_wh, image_of)
+    if not found.any() and len(boxes) and boxes.min() >= 0 and 0 < (boxes[:, :2] + boxes[:, 2:]).max() <= 1:
+        return np.full(len(boxes), bool((sizes_wh > TINY_IMAGE_PX).all()))
+    return found

@@ -35,8 +35,8 @@ class Header(NamedTuple):
 
 
 def fits(said: Size, true: Size) -> bool:
-    """Whether an image of one size is the other one resized: the same aspect ratio, up to rounding to whole pixels."""
-    return abs(true[0] * said[1] - true[1] * said[0]) <= said[0] + said[1]
+    """Whether an image of one size is the other one resized: the same aspect ratio, up to rounding to pixels."""
+    return abs(true[0] * said[1] - true[1] * said[0]) <= max(sum(said), sum(true))
 
 
 def needs_decision(said: Size | None, header: Header) -> bool:

@@ -59,7 +59,8 @@ def read_coco_files(
         part.count_lost(ledger)
         _check_writing(part, remark)
     categories = _categories(list(parts.values()), remark)
-    records = (record for name, part in parts.items() for record in part.records(name, ledger, changed))
+    # Val before train: an image that is in both stays where it is measured on, and is not trained on.
+    records = (record for name, part in reversed(parts.items()) for record in part.records(name, ledger, changed))
     return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
 
 

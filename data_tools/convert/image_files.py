@@ -1,4 +1,6 @@
-"""The image files of a source: which there are, which one a record means, what its header says. No image is decoded.
+"""The image files of a source: which there are, which one a record means, what its header says.
+
+An image is decoded only where its end is not that of a whole file.
 
 An image is what its path below the source's root says. A record finds its image under the name as it is written; else
 under the same name in another form (URL-encoded, composed or decomposed accents, another ending), deeper in a
@@ -8,12 +10,14 @@ two images, or two records, could be meant, nothing is guessed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -26,12 +30,14 @@ from data_tools.convert.tables import read_sizes
 from data_tools.convert.text_files import GIT_LFS
 from data_tools.image_frames import Header
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
-from dfine_lib.data.images import DataError, exif_orientation
+from dfine_lib.data.images import DataError, exif_orientation, looks_whole, upright_rgb
 
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 MOST_FILES = 20_000_000
+MOST_DECODED = 89_478_485  # pixels; where PIL begins to warn of a decompression bomb
+_PROGRAMS = ("EPS", "WMF")  # PIL hands these to an interpreter that runs what is in the file
 _IMAGE_FOLDERS = ("images", "jpegimages", "images/default")
-OTHER_FORM = "file name in another form (URL-encoded, or accents composed otherwise)"
+OTHER_FORM = "file name in another form (URL-encoded, in other case, or accents composed otherwise)"
 DEEPER = "image found in a sub-folder"
 SHORTER = "leading folders left off the file name"
 
@@ -76,7 +82,7 @@ class ImageFiles:
         self._prefix: dict[str, str] = {}  # by split: leading folders that the records' names have and the files lack
 
     def _scan(self) -> None:
-        for folder, entry in _walk(self.home, self.follow_links):
+        for folder, entry in walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
             self._add_folder(folder)
             if _is(entry.is_dir):  # only linked folders that are not followed come here
@@ -100,12 +106,12 @@ class ImageFiles:
         """The image of a record, or the reason why there is none."""
         if record.path is not None:
             return self._take(record.path, record.file_name)
-        names = [clean_name(name, record.location, record.may_be_path and not self.named)
-                 for name in (record.file_name, *record.spare_names)
-                 if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
         for own in record.own:
             if (below := self._below(own)) is not None and len(same := self._with_ending(below)) == 1:
                 return self._take(same[0], _stem(record.file_name) + _ending(same[0]))
+        names = [clean_name(name, record.location, record.may_be_path and not self.named)
+                 for name in (record.file_name, *record.spare_names)
+                 if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
         bases = [[below] for folder in record.folders if (below := self._below(folder)) is not None]
         bases += self._usual_folders(record.split)
         ambiguous = None
@@ -140,14 +146,13 @@ class ImageFiles:
         for path in (_join(base, name) for group in bases for base in group):
             same = self._by_form.get(_form(path)) or self._by_form.get(_form(unquote(path)), [])
             if len(same) == 1:
-                return self._take(same[0], same[0].removeprefix(_before(path, name)), OTHER_FORM)
+                return self._take(same[0], _rest(same[0], path, name), OTHER_FORM)
             same = self._with_ending(path) or self._with_ending(unquote(path))
             if len(same) == 1:
-                return self._take(same[0], same[0].removeprefix(_before(path, name)))
+                return self._take(same[0], _rest(same[0], path, name))
             if same:
                 return same
-            known = is_image_name(path) or path in self.not_opened
-            if not known and (self.home / path).is_file():  # an image whose name has no known ending
+            if not is_image_name(path) and path not in self.not_opened and (self.home / path).is_file():
                 return self._take(path, name)
         return None
 
@@ -155,7 +160,7 @@ class ImageFiles:
         """Images of this path with any ending; with its own, where that is there."""
         stem = _stem(path) if is_image_name(path) or why_not_opened(path) else path
         found = self._by_stem.get(_form(stem), [])
-        return [path] if path in found else found
+        return [path] if path in found else [one for one in found if _stem(one) == stem] or found
 
     def _deeper(self, split: str, name: str) -> Found | list[str] | None:
         """The one image in a sub-folder whose path ends as the name does; all of them, where there are several."""
@@ -163,6 +168,7 @@ class ImageFiles:
         last = _form(name.rpartition("/")[2])
         same = [path for path in self._by_name.get(last) or self._by_name.get(_form(unquote(last)), [])
                 if ("/" + _form(path)).endswith(tail) and self._may_hold(path, split)]  # fmt: skip
+        same = [path for path in same if ("/" + path).endswith("/" + name)] or same
         if len(same) == 1:
             return self._take(same[0], name if last in self._by_name else unquote(name), DEEPER)
         return same or None
@@ -261,7 +267,7 @@ class ImageFiles:
         return self.sizes[stem][1:]
 
 
-def _walk(home: Path, follow_links: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk(home: Path, follow_links: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Folder below home and entry of every file, sorted folder by folder; hidden ones are passed over.
 
     Linked folders come as entries where they are not followed; followed, each folder is entered once.
@@ -300,8 +306,8 @@ def _is(check: Callable[[], bool]) -> bool:
 
 
 def _form(name: str) -> str:
-    """One form for names whose accents are composed or decomposed."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    """One form for names that differ in case, in composed or decomposed accents, or in the slash between folders."""
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold().replace("\\", "/")
 
 
 def _stem(name: str) -> str:
@@ -318,9 +324,9 @@ def _join(base: str, name: str) -> str:
     return f"{base}/{name}" if base else name
 
 
-def _before(path: str, name: str) -> str:
-    """The folder in front of a name within a path, with its /."""
-    return path[: len(path) - len(name)]
+def _rest(file: str, path: str, name: str) -> str:
+    """A file's path without the folder in front of the name that `path` ends with."""
+    return file.removeprefix(path[: len(path) - len(name)]).replace("\\", "/")
 
 
 def bring(path: Path, target: Path, how: str) -> None:
@@ -348,23 +354,49 @@ def read_header(path: Path) -> tuple[Header, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return Header(image.size, exif_orientation(image)), _frames(image)
+                if (why := why_not_read(image)) is not None:
+                    raise UnreadableImage(why)
+                header, count = Header(image.size, exif_orientation(image)), frames(image)
+                if image.width * image.height <= MOST_DECODED and not looks_whole(path, image.format):
+                    image.seek(0)
+                    image.load()
+                return header, count
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: refused: {error} Shrink it or remove it.") from error
+    except UnreadableImage:
+        raise
     except Exception as error:  # PIL raises nearly anything on a damaged file
-        raise UnreadableImage(_why_unreadable(path) or type(error).__name__) from error
+        raise UnreadableImage(damage(path, error)) from error
 
 
-def _why_unreadable(path: Path) -> str | None:
+def damage(path: Path, error: Exception) -> str:
+    """What keeps a file from being read as an image, in a few words."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if not (start := file.read(len(GIT_LFS))):
+            return "empty file"
+        if start == GIT_LFS:
+            return "Git LFS pointer, run git lfs pull"
+    return "truncated" if "truncated" in str(error) or isinstance(error, EOFError) else type(error).__name__
+
+
+def why_not_read(image: Image.Image) -> str | None:
+    """What keeps an image with a readable header from being read in training; None where nothing does."""
+    if image.format in _PROGRAMS:
+        return f"{image.format}: drawn by a program"
+    return None if _has_known_range(image.mode) else f"mode {image.mode} has no known range of values"
+
+
+@lru_cache(maxsize=64)
+def _has_known_range(mode: str) -> bool:
     try:
-        with path.open("rb") as file:
-            start = file.read(len(GIT_LFS))
-    except OSError:
-        return None
-    return "empty file" if not start else "Git LFS pointer, run git lfs pull" if start == GIT_LFS else None
+        upright_rgb(Image.new(mode, (1, 1)))
+    except Exception:
+        return False
+    return True
 
 
-def _frames(image: Image.Image) -> int:
+def frames(image: Image.Image) -> int:
+    """How many frames an image file holds, of which the first is used."""
     try:
         return getattr(image, "n_frames", 1)
     except Exception:  # damage behind the first frame, which is the one that is used

@@ -20,13 +20,13 @@ class SameImages:
     def __init__(self, several_splits: bool):
         self.several_splits = several_splits
         self._taken: dict[Path, tuple[str, str, str]] = {}  # split, location, the record's name for it
-        self._alike: dict[bytes, list[Path]] = {}
+        self._alike: dict[bytes, list[tuple[Path, str]]] = {}
 
     def split_with(self, path: Path) -> str | None:
-        """Split of an image taken before in another split with the same bytes as this one."""
+        """Split of an image with the same bytes that was taken before; None where there is none."""
         if not self.several_splits:
             return None
-        return next((self._taken[other][0] for other in self._alike.get(_samples(path), ())
+        return next((split for other, split in self._alike.get(_samples(path), ())
                      if filecmp.cmp(other, path, shallow=False)), None)  # fmt: skip
 
     def add(self, path: Path, split: str, location: str, name: str) -> None:
@@ -52,10 +52,10 @@ class SameImages:
             )
         self._taken[path] = split, location, name
 
-    def remember(self, path: Path) -> None:
+    def remember(self, path: Path, split: str) -> None:
         """Compare images of other splits with this one from now on."""
         if self.several_splits:
-            self._alike.setdefault(_samples(path), []).append(path)
+            self._alike.setdefault(_samples(path), []).append((path, split))
 
 
 def _samples(path: Path) -> bytes:

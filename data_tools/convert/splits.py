@@ -37,6 +37,12 @@ def split_name(text: str) -> str:
     return word
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each split once: train, val, test, then the others by name."""
+    order = {"train": 0, "val": 1, "test": 2}
+    return tuple(sorted(set(names), key=lambda name: (order.get(name, 3), name)))
+
+
 def split_of_folders(parts: Iterable[str]) -> str | None:
     """The split that the first folder with a known name stands for; None where no folder has one."""
     return next((found for part in parts if (found := known_split(part)) is not None), None)

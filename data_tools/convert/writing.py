@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tqdm.auto import tqdm
 
@@ -14,16 +15,19 @@ from data_tools.convert.image_files import ImageFiles, UnreadableImage, bring, r
 from data_tools.convert.records import Box, Category, ImageRecord, Source, clean_name
 from data_tools.convert.report import Report, Result
 from data_tools.convert.same_images import SameImages
+from data_tools.convert.units import Units
 from data_tools.convert.voc import VocWriter
-from data_tools.convert.yolo import YoloWriter
+from data_tools.convert.yolo_writer import YoloWriter
 from data_tools.image_frames import Edges, Evidence, Header, needs_decision
+from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
 WRITERS = ("coco", "yolo", "voc")
+IGNORED = "difficult object, trained on and ignored in evaluation"
+OWN_NAME = "the annotation file's own name used, not the other name that stands in it"
+NAME_INSIDE = "no image has the annotation file's own name: the name that stands in it used"
 TINY = 0.01  # pixels: what a box sticks out by rounding is cut off and not counted
 SMALLEST = 1e-6  # pixels; a side below is no side
-LEAST_SIDE = 4  # pixels of an image; boxes within 0..1 of a smaller one may be pixels
-PERCENT = 400  # pixels; boxes that all end within 100 on images this large may be percentages
 
 
 class Conversion:
@@ -50,8 +54,7 @@ class Conversion:
         self.names: dict[str, dict[str, str]] = {}  # split → file name → location of its record
         self.evidence = Evidence(self.options.exif)
         self.waiting: list[tuple[ImageRecord, Path, Header]] = []  # for a decision about the whole source
-        self.farthest: dict[str, float] = {}  # split → largest edge of a box in pixels, as the source writes it
-        self.smallest_image: dict[str, int] = {}  # split → shortest side of an image with such boxes
+        self.units: dict[str, Units] = {}  # by split, of boxes that are said to be in pixels
 
     def run(self) -> Result:
         """Convert.
@@ -72,6 +75,8 @@ class Conversion:
             for record in bar:
                 self._take(record)
             self._take_waiting()
+            for text in self.found.remarks:
+                self.report.remark(text)
             for location, reason in self.images.left():
                 self.ledger.left_out("images", reason, location)
             self._check_units()
@@ -96,13 +101,12 @@ class Conversion:
             self._note_reach(record, (record.width, record.height))
             self._write(record, None)
             return
-        self.same.add(found.path, record.split, record.location, said_name)
+        self.same.add(found.path, record.split, record.location, found.path.name if record.own else said_name)
         record.file_name = found.name
         if found.how is not None:
             self.report.changed(found.how, f"{record.location}: {said_name[:200]} is {found.path}")
-        if record.own and (stale := _stale(record.spare_names, found.path)):
-            self.report.changed("the annotation file's own name used, not the other name that stands in it",
-                                f"{record.location}: {stale[:200]}, image {found.path}")  # fmt: skip
+        if record.own and (whose := _whose_name(record, found.path)):
+            self.report.changed(whose, f"{record.location}: {record.name_inside[:200]}, image {found.path}")
         try:
             header, frames = read_header(found.path)
         except UnreadableImage as error:
@@ -174,12 +178,20 @@ class Conversion:
             )
         if record.relative:
             _to_pixels(record.boxes, (record.width or 0, record.height or 0))
-        boxes, labels = [], []
+        boxes, labels, seen = [], [], set()
         for box in record.boxes:
             label = self._label(box)
             if label is not None and self._settle(box, record):
+                at = label, round(box.left, 2), round(box.top, 2), round(box.width, 2), round(box.height, 2)
+                if not (box.crowd or box.ignore):
+                    if at in seen:
+                        self.ledger.left_out("boxes", "the same box and class twice in an image", box.location)
+                        continue
+                    seen.add(at)
                 boxes.append(box)
                 labels.append(label)
+                for note in (*box.notes, IGNORED) if box.difficult and self.report.write == "coco" else box.notes:
+                    self.report.changed(note, box.location)
         record.boxes = boxes
         lost = self.writer.add(record, labels)
         for reason, location in lost:
@@ -192,7 +204,7 @@ class Conversion:
         if path is not None:
             self._mark(path)
             self.ledger.taken("images")
-            self.same.remember(path)
+            self.same.remember(path, record.split)
             if self.options.pictures != "none":
                 bring(path, self.folder / self.writer.image_path(record), self.options.pictures)
 
@@ -252,20 +264,26 @@ class Conversion:
         return True
 
     def _note_reach(self, record: ImageRecord, size: tuple[int, int]) -> None:
-        """Remember how far boxes in pixels reach, to know fractions and percentages by."""
-        if not record.relative and (reach := _reach(record.boxes)) is not None:
-            self.farthest[record.split] = max(self.farthest.get(record.split, -math.inf), *reach)
-            self.smallest_image[record.split] = min(self.smallest_image.get(record.split, size[0]), *size)
+        """Remember the numbers of boxes in pixels, to know fractions and percentages by."""
+        if not record.relative:
+            boxes = ((box.left, box.top, box.width, box.height) for box in record.boxes)
+            self.units.setdefault(record.split, Units()).add(boxes, size, record.location)
 
     def _check_units(self) -> None:
         """Refuse fractions where pixels are meant; mention what may be percentages."""
-        for split, farthest in self.farthest.items():
-            if 0 < farthest <= 1 and self.smallest_image[split] >= LEAST_SIDE:
+        for split, units in self.units.items():
+            if units.all_fractions():
                 raise DataError(
                     f"{self.report.source}: all boxes of split {split} lie within 0..1, though {self.report.read} "
                     "gives pixels: they seem to be fractions of the image. Say --fractions to read them so."
                 )
-            if farthest <= 100 and self.smallest_image[split] >= PERCENT:
+            if units.some_fractions():
+                raise DataError(
+                    f"{self.report.source}: all boxes of {units.images:,} images of split {split} lie within 0..1, "
+                    f"those of others do not: fractions of the image among pixels (the first: {units.first}). Correct "
+                    "these images; in a data folder `dfine doctor DATA --fix OUT` does."
+                )
+            if units.perhaps_percent():
                 self.report.remark(f"all boxes of {split} end within 100 pixels: are they percentages? Look at some")
 
     def _check_rest(self) -> None:
@@ -330,10 +348,18 @@ def _said(record: ImageRecord) -> tuple[int, int] | None:
     return (record.width, record.height) if record.width and record.height else None
 
 
-def _stale(names: tuple[str, ...], path: Path) -> str:
-    """The name that an annotation file gives its image, where that is another than its image has."""
-    said = names[0].replace("\\", "/").rpartition("/")[2] if names else ""
-    return said if said and Path(said).stem != path.stem else ""
+def _whose_name(record: ImageRecord, path: Path) -> str:
+    """Which name led to the image, where an annotation file's own name and the name in it are not the same."""
+    stem = _name_stem(path.name)
+    if stem not in (_name_stem(record.own[0].name), _name_stem(record.own[0].name + ".")):
+        return NAME_INSIDE
+    return OWN_NAME if record.name_inside and _name_stem(record.name_inside) != stem else ""
+
+
+def _name_stem(name: str) -> str:
+    """The last part without the ending of an image, in one form."""
+    last = unicodedata.normalize("NFC", unquote(name.replace("\\", "/").rpartition("/")[2]))
+    return last.rpartition(".")[0] if last.endswith(".") or is_image_name(last) else last
 
 
 def _reach(boxes: list[Box]) -> Edges | None:

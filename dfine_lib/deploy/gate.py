@@ -22,6 +22,7 @@ from dfine_lib.deploy.gate_report import Check, GateReport, report_path
 from dfine_lib.deploy.predict import Predictor, network_input
 from dfine_lib.deploy.results import Prediction, same_objects
 from dfine_lib.deploy.sources import find_source
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
@@ -48,7 +49,7 @@ LIMITS = {
 }
 
 
-class GateError(ValueError):
+class GateError(DfineError):
     """The gate cannot be held: nothing to compare on."""
 
 
@@ -263,7 +264,8 @@ def _average_precision(reference: Backend, exported: Backend, index: CocoIndex, 
     ours, theirs = (_metrics(backend, index, annotation_file) for backend in (reference, exported))
     limit = limits_of(exported).ap
     passed = ours.ap - theirs.ap <= limit or (math.isnan(ours.ap) and math.isnan(theirs.ap))
-    detail = f"AP {theirs.ap:.4f}, torch {ours.ap:.4f}, on {len(index)} images; may lose {limit:g}"
+    shown = ["-" if math.isnan(each.ap) else f"{each.ap:.4f}" for each in (theirs, ours)]  # no boxes, no AP
+    detail = f"AP {shown[0]}, torch {shown[1]}, on {len(index)} images; may lose {limit:g}"
     numbers = dict(exported=theirs.to_dict(), torch=ours.to_dict(), images=len(index), limit=limit)
     return Check(f"{exported.name}: AP", passed, detail, numbers)
 

@@ -8,7 +8,6 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import converted, picture, write
 
 from data_tools.convert.coco_layouts import split_of
 from data_tools.convert.conversion import convert
@@ -16,6 +15,7 @@ from data_tools.convert.report import NothingLeft, Options
 from data_tools.convert.segmentation import box_around
 from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
+from tests.data_tools.small_sets import converted, picture, write
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n"
 BOX = (10, 20, 30, 40)
