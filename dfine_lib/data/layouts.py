@@ -150,7 +150,7 @@ def _other_format(folder: Path) -> str | None:
     lists = {folder / name for name in ("data.yaml", "obj.data", "obj.names", "classes.txt")}
     if beside and any(path.is_file() for path in lists):
         return "yolo"
-    images = (path.with_suffix("") for path in _some_files(folder) if path.suffix.lower() in _PICTURES)
+    images = (path.with_suffix("") for path in _some_files(folder) if is_image_name(path))
     return "yolo" if any(path in beside for path in images) else None
 
 
