@@ -82,7 +82,7 @@ def read_yolo(
     found = splits.named() or splits.by_folders(split)
     if not any(found.values()) and not settings.entries:
         raise DataError(f"{source}: no YOLO label files and no images here.")
-    found = _one_split_each(found, settings, splits.keys, ledger, root)
+    found = _one_split_each(found, splits.keys, ledger, remarks, root)
     taken = {item.label for items in found.values() for item in items if item.label is not None}
     _count_labels(files, taken, found, source, ledger, remarks)
     rows = YoloRows(root, settings, names, lambda: sorted(taken), remarks, follow_links)
@@ -284,31 +284,31 @@ class _Splits:
 
 
 def _one_split_each(
-    found: dict[str, list[_Item]], settings: Settings, keys: dict[str, str], ledger: Ledger, root: Path
+    found: dict[str, list[_Item]], keys: dict[str, str], ledger: Ledger, remarks: list[str], root: Path
 ) -> dict[str, list[_Item]]:
-    """Leave an image that two splits name in the one that measures: test before val before train.
+    """Leave an image that two splits name in the one that measures, test before val before train.
 
-    Raises:
-        DataError: all images of a split are in another one as well.
+    Where nothing would be left to train on, it stays in train; a split that has no image of its own then goes, which is
+    said.
     """
-    keeps: dict[str, str] = {}
-    for split in sorted(found, key=lambda name: _LATER_KEEPS.get(name, 1)):
-        keeps.update((item.path, split) for item in found[split])
-    kept: dict[str, list[_Item]] = {}
+    for reverse in (False, True):
+        keeps: dict[str, str] = {}
+        for split in sorted(found, key=lambda name: _LATER_KEEPS.get(name, 1), reverse=reverse):
+            keeps.update((item.path, split) for item in found[split])
+        kept = {split: [item for item in items if keeps[item.path] == split] for split, items in found.items()}
+        if all(kept[split] for split, items in found.items() if items):
+            break
     for split, items in found.items():
-        kept[split] = [item for item in items if keeps[item.path] == split]
-        if items and not kept[split]:
-            other = keeps[items[0].path]
-            labelled = sum(item.label is not None for item in items)
-            raise DataError(
-                f"{settings.file}: all images of {keys.get(split, split)!r} are in {keys.get(other, other)!r} as well "
-                f"({len(items):,} images, {labelled:,} of them with a label file). An image belongs to one split: give "
-                f"{keys.get(other, other)!r} other images, or remove that key and divide the result with dfine data "
-                "split."
-            )
         for item in items:
             if keeps[item.path] != split:
                 ledger.skip("records", f"image is in {keeps[item.path]} as well", root / item.path)
+        if items and not kept[split]:
+            del kept[split]
+            other = keeps[items[0].path]
+            remarks.append(
+                f"all {len(items):,} images of {keys.get(split, split)!r} are in {keys.get(other, other)!r} as well: "
+                f"taken once, as {other} (dfine data split divides them)"
+            )
     return kept
 
 
@@ -338,6 +338,8 @@ def _count_labels(
         )
     if (without := total - sum(item.label is not None for items in found.values() for item in items)) > 0:
         remarks.append(f"{without:,} of {total:,} images have no label file: taken as images without objects")
+    if written := sorted({part for label in taken for part in label.split("/") if part.lower() == "labels" != part}):
+        remarks.append(f"label files are in a folder called {', '.join(written)}")
     if pairs := [pair for pair in files.paired_otherwise if pair[1] in taken]:
         remarks.append(
             f"{len(pairs):,} label files have the name of their image in another form ({pairs[0][1]} is that of "
