@@ -306,8 +306,7 @@ def _bring(
             left_out[f"the same image is in {other}"] += 1
             continue
         if other is None:
-            same.add(path, split, place, name)
-            same.remember(path)
+            same.remember(path, split)
         bring(path, folder / "images" / split / name, pictures)
         kept.append(image)
     part = part.with_images(kept) if left_out else replace(part, images=kept)
