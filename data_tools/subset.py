@@ -307,7 +307,7 @@ def _bring(
             continue
         if other is None:
             same.add(path, split, place, name)
-            same.remember(path)
+            same.remember(path, split)
         bring(path, folder / "images" / split / name, pictures)
         kept.append(image)
     part = part.with_images(kept) if left_out else replace(part, images=kept)

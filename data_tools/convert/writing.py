@@ -171,16 +171,10 @@ class Conversion:
             )
         if record.relative:
             _to_pixels(record.boxes, (record.width or 0, record.height or 0))
-        boxes, labels, seen = [], [], set()
+        boxes, labels = [], []
         for box in record.boxes:
             label = self._label(box)
             if label is not None and self._settle(box, record):
-                place = label, round(box.left, 2), round(box.top, 2), round(box.width, 2), round(box.height, 2)
-                if not (box.crowd or box.ignore):
-                    if place in seen:
-                        self.ledger.left_out("boxes", "the same box and class twice in an image", box.location)
-                        continue
-                    seen.add(place)
                 boxes.append(box)
                 labels.append(label)
         record.boxes = boxes
