@@ -7,7 +7,8 @@ the project's root is made or completed. A stamp in it says what it was made fro
 that. What happens is told on stderr; stdout holds the interpreter's path alone.
 
 Environment variables: CONSTRAINTS, a constraints file instead of constraints.txt, or empty for none; TORCH_INDEX,
-where to take torch and torchvision from, as https://download.pytorch.org/whl/cpu for a small CPU build.
+where to take torch and torchvision from: for a small CPU build, the address behind `--index-url` in the command that
+PyTorch's page on installation shows for CPU.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ COCO = (
     "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
     "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
+COCO_IDS = tuple(i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # no such categories
 OBJECTS365 = (
     "Person", "Sneakers", "Chair", "Other Shoes", "Hat", "Car", "Lamp", "Glasses", "Bottle", "Desk", "Cup",
     "Street Lights", "Cabinet/shelf", "Handbag/Satchel", "Bracelet", "Plate", "Picture/Frame", "Helmet", "Book",
@@ -67,6 +68,6 @@ OBJECTS365_OF_COCO = (
 )  # fmt: skip
 # The category id that each class has in the annotation files, by the classes.
 PUBLISHED_IDS = {
-    COCO: tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)),
+    COCO: COCO_IDS,
     OBJECTS365: tuple(range(1, 366)),
 }

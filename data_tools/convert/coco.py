@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from data_tools.convert.coco_file import CocoFile, NotCoco
 from data_tools.convert.coco_layouts import JSON, gives_way, other_task, split_of
 from data_tools.convert.records import Category, Source, annotation_file, files_below
 from data_tools.convert.report import NothingLeft
-from data_tools.convert.splits import known_split
+from data_tools.convert.splits import known_split, train_last
 from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -60,7 +61,11 @@ def read_coco_files(
         _check_writing(part, remark)
     categories = _categories(list(parts.values()), remark)
     # Val before train: an image that is in both stays where it is measured on, and is not trained on.
-    records = (record for name, part in reversed(parts.items()) for record in part.records(name, ledger, changed))
+    records = (
+        record
+        for name, part in train_last(parts.items(), itemgetter(0))
+        for record in part.records(name, ledger, changed)
+    )
     return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
 
 

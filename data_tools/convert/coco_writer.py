@@ -71,7 +71,7 @@ class _Part:
             self.boxes += 1
             sides = f"{_short(box.left)}, {_short(box.top)}, {_short(box.width)}, {_short(box.height)}"
             area = _short(box.width * box.height if box.area is None else box.area)
-            flags = ', "ignore": 1' if box.ignore or box.difficult else ""
+            flags = ', "ignore": 1' if box.ignore else ""
             flags += ', "difficult": 1' if box.difficult else ""
             flags += ', "truncated": 1' if box.truncated else ""
             identity = -1 if box.identity is None else box.identity

@@ -84,4 +84,6 @@ def _reader(read: str, options: Options, given: list[Category] | None, report: R
         own = {"join_groups": not options.keep_groups}
     elif read == "yolo":
         own = {"images": options.images, "spare_names": None if given is None else [found.name for found in given]}
+    elif read == "csv" and given is not None and len(given) == 1:
+        own = {"only_class": given[0].name}
     return partial(READERS[read], ledger=report.ledger, follow_links=options.follow_links, **own)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from data_tools.convert.records import annotation_file
+from data_tools.convert.records import annotation_file, files_below
 from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.images import DataError
 
@@ -66,12 +66,10 @@ class _Lines:
         return line
 
 
-def csv_files(source: Path, skip: tuple[str, ...] = ()) -> list[Path]:
-    """The file itself, or the CSV files right inside the folder and in its folders, sorted."""
+def csv_files(source: Path) -> list[Path]:
+    """The file itself, or all CSV and TSV files in the folder and deeper, sorted folder by folder."""
     if source.is_file():
         return [source]
-    found = sorted([*source.glob("*.csv"), *source.glob("*/*.csv")])
-    found = [file for file in found if not any(word in file.name for word in skip)]
-    if not found:
-        raise DataError(f"{source}: no CSV files here.")
-    return found
+    if found := list(files_below(source, (".csv", ".tsv"))):
+        return found
+    raise DataError(f"{source}: no CSV files here.")

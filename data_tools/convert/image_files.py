@@ -82,7 +82,7 @@ class ImageFiles:
         self._prefix: dict[str, str] = {}  # by split: leading folders that the records' names have and the files lack
 
     def _scan(self) -> None:
-        for folder, entry in _walk(self.home, self.follow_links):
+        for folder, entry in walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
             self._add_folder(folder)
             if _is(entry.is_dir):  # only linked folders that are not followed come here
@@ -106,12 +106,12 @@ class ImageFiles:
         """The image of a record, or the reason why there is none."""
         if record.path is not None:
             return self._take(record.path, record.file_name)
-        names = [clean_name(name, record.location, record.may_be_path and not self.named)
-                 for name in (record.file_name, *record.spare_names)
-                 if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
         for own in record.own:
             if (below := self._below(own)) is not None and len(same := self._with_ending(below)) == 1:
                 return self._take(same[0], _stem(record.file_name) + _ending(same[0]))
+        names = [clean_name(name, record.location, record.may_be_path and not self.named)
+                 for name in (record.file_name, *record.spare_names)
+                 if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
         bases = [[below] for folder in record.folders if (below := self._below(folder)) is not None]
         bases += self._usual_folders(record.split)
         ambiguous = None
@@ -267,7 +267,7 @@ class ImageFiles:
         return self.sizes[stem][1:]
 
 
-def _walk(home: Path, follow_links: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk(home: Path, follow_links: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Folder below home and entry of every file, sorted folder by folder; hidden ones are passed over.
 
     Linked folders come as entries where they are not followed; followed, each folder is entered once.

@@ -104,7 +104,8 @@ class _Reader:
             except json.JSONDecodeError as error:
                 unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 16
                 if self.ended or not unfinished:
-                    cut = " The file ends in the middle: copy it again." if unfinished else ""
+                    whole = self.text.rstrip().endswith(("}", "]"))
+                    cut = " The file ends in the middle: copy it again." if unfinished and not whole else ""
                     raise self.fail(f"{_place(key, i)} is no valid JSON ({error.msg}).{cut}") from error
             except ValueError as error:  # an integer of thousands of digits
                 raise self.fail(f"{_place(key, i)}: {why_no_json(error)[:80]}.") from error

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.coco_json import short
 from dfine_lib.data.images import DataError
 
+TURNED = "turned box: the upright box around it"
 LARGEST = 1e7  # pixels; a coordinate beyond this is no coordinate
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 
@@ -34,6 +35,7 @@ class Box:
     area: float | None = None  # pixels², of the object's outline; None: that of the box
     identity: int | None = None
     location: str = ""  # file, and line or record
+    notes: tuple[str, ...] = ()  # where the box is not one that the source holds: what was made of what
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class ImageRecord:
     own: tuple[Path, ...] = ()  # paths of the image without its ending that go before `file_name`
     folders: tuple[Path, ...] = ()  # where to look for `file_name` before the usual places
     spare_names: tuple[str, ...] = ()  # file names to try where there is no `file_name`
+    name_inside: str = ""  # with `own`: the image's name that stands in the annotation file
     may_be_path: bool = False  # names may be paths on the disk of whoever annotated, with `..` or from its root
 
 
@@ -77,6 +80,7 @@ class Source:
     splits: tuple[str, ...]
     categories: list[Category] | None = None  # None: known from the boxes; sorted by name
     total: int | None = None  # records, for the progress bar
+    remarks: list[str] = field(default_factory=list)  # for the summary; a reader may add to them while it yields
 
 
 def number(value: Any, location: str, what: str) -> float:
@@ -148,6 +152,16 @@ def around(points: Iterable[tuple[float, float]], name: str, location: str, **mo
     return corners(min(xs), min(ys), max(xs), max(ys), name, location, **more)
 
 
+def around_turned(
+    left: float, top: float, width: float, height: float, turn: float, name: str, location: str, **more: Any
+) -> Box:
+    """The smallest upright box around a rectangle that is turned about its centre by `turn` radians."""
+    x, y = left + width / 2, top + height / 2
+    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+    half_w, half_h = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return corners(x - half_w, y - half_h, x + half_w, y + half_h, name, location, notes=(TURNED,), **more)
+
+
 def leaves(name: str) -> bool:
     """Whether a file name, with / between its parts, is absolute or climbs out of its folder."""
     return name.startswith("/") or name[1:2] == ":" or ".." in name.split("/")
@@ -201,15 +215,27 @@ def annotation_file(file: Path, root: Path, follow_links: bool = False) -> Path:
     return file
 
 
-def files_below(folder: Path, suffixes: tuple[str, ...], most: int = 5_000_000) -> Iterator[Path]:
-    """Files with one of the suffixes (lower case), sorted folder by folder; links to folders are not entered."""
+def files_below(
+    folder: Path, suffixes: tuple[str, ...], most: int = 5_000_000, follow_links: bool = False
+) -> Iterator[Path]:
+    """Files with one of the suffixes (lower case), sorted folder by folder.
+
+    Linked folders are entered with `follow_links` alone, and each folder once.
+    """
     found = 0
+    entered: set[str] = set()
 
     def stop(error: OSError) -> None:  # what cannot be listed must not look empty
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    for where, folders, names in os.walk(folder, onerror=stop):
+    for where, folders, names in os.walk(folder, onerror=stop, followlinks=follow_links):
+        if follow_links:
+            true = os.path.realpath(where)
+            if true in entered:
+                folders[:] = []
+                continue
+            entered.add(true)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(suffixes) and not name.startswith("."):

@@ -64,6 +64,7 @@ class Report:
         self.folder, self.source, self.read, self.write, self.options = folder, source, read, write, options
         self.result = Result(folder)
         self.ledger = Ledger(self._list)
+        self._first: dict[tuple[str, str], str] = {}  # where something was first left out for a reason
 
     def __enter__(self) -> Report:
         self._spool = (self.folder / ".report").open("w+", encoding="utf-8")
@@ -76,6 +77,7 @@ class Report:
         Path(self._spool.name).unlink(missing_ok=True)
 
     def _list(self, kind: str, reason: str, location: str) -> None:
+        self._first.setdefault((kind, reason), location)
         self._spool.write(json.dumps({"kind": kind, "what": reason, "where": location}, ensure_ascii=True) + "\n")
 
     def changed(self, what: str, location: str) -> None:
@@ -111,8 +113,11 @@ class Report:
     def nothing_left(self, what: str, kinds: tuple[str, ...], way_out: str = "") -> NothingLeft:
         """The failure where nothing is left, with what took most of each kind."""
         sums = [self.ledger.summary(kind) for kind in kinds if self.ledger.number_found(kind)]
-        reasons = [(n, reason) for kind in kinds for reason, n in self.ledger.reasons(kind).items()]
-        most = f" Most were left out for: {max(reasons)[1]}." if reasons else ""
+        reasons = [(n, reason, kind) for kind in kinds for reason, n in self.ledger.reasons(kind).items()]
+        most = ""
+        if reasons:  # images without a record tell least: they follow from the rest
+            _, reason, kind = max(reasons, key=lambda found: (found[2] != "images", found[0]))
+            most = f" Most were left out for: {reason} (first: {self._first[kind, reason][:300]})."
         told = "; ".join(sums) or "nothing of this format was found"
         remarks = "".join(f" {remark[:1].upper()}{remark[1:]}." for remark in self.result.remarks)
         return NothingLeft(" ".join(f"{self.source}: {what}: {told}.{most}{remarks} {way_out}".split()))

@@ -31,7 +31,9 @@ def box_around(segmentation: Any, location: str) -> list[float] | None:
     if not isinstance(segmentation, list):
         raise DataError(f"{location}: 'segmentation' should be polygons or a mask, got {short(segmentation)}.")
     flat = [number(value, location, "a number of the segmentation") for value in _flat(segmentation)]
-    if len(flat) < 2 or len(flat) % 2:
+    if not flat:
+        return None
+    if len(flat) % 2:
         raise DataError(
             f"{location}: 'segmentation' has {len(flat)} numbers, no pairs of x and y. Correct or remove it."
         )

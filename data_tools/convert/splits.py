@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
+from typing import TypeVar
 
 from dfine_lib.data.images import DataError
 
+Item = TypeVar("Item")
 _MEANINGS = {
     "train": "train", "training": "train", "trainval": "train", "trainvalid": "train",
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
@@ -35,6 +37,17 @@ def split_name(text: str) -> str:
     if not word or len(word) > 40 or word.startswith(".") or not all(c.isalnum() or c in "-_. " for c in word):
         raise DataError(f"split {text[:60]!r}: the name of a split is letters, digits, - and _. Rename it.")
     return word
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each split once: train, val, test, then the others by name."""
+    order = {"train": 0, "val": 1, "test": 2}
+    return tuple(sorted(set(names), key=lambda name: (order.get(name, 3), name)))
+
+
+def train_last(items: Iterable[Item], split_of: Callable[[Item], str]) -> list[Item]:
+    """In their order, those of train last: an image that is in train and in val stays where it is measured on."""
+    return sorted(items, key=lambda item: split_of(item) == "train")
 
 
 def split_of_folders(parts: Iterable[str]) -> str | None:

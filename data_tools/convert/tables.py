@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.convert.class_names import names_of_lines, names_of_yaml
 from data_tools.convert.csv_file import rows
 from data_tools.convert.json_stream import object_records, read_small
-from data_tools.convert.records import Category, clean_name, decoded, readable, size_or_none, text
-from data_tools.convert.yolo import names_of_yaml
+from data_tools.convert.records import Category, clean_name, size_or_none, text
 from dfine_lib.data.images import DataError
 
 
@@ -24,8 +24,13 @@ def read_categories(told: str) -> list[Category]:
     elif file.suffix.lower() in (".yaml", ".yml"):
         found = [Category(name) for name in names_of_yaml(file)]
     elif len(told) < 1000 and file.is_file():
-        names = decoded(readable(file, file.parent, 1 << 20, follow_links=True), file).splitlines()
-        found = [Category(text(name.strip(), str(file), "a name")) for name in names if name.strip()]
+        names = names_of_lines(file, file.parent, follow_links=True)
+        if "" in names:
+            raise DataError(
+                f"{file}, line {names.index('') + 1}: an empty line; where numbers stand for classes, it would count "
+                "as one. Remove the line, or write the name of that class there."
+            )
+        found = [Category(name) for name in names]
     elif file.suffix.lower() in (".txt", ".names"):
         raise DataError(f"--categories {told}: no such file.")
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tqdm.auto import tqdm
 
@@ -15,11 +17,15 @@ from data_tools.convert.report import Report, Result
 from data_tools.convert.same_images import SameImages
 from data_tools.convert.units import Units
 from data_tools.convert.voc import VocWriter
-from data_tools.convert.yolo import YoloWriter
+from data_tools.convert.yolo_writer import YoloWriter
 from data_tools.image_frames import Edges, Evidence, Header, needs_decision
+from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
 WRITERS = ("coco", "yolo", "voc")
+IGNORED = "difficult object, trained on and ignored in evaluation"
+OWN_NAME = "the annotation file's own name used, not the other name that stands in it"
+NAME_INSIDE = "no image has the annotation file's own name: the name that stands in it used"
 TINY = 0.01  # pixels: what a box sticks out by rounding is cut off and not counted
 SMALLEST = 1e-6  # pixels; a side below is no side
 
@@ -48,6 +54,7 @@ class Conversion:
         self.names: dict[str, dict[str, str]] = {}  # split → file name → location of its record
         self.evidence = Evidence(self.options.exif)
         self.waiting: list[tuple[ImageRecord, Path, Header]] = []  # for a decision about the whole source
+        self.repeated = 0  # boxes that stand twice in their image
         self.units: dict[str, Units] = {}  # by split, of boxes that are said to be in pixels
 
     def run(self) -> Result:
@@ -69,6 +76,8 @@ class Conversion:
             for record in bar:
                 self._take(record)
             self._take_waiting()
+            for text in self.found.remarks:
+                self.report.remark(text)
             for location, reason in self.images.left():
                 self.ledger.left_out("images", reason, location)
             self._check_units()
@@ -93,13 +102,12 @@ class Conversion:
             self._note_reach(record, (record.width, record.height))
             self._write(record, None)
             return
-        self.same.add(found.path, record.split, record.location, said_name)
+        self.same.add(found.path, record.split, record.location, found.path.name if record.own else said_name)
         record.file_name = found.name
         if found.how is not None:
             self.report.changed(found.how, f"{record.location}: {said_name[:200]} is {found.path}")
-        if record.own and (stale := _stale(record.spare_names, found.path)):
-            self.report.changed("the annotation file's own name used, not the other name that stands in it",
-                                f"{record.location}: {stale[:200]}, image {found.path}")  # fmt: skip
+        if record.own and (whose := _whose_name(record, found.path)):
+            self.report.changed(whose, f"{record.location}: {record.name_inside[:200]}, image {found.path}")
         try:
             header, frames = read_header(found.path)
         except UnreadableImage as error:
@@ -175,8 +183,13 @@ class Conversion:
         for box in record.boxes:
             label = self._label(box)
             if label is not None and self._settle(box, record):
+                at = label, round(box.left, 2), round(box.top, 2), round(box.width, 2), round(box.height, 2)
+                self.repeated += at in seen and not (box.crowd or box.ignore)
+                seen.add(at)
                 boxes.append(box)
                 labels.append(label)
+                for note in (*box.notes, IGNORED) if box.difficult and self.report.write == "coco" else box.notes:
+                    self.report.changed(note, box.location)
         record.boxes = boxes
         lost = self.writer.add(record, labels)
         for reason, location in lost:
@@ -296,6 +309,8 @@ class Conversion:
             raise self.report.nothing_left("no box is left", kinds)
         if empty := [name for name, count in self.result.images.items() if not count]:
             raise self.report.nothing_left(f"no image is left in split {empty[0]}", kinds, self._way_out())
+        if self.repeated:
+            self.report.remark(f"{self.repeated:,} boxes stand twice in their image (`dfine doctor --fix` drops them)")
         for name, count in self.result.boxes.items():
             if not count:
                 self.report.remark(f"{name} has no boxes: nothing can be measured on it")
@@ -333,10 +348,18 @@ def _said(record: ImageRecord) -> tuple[int, int] | None:
     return (record.width, record.height) if record.width and record.height else None
 
 
-def _stale(names: tuple[str, ...], path: Path) -> str:
-    """The name that an annotation file gives its image, where that is another than its image has."""
-    said = names[0].replace("\\", "/").rpartition("/")[2] if names else ""
-    return said if said and Path(said).stem != path.stem else ""
+def _whose_name(record: ImageRecord, path: Path) -> str:
+    """Which name led to the image, where an annotation file's own name and the name in it are not the same."""
+    stem = _name_stem(path.name)
+    if stem not in (_name_stem(record.own[0].name), _name_stem(record.own[0].name + ".")):
+        return NAME_INSIDE
+    return OWN_NAME if record.name_inside and _name_stem(record.name_inside) != stem else ""
+
+
+def _name_stem(name: str) -> str:
+    """The last part without the ending of an image, in one form."""
+    last = unicodedata.normalize("NFC", unquote(name.replace("\\", "/").rpartition("/")[2]))
+    return last.rpartition(".")[0] if last.endswith(".") or is_image_name(last) else last
 
 
 def _reach(boxes: list[Box]) -> Edges | None:

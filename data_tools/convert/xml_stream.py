@@ -14,13 +14,28 @@ from data_tools.convert.records import annotation_file
 from data_tools.convert.text_files import open_plain
 from dfine_lib.data.images import DataError
 
+
+class OtherXml(DataError):
+    """An XML file of another kind; `tag` is its outermost element."""
+
+    def __init__(self, file: Path, tag: str, wanted: str):
+        self.tag = tag
+        super().__init__(
+            f"{file}: no <{wanted}> but <{tag[:40]}>: {_KINDS.get(tag, 'no annotation file that is known')}."
+        )
+
+
+_KINDS = {"annotation": "is it Pascal VOC? (--from voc)", "annotations": "is it CVAT's XML? (--from cvat)"}
 DEEPEST, MOST_ELEMENTS = 64, 2_000_000  # levels; elements that are held at a time
 
 
-def elements(file: Path, root: Path, tags: tuple[str, ...], follow_links: bool = False) -> Iterator[Element]:
+def elements(
+    file: Path, root: Path, tags: tuple[str, ...], follow_links: bool = False, outermost: str = ""
+) -> Iterator[Element]:
     """Every element with one of the tags, complete; emptied when the next one is asked for.
 
     Raises:
+        OtherXml: the outermost element is not `outermost`, where one is asked for.
         DataError: the file leaves `root`, is no XML, declares entities (a bomb, or a look into other files), or is
             nested deeper than any annotation file.
     """
@@ -30,6 +45,8 @@ def elements(file: Path, root: Path, tags: tuple[str, ...], follow_links: bool =
     try:
         for event, element in _events(file):
             if event == "start":
+                if not open_elements and outermost not in ("", element.tag):
+                    raise OtherXml(file, element.tag, outermost)
                 open_elements.append(element)
                 held += 1
                 if len(open_elements) > DEEPEST:

@@ -37,7 +37,9 @@ def shrink(source: Path, target: Path, size: int) -> None:
     """
     encoded = BytesIO()
     Image.fromarray(shrunk_pixels(source.read_bytes(), size)).save(encoded, "JPEG", quality=QUALITY)
-    target.write_bytes(encoded.getbuffer())  # not by Pillow: on a full disk it takes a part of the bytes for all
+    # Not by Pillow: on a full disk it takes a part of the bytes for all. Not getbuffer(): collecting what an exception
+    # left of it crashes Python before 3.11.8 and 3.12.2 (bpo gh-111049).
+    target.write_bytes(encoded.getvalue())
 
 
 def shrunk_pixels(data: bytes, size: int, spare: int = SPARE) -> np.ndarray:

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from dfine_lib.data.image_formats import is_image_name
+
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
 _ANNOTATIONS = (
     "annotations/instances_{0}2017.json", "annotations/instances_{0}.json", "annotations/{0}.json",
     "{0}/_annotations.coco.json", "{0}/annotations.json", "{0}.json",
 )  # fmt: skip
 _IMAGES = ("images/{0}2017", "images/{0}", "{0}2017", "{0}", "images")
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 _FORMATS = {
     "voc": "Pascal VOC", "yolo": "YOLO", "labelme": "LabelMe", "cvat": "CVAT for images", "csv": "a CSV of boxes",
@@ -96,7 +97,7 @@ def _folders_of_pictures(folder: Path, levels: int = 3) -> Iterator[Path]:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in _PICTURES for path in folder.iterdir())
+    return any(is_image_name(path) for path in folder.iterdir())
 
 
 def _word(path: Path) -> str:
@@ -149,7 +150,7 @@ def _other_format(folder: Path) -> str | None:
     lists = {folder / name for name in ("data.yaml", "obj.data", "obj.names", "classes.txt")}
     if beside and any(path.is_file() for path in lists):
         return "yolo"
-    images = (path.with_suffix("") for path in _some_files(folder) if path.suffix.lower() in _PICTURES)
+    images = (path.with_suffix("") for path in _some_files(folder) if is_image_name(path))
     return "yolo" if any(path in beside for path in images) else None
 
 

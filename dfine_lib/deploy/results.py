@@ -65,7 +65,11 @@ class Prediction:
     # ---- as numbers ----
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: the picture's name and size, and its objects with boxes in pixels."""
+        """JSON-safe: the image's name and size, and its objects with boxes in pixels.
+
+        `label` is the row of the class head, from 0; `category_id` the training data's id of the class, None where the
+        weights do not hold it.
+        """
         about: dict[str, Any] = {"image": self.name, "width": self.size_wh[0], "height": self.size_wh[1]}
         if self.path is not None:
             about["path"] = str(self.path)
@@ -74,10 +78,16 @@ class Prediction:
         columns = (self.labels.tolist(), self.names, self.scores.tolist(), self.boxes_xyxy.tolist())
         return about | {
             "detections": [
-                {"label": label, "name": name, "score": round(score, 5), "box_xyxy": [round(v, 2) for v in box]}
+                {
+                    "label": label, "category_id": self._category_id(label), "name": name, "score": round(score, 5),
+                    "box_xyxy": [round(v, 2) for v in box],
+                }
                 for label, name, score, box in zip(*columns, strict=True)
             ]
-        }
+        }  # fmt: skip
+
+    def _category_id(self, label: int) -> int | None:
+        return int(self.category_ids[label]) if 0 <= label < len(self.category_ids) else None
 
     def to_json(self) -> str:
         """`to_dict` as text."""
@@ -185,20 +195,32 @@ def same_objects(
     `box_tolerance` of the picture's longer side away at any edge, a score at most `score_tolerance` away. An object
     whose partner lies just below `score` counts as found.
     """
+    return [
+        alone(mine, k, whose)
+        for mine, theirs, whose in ((one, other, "first"), (other, one, "second"))
+        for k in unmatched(mine, theirs, score, box_tolerance, score_tolerance)
+    ]
+
+
+def unmatched(
+    one: Prediction, other: Prediction, score: float, box_tolerance: float, score_tolerance: float
+) -> list[int]:
+    """Objects of `one` above `score` without a partner in `other`, by number; tolerances as of `same_objects`."""
     scale = box_tolerance * max(*one.size_wh, 1)
-    differences = []
-    for mine, theirs, whose in ((one, other, "first"), (other, one, "second")):
-        free = torch.ones(len(theirs), dtype=torch.bool)
-        for k in torch.nonzero(mine.scores >= score).flatten().tolist():
-            near = (theirs.boxes_xyxy - mine.boxes_xyxy[k]).abs().amax(1) <= scale if len(theirs) else free
-            fits = free & near & (theirs.labels == mine.labels[k])
-            fits &= (theirs.scores - mine.scores[k]).abs() <= score_tolerance
-            if not fits.any():
-                box = [round(v, 2) for v in mine.boxes_xyxy[k].tolist()]
-                differences.append(
-                    f"{one.name}: {mine.names[k]} {mine.scores[k]:.4f} at {box} is in the {whose} answer alone"
-                )
-                continue
-            distance = (theirs.boxes_xyxy - mine.boxes_xyxy[k]).abs().amax(1)
+    free = torch.ones(len(other), dtype=torch.bool)
+    missing = []
+    for k in torch.nonzero(one.scores >= score).flatten().tolist():
+        distance = (other.boxes_xyxy - one.boxes_xyxy[k]).abs().amax(1) if len(other) else torch.zeros(0)
+        fits = free & (distance <= scale) & (other.labels == one.labels[k])
+        fits &= (other.scores - one.scores[k]).abs() <= score_tolerance
+        if fits.any():
             free[int(distance.masked_fill(~fits, float("inf")).argmin())] = False
-    return differences
+        else:
+            missing.append(k)
+    return missing
+
+
+def alone(one: Prediction, k: int, whose: str) -> str:
+    """That object `k` is in one of two answers alone, in words."""
+    box = [round(v, 2) for v in one.boxes_xyxy[k].tolist()]
+    return f"{one.name}: {one.names[k]} {one.scores[k]:.4f} at {box} is in the {whose} answer alone"

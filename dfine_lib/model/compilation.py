@@ -33,7 +33,8 @@ def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
     # The backward pass is compiled with the forward pass, so that it fails there, where a call can be made again.
-    torch._functorch.config.force_non_lazy_backward_lowering = True
+    if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):  # older releases compile it when it runs
+        torch._functorch.config.force_non_lazy_backward_lowering = True
     compilation = _Compilation(model)
     try:
         for module, name in _parts(model):

@@ -99,7 +99,7 @@ def convert_weights(
         data = replace(data, image_size=image_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
-        ids = weights.category_ids or PUBLISHED_IDS.get(names) or tuple(range(1, len(names) + 1))
+        ids = weights.category_ids or PUBLISHED_IDS.get(names, ())  # never made up: unknown ids stay unknown
         return save_weights(out, model, data=data, category_names=names, category_ids=ids, half=half)
     if out.suffix == ".pth":
         buffer = io.BytesIO()

@@ -184,7 +184,7 @@ def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{file}: not the configuration of a D-FINE ({error}).") from error
     try:
-        return Weights(path, from_huggingface(tensors), names, model=model)
+        return Weights(path, from_huggingface(tensors), names, PUBLISHED_IDS.get(tuple(names), ()), model)
     except KeyError as error:
         raise WeightsError(f"{path}: an entry of the model is missing ({error}). Fetch it again.") from error
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -77,10 +78,16 @@ def test_pixels_of_a_jpeg_are_those_of_pil(tmp_path, options):
     assert torch.equal(read_image("in an archive", (tmp_path / "a.jpg").read_bytes()), expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_reading_a_jpeg_gives_no_warning(tmp_path):
+    save(tmp_path / "a.jpg", noise(48, 64))
+    assert read_image(tmp_path / "a.jpg").shape == (3, 48, 64)
+
+
 @pytest.mark.parametrize("decoder", ["torchvision's", "PIL alone"])
 def test_a_jpeg_that_is_cut_off_is_refused_whoever_decodes(tmp_path, monkeypatch, decoder):
     if decoder == "PIL alone":
-        monkeypatch.delattr("torchvision.io.decode_jpeg")
+        monkeypatch.setitem(sys.modules, "torchvision.io", None)
     save(tmp_path / "a.jpg", noise(48, 64))
     assert read_image(tmp_path / "a.jpg").shape == (3, 48, 64)
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])
@@ -240,3 +247,13 @@ def test_many_faults_are_counted_and_the_first_listed(write, content):
     assert "22 of 22 images" in str(error.value)
     assert "… and 17 more" in str(error.value)
     assert len(str(error.value).splitlines()) == 8
+
+
+def test_an_image_format_that_needs_a_plug_in_says_which(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_lib.data.images.register_heif", lambda: False)
+    monkeypatch.setattr("dfine_lib.data.image_formats.image_suffixes", lambda: (".jpg",))
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(
+        DataError, match=r"IMG_1\.HEIC: HEIC needs the package pillow-heif \(pip install pillow-heif\)\.$"
+    ):
+        read_image(tmp_path / "IMG_1.HEIC")

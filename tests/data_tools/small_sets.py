@@ -1,6 +1,7 @@
 """Small sources for the tests of the readers, and what a conversion makes of them."""
 
 import json
+import zlib
 
 from PIL import Image
 
@@ -9,9 +10,10 @@ from data_tools.convert.report import Options
 
 
 def picture(path, width=200, height=100, **more):
-    """A black image."""
+    """An image of one colour, another one for each path: images of equal content belong to one split."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height)).save(path, **more)
+    colour = tuple(zlib.crc32("/".join(path.parts[-4:]).encode()).to_bytes(4, "big")[:3])
+    Image.new("RGB", (width, height), colour).save(path, **more)
     return path
 
 

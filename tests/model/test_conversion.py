@@ -44,6 +44,8 @@ def test_every_form_opens_as_the_same_model(ours, model, tmp_path, form):
     assert same(opened.state_dict(), model.state_dict()) and opened.config == model.config
     if form != "b.pth":
         assert read_weights(out).category_names == NAMES
+    if form == "b.safetensors":
+        assert read_weights(convert_weights(ours, tmp_path / "c.safetensors", names="xyz")).category_ids == (4, 9, 90)
 
 
 def test_the_authors_form_has_the_anchors_of_the_input_size(ours, tmp_path):
@@ -58,7 +60,8 @@ def test_a_training_checkpoint_becomes_its_averaged_weights(model, tmp_path):
     torch.save(content, tmp_path / "checkpoint0007.pth")
     out = convert_weights(tmp_path / "checkpoint0007.pth", tmp_path / "b.safetensors", names=NAMES, half=True)
     assert out.stat().st_size < 0.3 * (tmp_path / "checkpoint0007.pth").stat().st_size
-    assert read_weights(out).category_names == NAMES
+    stored = read_weights(out)
+    assert stored.category_names == NAMES and stored.category_ids == (), "ids that nobody knows are not made up"
     with pytest.raises(WeightsError, match="3 classes, but 2 names"):
         convert_weights(tmp_path / "checkpoint0007.pth", tmp_path / "c.safetensors", names=("cat", "dog"))
 
