@@ -179,7 +179,7 @@ class Conversion:
             )
         if record.relative:
             _to_pixels(record.boxes, (record.width or 0, record.height or 0))
-        boxes, labels = [], []
+        boxes, labels, seen = [], [], set()
         for box in record.boxes:
             label = self._label(box)
             if label is not None and self._settle(box, record):
