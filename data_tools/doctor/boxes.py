@@ -46,7 +46,7 @@ CHECKS = (
           "of a box: along the short one there is hardly any reach.", "Look at a few."),
     Check("box_whole_image", NOTE, "boxes as large as the image", "Fine for portraits; a placeholder otherwise.",
           "Look at a few."),
-    Check("box_repeated", ERROR, "the same box and class twice in an image", "Matching is one to one: two queries "
+    Check("box_repeated", WARNING, "the same box and class twice in an image", "Matching is one to one: two queries "
           "are taught to find one object, and the second is a false alarm at test time.", "Keep one.",
           "keeps the first"),
     Check("box_nearly_repeated", WARNING, "two boxes of one class overlap by more than 0.95 IoU",

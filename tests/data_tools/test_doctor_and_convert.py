@@ -23,7 +23,7 @@ Content = dict[str, dict[str, tuple[tuple[int, int], list[tuple[str, list[float]
 
 
 def content(folder: Path) -> Content:
-    """Size and boxes with class names of every image, by split and file name."""
+    """Size and boxes with class names of every image, by split and file name; a repeated box once."""
     found: Content = {}
     for file in sorted((folder / "annotations").glob("instances_*.json")):
         split = file.stem.removeprefix("instances_")
@@ -33,12 +33,16 @@ def content(folder: Path) -> Content:
         for one in data["annotations"]:
             boxes[one["image_id"]].append((names[one["category_id"]], one["bbox"]))
         found[split] = {
-            image["file_name"]: ((image["width"], image["height"]), sorted(boxes[image["id"]]))
+            image["file_name"]: ((image["width"], image["height"]), _once(boxes[image["id"]]))
             for image in data["images"]
         }
         for image in data["images"]:
             assert (folder / "images" / split / image["file_name"]).is_file()
     return found
+
+
+def _once(boxes: list[tuple[str, list[float]]]) -> list[tuple[str, list[float]]]:
+    return [one for i, one in enumerate(ordered) if one not in ordered[:i]] if (ordered := sorted(boxes)) else []
 
 
 def assert_same(one: Path, other: Path) -> None:

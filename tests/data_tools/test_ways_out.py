@@ -316,7 +316,6 @@ CURES: list[tuple[str, Plant, Plant]] = [
     ("box_negative_side", FAULTS["negative width"], write_box),
     ("box_no_area", FAULTS["no area"], remove_box),
     ("box_outside", FAULTS["box wholly outside"], write_box),
-    ("box_repeated", FAULTS["box twice"], lambda data, split, k: data.content[split]["annotations"].pop()),
     ("boxes_as_fractions", REFUSED["fractions in one image"], first_in_pixels),
     ("boxes_as_fractions", REFUSED["fractions"], every_in_pixels),
     ("annotation_orphan", FAULTS["orphan annotation"], lambda data, split, k: [
