@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from data_tools.convert.image_files import UnreadableImage, bring, header_size
-from data_tools.convert.new_folder import new_folder
+from data_tools.convert.image_headers import UnreadableImage, header_size
+from data_tools.convert.new_folder import bring, new_folder
 from data_tools.convert.records import clean_name, inside
 from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco

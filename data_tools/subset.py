@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_tools.convert.image_files import bring
-from data_tools.convert.new_folder import new_folder
+from data_tools.convert.new_folder import bring, new_folder
 from data_tools.convert.records import clean_name, inside
 from data_tools.convert.report import NothingLeft
 from data_tools.convert.same_images import SameImages, copies_of

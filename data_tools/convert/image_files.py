@@ -1,6 +1,4 @@
-"""The image files of a source: which there are, which one a record means, what its header says.
-
-An image is decoded only where its end is not that of a whole file.
+"""The image files of a source: which there are, and which one a record means.
 
 An image is what its path below the source's root says. A record finds its image under the name as it is written; else
 under the same name in another form (URL-encoded, composed or decomposed accents, another ending), deeper in a
@@ -10,36 +8,26 @@ two images, or two records, could be meant, nothing is guessed.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import shutil
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from PIL import Image
-
 from data_tools.convert.records import ImageRecord, clean_name, inside, leaves
 from data_tools.convert.splits import known_split, split_of_folders
 from data_tools.convert.tables import read_sizes
-from data_tools.convert.text_files import GIT_LFS
-from data_tools.image_frames import Header
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
-from dfine_lib.data.images import DataError, exif_orientation, looks_whole, upright_rgb
+from dfine_lib.data.images import DataError
 
-_NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 MOST_FILES = 20_000_000
-MOST_DECODED = 89_478_485  # pixels; where PIL begins to warn of a decompression bomb
-_PROGRAMS = ("EPS", "WMF")  # PIL hands these to an interpreter that runs what is in the file
 _IMAGE_FOLDERS = ("images", "jpegimages", "images/default")
 OTHER_FORM = "file name in another form (URL-encoded, in other case, or accents composed otherwise)"
 DEEPER = "image found in a sub-folder"
 SHORTER = "leading folders left off the file name"
+OWN_NAME = "the annotation file's own name used, not the other name that stands in it"
+NAME_INSIDE = "no image has the annotation file's own name: the name that stands in it used"
 
 
 class Found(NamedTuple):
@@ -329,84 +317,15 @@ def _rest(file: str, path: str, name: str) -> str:
     return file.removeprefix(path[: len(path) - len(name)]).replace("\\", "/")
 
 
-def bring(path: Path, target: Path, how: str) -> None:
-    """A hard link at `target` where the disk has them and `how` is link, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    true = path.resolve()
-    if how == "link":
-        try:
-            os.link(true, target)
-            return
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINK:
-                raise
-    shutil.copyfile(true, target)
+def whose_name(record: ImageRecord, path: Path) -> str:
+    """Which name led to the image, where an annotation file's own name and the name in it are not the same."""
+    stem = _name_stem(path.name)
+    if stem not in (_name_stem(record.own[0].name), _name_stem(record.own[0].name + ".")):
+        return NAME_INSIDE
+    return OWN_NAME if record.name_inside and _name_stem(record.name_inside) != stem else ""
 
 
-def read_header(path: Path) -> tuple[Header, int]:
-    """Size, EXIF orientation and number of frames of an image.
-
-    Raises:
-        DataError: more pixels than can be decoded safely.
-        UnreadableImage: no image.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if (why := why_not_read(image)) is not None:
-                    raise UnreadableImage(why)
-                header, count = Header(image.size, exif_orientation(image)), frames(image)
-                if image.width * image.height <= MOST_DECODED and not looks_whole(path, image.format):
-                    image.seek(0)
-                    image.load()
-                return header, count
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: refused: {error} Shrink it or remove it.") from error
-    except UnreadableImage:
-        raise
-    except Exception as error:  # PIL raises nearly anything on a damaged file
-        raise UnreadableImage(damage(path, error)) from error
-
-
-def damage(path: Path, error: Exception) -> str:
-    """What keeps a file from being read as an image, in a few words."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        if not (start := file.read(len(GIT_LFS))):
-            return "empty file"
-        if start == GIT_LFS:
-            return "Git LFS pointer, run git lfs pull"
-    return "truncated" if "truncated" in str(error) or isinstance(error, EOFError) else type(error).__name__
-
-
-def why_not_read(image: Image.Image) -> str | None:
-    """What keeps an image with a readable header from being read in training; None where nothing does."""
-    if image.format in _PROGRAMS:
-        return f"{image.format}: drawn by a program"
-    return None if _has_known_range(image.mode) else f"mode {image.mode} has no known range of values"
-
-
-@lru_cache(maxsize=64)
-def _has_known_range(mode: str) -> bool:
-    try:
-        upright_rgb(Image.new(mode, (1, 1)))
-    except Exception:
-        return False
-    return True
-
-
-def frames(image: Image.Image) -> int:
-    """How many frames an image file holds, of which the first is used."""
-    try:
-        return getattr(image, "n_frames", 1)
-    except Exception:  # damage behind the first frame, which is the one that is used
-        return 1
-
-
-def header_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels once upright; raises as `read_header` does."""
-    return read_header(path)[0].upright
-
-
-class UnreadableImage(Exception):
-    """Left out and listed; never leaves this package."""
+def _name_stem(name: str) -> str:
+    """The last part without the ending of an image, in one form."""
+    last = unicodedata.normalize("NFC", unquote(name.replace("\\", "/").rpartition("/")[2]))
+    return last.rpartition(".")[0] if last.endswith(".") or is_image_name(last) else last

@@ -99,3 +99,11 @@ def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
     if not found:
         raise DataError(f"--sizes {file}: no sizes.")
     return found
+
+
+def with_known_ids(given: list[Category], known: list[Category] | None) -> list[Category]:
+    """Given names without ids take those that the source has for them, if it has one for each."""
+    ids = {category.name: category for category in known or ()}
+    if all(category.identity is None and category.name in ids for category in given):
+        return [ids[category.name] for category in given]
+    return given

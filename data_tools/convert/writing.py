@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from tqdm.auto import tqdm
 
+from data_tools.convert.box_edges import cut, move, reach, to_pixels
 from data_tools.convert.coco_writer import CocoWriter, category_ids
-from data_tools.convert.image_files import ImageFiles, UnreadableImage, bring, read_header
+from data_tools.convert.image_files import ImageFiles, whose_name
+from data_tools.convert.image_headers import UnreadableImage, read_header
+from data_tools.convert.new_folder import bring
 from data_tools.convert.records import Box, Category, ImageRecord, Source, clean_name
 from data_tools.convert.report import Report, Result
 from data_tools.convert.same_images import SameImages
+from data_tools.convert.tables import with_known_ids
 from data_tools.convert.units import Units
 from data_tools.convert.voc import VocWriter
 from data_tools.convert.yolo_writer import YoloWriter
-from data_tools.image_frames import Edges, Evidence, Header, needs_decision
-from dfine_lib.data.image_formats import is_image_name
+from data_tools.image_frames import Evidence, Header, needs_decision
 from dfine_lib.data.images import DataError
 
 WRITERS = ("coco", "yolo", "voc")
 IGNORED = "difficult object, trained on and ignored in evaluation"
-OWN_NAME = "the annotation file's own name used, not the other name that stands in it"
-NAME_INSIDE = "no image has the annotation file's own name: the name that stands in it used"
 TINY = 0.01  # pixels: what a box sticks out by rounding is cut off and not counted
-SMALLEST = 1e-6  # pixels; a side below is no side
 
 
 class Conversion:
@@ -38,7 +36,7 @@ class Conversion:
         self.options, self.ledger, self.result = report.options, report.ledger, report.result
         self.images = ImageFiles(found.root, self.options.images, self.options.sizes, self.options.follow_links)
         self.ledger.found("images", len(self.images.files) + len(self.images.not_opened))
-        self.categories = _with_known_ids(given, found.categories) if given is not None else found.categories
+        self.categories = with_known_ids(given, found.categories) if given is not None else found.categories
         self.closed = self.categories is not None  # otherwise the list grows with the boxes
         if report.write == "yolo" and not self.closed:
             raise DataError(
@@ -108,7 +106,7 @@ class Conversion:
         record.file_name = found.name
         if found.how is not None:
             self.report.changed(found.how, f"{record.location}: {said_name[:200]} is {found.path}")
-        if record.own and (whose := _whose_name(record, found.path)):
+        if record.own and (whose := whose_name(record, found.path)):
             self.report.changed(whose, f"{record.location}: {record.name_inside[:200]}, image {found.path}")
         try:
             header, frames = read_header(found.path)
@@ -118,7 +116,7 @@ class Conversion:
         if frames > 1:
             self.report.changed("only the first frame of the image is used", f"{found.path}: {frames:,} frames")
         said = _said(record)
-        self.evidence.add(said, header, None if record.relative else _reach(record.boxes), str(found.path))
+        self.evidence.add(said, header, None if record.relative else reach(record.boxes), str(found.path))
         if not record.relative and needs_decision(said, header):
             self.waiting.append((record, found.path, header))
         else:
@@ -153,10 +151,10 @@ class Conversion:
         true = header.upright
         self._note_reach(record, said or true)
         if record.relative:
-            _to_pixels(record.boxes, header.stored if placement.turn else true)
+            to_pixels(record.boxes, header.stored if placement.turn else true)
         if not placement.is_identity:
             for box in record.boxes:
-                _move(box, placement.edges((box.left, box.top, box.left + box.width, box.top + box.height)),
+                move(box, placement.edges((box.left, box.top, box.left + box.width, box.top + box.height)),
                       placement.scale)  # fmt: skip
         if not record.relative and said is not None and said != true:
             what = "boxes scaled to the size of the image, which was resized" if placement.scale != (1.0, 1.0) else (
@@ -197,7 +195,7 @@ class Conversion:
                 f"is that of {other}. Rename one of them, in the folder and in its annotation."
             )
         if record.relative:
-            _to_pixels(record.boxes, (record.width or 0, record.height or 0))
+            to_pixels(record.boxes, (record.width or 0, record.height or 0))
         boxes, labels, seen = [], [], set()
         for box in record.boxes:
             label = self._label(box)
@@ -255,29 +253,13 @@ class Conversion:
 
     def _settle(self, box: Box, record: ImageRecord) -> bool:
         """Cut a box at the edges of its image; False, and counted, where nothing of it is left."""
-        width, height = record.width or 0, record.height or 0
-        if box.width < 0 or box.height < 0:
-            self.ledger.left_out("boxes", "negative width or height", box.location)
+        keep_outside = self.options.keep_outside and self.report.write != "yolo"
+        out_by = cut(box, record.width or 0, record.height or 0, keep_outside)
+        if isinstance(out_by, str):
+            self.ledger.left_out("boxes", out_by, box.location)
             return False
-        if box.width < SMALLEST or box.height < SMALLEST:
-            self.ledger.left_out("boxes", "no area", box.location)
-            return False
-        right, bottom = box.left + box.width, box.top + box.height
-        out_by = max(-box.left, -box.top, right - width, bottom - height)
-        if box.left >= width or box.top >= height or right <= 0 or bottom <= 0:
-            self.ledger.left_out("boxes", "wholly outside of its image", box.location)
-            return False
-        if out_by > 1e-9 and not (self.options.keep_outside and self.report.write != "yolo"):
-            area = box.width * box.height
-            left, top = max(box.left, 0.0), max(box.top, 0.0)
-            box.left, box.top, box.width, box.height = left, top, min(right, width) - left, min(bottom, height) - top
-            if box.area is not None:  # of an outline, or of the whole box
-                box.area = None if abs(box.area - area) < 1e-3 * area else min(box.area, box.width * box.height)
-            if box.width < SMALLEST or box.height < SMALLEST:
-                self.ledger.left_out("boxes", "wholly outside of its image", box.location)
-                return False
-            if out_by > TINY:
-                self.report.changed("box cut at the edge of its image", box.location)
+        if out_by > TINY and not keep_outside:
+            self.report.changed("box cut at the edge of its image", box.location)
         return True
 
     def _note_reach(self, record: ImageRecord, size: tuple[int, int]) -> None:
@@ -365,47 +347,3 @@ class Conversion:
 
 def _said(record: ImageRecord) -> tuple[int, int] | None:
     return (record.width, record.height) if record.width and record.height else None
-
-
-def _whose_name(record: ImageRecord, path: Path) -> str:
-    """Which name led to the image, where an annotation file's own name and the name in it are not the same."""
-    stem = _name_stem(path.name)
-    if stem not in (_name_stem(record.own[0].name), _name_stem(record.own[0].name + ".")):
-        return NAME_INSIDE
-    return OWN_NAME if record.name_inside and _name_stem(record.name_inside) != stem else ""
-
-
-def _name_stem(name: str) -> str:
-    """The last part without the ending of an image, in one form."""
-    last = unicodedata.normalize("NFC", unquote(name.replace("\\", "/").rpartition("/")[2]))
-    return last.rpartition(".")[0] if last.endswith(".") or is_image_name(last) else last
-
-
-def _reach(boxes: list[Box]) -> Edges | None:
-    if not boxes:
-        return None
-    return (
-        min(box.left for box in boxes), min(box.top for box in boxes),
-        max(box.left + box.width for box in boxes), max(box.top + box.height for box in boxes),
-    )  # fmt: skip
-
-
-def _to_pixels(boxes: list[Box], size: tuple[int, int]) -> None:
-    for box in boxes:
-        box.left, box.width = box.left * size[0], box.width * size[0]
-        box.top, box.height = box.top * size[1], box.height * size[1]
-
-
-def _move(box: Box, edges: Edges, scale: tuple[float, float]) -> None:
-    left, top, right, bottom = edges
-    box.left, box.top, box.width, box.height = left, top, right - left, bottom - top
-    if box.area is not None:
-        box.area *= scale[0] * scale[1]
-
-
-def _with_known_ids(given: list[Category], known: list[Category] | None) -> list[Category]:
-    """Given names without ids take those that the source has for them, if it has one for each."""
-    ids = {category.name: category for category in known or ()}
-    if all(category.identity is None and category.name in ids for category in given):
-        return [ids[category.name] for category in given]
-    return given

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from data_tools.box_writing import EDGE_PX, WRITINGS, fits, fractions_in, is_written_as
+from data_tools.convert.box_edges import SMALLEST
 from data_tools.convert.records import LARGEST
-from data_tools.convert.writing import SMALLEST
 from data_tools.doctor import frames
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.convert.box_edges import SMALLEST
 from data_tools.convert.new_folder import new_folder
-from data_tools.convert.writing import SMALLEST, TINY
+from data_tools.convert.writing import TINY
 from data_tools.doctor.categories import counts, name_of
 from data_tools.doctor.diagnosis import Diagnosis
 from data_tools.doctor.finding import ERROR

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.coco_layouts import spare_names
-from data_tools.convert.image_files import bring
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import told_of
+from data_tools.convert.new_folder import bring, told_of
 from data_tools.objects365.whole_files import remove_quietly
 from dfine_lib.data.images import DataError
 from dfine_lib.files import process_lock, write_atomically

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from data_tools.convert.image_files import UnreadableImage, header_size
+from data_tools.convert.image_headers import UnreadableImage, header_size
 from data_tools.convert.records import LARGEST, clean_name, inside, numbers
 from data_tools.image_frames import fits
 from data_tools.objects365.lists import LargeFile, Records

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_tools.convert.image_files import DEEPER, OTHER_FORM, SHORTER, ImageFiles, read_header
+from data_tools.convert.image_files import DEEPER, OTHER_FORM, SHORTER, ImageFiles
+from data_tools.convert.image_headers import read_header
 from data_tools.convert.records import ImageRecord
 from data_tools.convert.same_images import SameImages
 from dfine_lib.data.images import DataError

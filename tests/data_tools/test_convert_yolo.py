@@ -142,7 +142,9 @@ def test_images_of_several_folders_keep_these_and_an_image_of_two_splits_stays_i
     _, found, _ = converted(tmp_path / "set", tmp_path / "two", "yolo")
     assert list(found) == ["cam1/a.jpg", "cam1/b.jpg", "cam2/a.jpg", "cam2/b.jpg"]
     file.write_text("train: cam1/images\nval: ./cam1/images/\nnames: [x]\n")
-    refused(tmp_path / "set", tmp_path / "out2", "all images of 'train' are in 'val' as well.*2 of them with a label")
+    result, found, _ = converted(tmp_path / "set", tmp_path / "same", "yolo")
+    assert result.images == {"train": 2} and list(found) == ["a.jpg", "b.jpg"]
+    assert "all 2 images of 'val' are in 'train' as well: taken once, as train" in " ".join(result.remarks)
 
 
 @pytest.mark.parametrize("before", ["", "./", "data/", "/content/drive/set/", "D:\\work\\set\\"])
