@@ -15,7 +15,7 @@ from data_tools.convert.image_files import bring
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.records import clean_name, inside
 from data_tools.convert.report import NothingLeft
-from data_tools.convert.same_images import SameImages
+from data_tools.convert.same_images import SameImages, copies_of
 from data_tools.convert.splits import split_name
 from data_tools.parts import Part, Record, read_parts
 from data_tools.stratify import divide
@@ -31,8 +31,8 @@ def split_data(
 ) -> str:  # fmt: skip
     """Divide the train split (or one annotation file, with `images`) into train, val and, if asked for, test.
 
-    Classes are spread over the parts as evenly as whole pictures allow. Pictures that share `group_key`, a key of
-    their records, or what `group_pattern` finds in their file names, stay in one part.
+    Classes are spread over the parts as evenly as whole images allow. Images that share `group_key`, a key of their
+    records, or what `group_pattern` finds in their file names, stay in one part; so do copies of one image.
 
     Args:
         source: data folder, or annotation file.
@@ -66,15 +66,20 @@ def split_data(
         )
     whole = parts["train"]
     groups = _groups(whole, group_key, group_pattern)
-    chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=groups)
+    copies = [] if pictures == "none" else _copies(whole, follow_links)
+    together = _joined(groups, copies) if copies else groups
+    chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=together)
+    if copies and len(set(chosen)) < len(shares):  # images that are all alike cannot be kept apart
+        chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=groups)
     made = {}
     for i, name in enumerate(shares):
         made[name] = whole.with_images([image for image, part in zip(whole.images, chosen, strict=True) if part == i])
         if not made[name].images:
-            count = f"{len(whole.images)} pictures" + ("" if groups is None else f" in {len(set(groups))} groups")
+            count = f"{len(whole.images)} images" + ("" if groups is None else f" in {len(set(groups))} groups")
             raise DataError(f"{source}: nothing left for {name}: {count} cannot be divided so.")
-    return _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares},
-                  mixed=True)  # fmt: skip
+    said = _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares})
+    apart = sum(chosen[i] != chosen[first] for i, first in enumerate(copies))
+    return said + (f"; {apart:,} images are copies of one in another part: there are too few others" if apart else "")
 
 
 def subset_data(
@@ -235,6 +240,30 @@ def _groups(part: Part, key: str | None, pattern: str | None) -> list[str] | Non
     return groups
 
 
+def _copies(part: Part, follow_links: bool) -> list[int]:
+    """For each image, the number of the first one with the same bytes; empty where a file is missing."""
+    paths = [part.folder / clean_name(image.get("file_name"), f"{part.file}, image id {image['id']}")
+             for image in part.images]  # fmt: skip
+    if not all(inside(path, part.folder, follow_links).is_file() for path in paths):
+        return []
+    return copies_of(paths)
+
+
+def _joined(groups: list[str] | None, copies: list[int]) -> list[str]:
+    """Groups that hold copies of one image become one group."""
+    names = [str(i) for i in range(len(copies))] if groups is None else groups
+    of = {name: name for name in names}
+
+    def root(name: str) -> str:
+        while of[name] != name:
+            name = of[name]
+        return name
+
+    for i, first in enumerate(copies):
+        of[root(names[i])] = root(names[first])
+    return [root(name) for name in names]
+
+
 def _write(
     out: Path, parts: dict[str, Part], sources: list[Path], pictures: str, follow_links: bool, progress: bool,
     about: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None, mixed: bool = False,
@@ -306,7 +335,6 @@ def _bring(
             left_out[f"the same image is in {other}"] += 1
             continue
         if other is None:
-            same.add(path, split, place, name)
             same.remember(path, split)
         bring(path, folder / "images" / split / name, pictures)
         kept.append(image)

@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.convert.records import files_below, leaves
@@ -79,20 +79,22 @@ def entries(found: Iterable[tuple[Path, str, Path]], root: Path) -> list[Entry]:
     Folders that all have in common are no part of a name; it gets longer where it would occur twice in a split.
     """
     found = list(found)
-    short = [kept_folders(file.relative_to(home).parent.parts, split) for file, split, home in found]
-    levels = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*short, strict=False))
-    common = sum(1 for _ in levels)
-    forms = []
-    for (file, split, _), folders in zip(found, short, strict=True):
-        below = file.relative_to(root)
-        forms.append((file, split, (
-            "/".join([*folders[common:], file.stem]), "/".join([*kept_folders(below.parts[:-1]), file.stem]),
-            below.with_suffix("").as_posix(),
-        )))  # fmt: skip
-    count = Counter((split, names[0]) for _, split, names in forms)
-    longer = Counter(names[1] for _, split, names in forms if count[split, names[0]] > 1)
-    return [Entry(file, split, names[0] if count[split, names[0]] == 1 else names[1 if longer[names[1]] == 1 else 2])
-            for file, split, names in forms]  # fmt: skip
+    short = [kept_folders(file.relative_to(home).parts[:-1], split) for file, split, home in found]
+    common = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*short, strict=False)))
+    names = ["/".join([*folders[common:], file.stem]) for (file, *_), folders in zip(found, short, strict=True)]
+    for longer in (_with_all_folders, _with_all_parts):
+        count = Counter((split, name) for (_, split, _), name in zip(found, names, strict=True))
+        names = [name if count[split, name] == 1 else longer(file.relative_to(root))
+                 for (file, split, _), name in zip(found, names, strict=True)]  # fmt: skip
+    return [Entry(file, split, name) for (file, split, _), name in zip(found, names, strict=True)]
+
+
+def _with_all_folders(below: Path) -> str:
+    return "/".join([*kept_folders(below.parts[:-1]), below.stem])
+
+
+def _with_all_parts(below: Path) -> str:
+    return below.with_suffix("").as_posix()
 
 
 class ImagePlaces:
@@ -119,8 +121,7 @@ class ImagePlaces:
         file, _, name = entry
         said = "/".join(part for part in said.replace("\\", "/").split("/") if part != ".")
         inner = said.rpartition("/")[2] if leaves(said) else said  # folders of another machine say nothing here
-        stem = PurePath(inner).stem if is_image_name(inner) else PurePath(inner).name
-        ending = PurePath(inner).suffix if is_image_name(inner) else ".jpg"
+        stem, ending = os.path.splitext(inner.rpartition("/")[2]) if is_image_name(inner) else (inner, ".jpg")
         above, _, _ = name.rpartition("/")
         folders = self._with_images(file.parent)
         spare = []

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from data_tools.convert.coco_file import CocoFile, NotCoco
 from data_tools.convert.coco_layouts import JSON, gives_way, other_task, split_of
@@ -20,13 +19,9 @@ from dfine_lib.data.ledger import Ledger
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
 
-def _nothing(*_: Any) -> None:
-    """What is said is not wanted."""
-
-
 def read_coco_files(
     source: Path, split: str, *, follow_links: bool = False, progress: bool = False, ledger: Ledger,
-    changed: Callable[[str, str], None] = _nothing, remark: Callable[[str], None] = _nothing,
+    remark: Callable[[str], None] = lambda sentence: None,
 ) -> Source:  # fmt: skip
     """One COCO file, or a folder with one for each split.
 
@@ -36,7 +31,6 @@ def read_coco_files(
         follow_links: read files that links lead to.
         progress: show a bar.
         ledger: takes the annotation files, and the boxes that are left out.
-        changed: takes what and where, of boxes that were made from outlines.
         remark: takes sentences for the summary.
 
     Raises:
@@ -62,9 +56,7 @@ def read_coco_files(
     categories = _categories(list(parts.values()), remark)
     # Val before train: an image that is in both stays where it is measured on, and is not trained on.
     records = (
-        record
-        for name, part in train_last(parts.items(), itemgetter(0))
-        for record in part.records(name, ledger, changed)
+        record for name, part in train_last(parts.items(), itemgetter(0)) for record in part.records(name, ledger)
     )
     return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -222,13 +222,12 @@ class CocoFile:
             for _, i, *_ in self.boxes.of(key):
                 ledger.skip("boxes", "its image is not listed", self.at("annotations", i))
 
-    def records(self, split: str, ledger: Ledger, changed: Callable[[str, str], None]) -> Iterator[ImageRecord]:
+    def records(self, split: str, ledger: Ledger) -> Iterator[ImageRecord]:
         """In the file's order.
 
         Args:
             split: of the records.
             ledger: takes the boxes that are left out.
-            changed: takes what and where, of boxes that were made.
         """
         names = {self._key(identity): category.name for identity, category in self.categories.items()}
         folders = (self.file.parent, self.file.parent / "data")  # Roboflow, FiftyOne
@@ -246,11 +245,9 @@ class CocoFile:
                     reason = "stuff of a panoptic file, no object" if stuff else "its category is not listed"
                     ledger.skip("boxes", reason, location)
                     continue
-                if flags & OUTLINED:
-                    changed(FROM_OUTLINE, location)
                 image.boxes.append(Box(
                     *values, names[label], bool(flags & CROWD), bool(flags & IGNORE), bool(flags & DIFFICULT),
-                    bool(flags & TRUNCATED), area, own, location,
+                    bool(flags & TRUNCATED), area, own, location, (FROM_OUTLINE,) if flags & OUTLINED else (),
                 ))  # fmt: skip
             yield image
 

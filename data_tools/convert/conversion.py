@@ -77,7 +77,7 @@ def _reader(read: str, options: Options, given: list[Category] | None, report: R
     if read == "voc":
         own = {"voc_corners": options.voc_corners}
     elif read in ("coco", "objects365"):
-        own = {"progress": options.progress, "changed": report.changed, "remark": report.remark}
+        own = {"progress": options.progress, "remark": report.remark}
     elif read == "crowdhuman":
         own = {"person_box": options.person_box}
     elif read == "labelme":

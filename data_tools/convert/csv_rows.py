@@ -97,11 +97,9 @@ def read_csv_rows(
         try:
             reader.read(file, split_of_file(file.relative_to(root)) or split)
         except _UnknownColumns as error:
-            if len(files) == 1:
-                raise
             unknown.append((file, error))
     if len(unknown) == len(files):
-        raise unknown[0][1]
+        raise DataError(str(unknown[0][1]))
     for file, _ in unknown:
         ledger.skip("annotation files", "CSV file of other columns", file)
     if not reader.parts:
@@ -117,8 +115,8 @@ def read_csv_rows(
     )  # fmt: skip
 
 
-class _UnknownColumns(DataError):
-    """A file of other content."""
+class _UnknownColumns(Exception):
+    """A file of other content; never leaves this module."""
 
 
 @dataclass(slots=True)

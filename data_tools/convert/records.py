@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,18 @@ def inside(path: Path, root: Path, follow_links: bool = False) -> Path:
         location = path.resolve()
     except (RuntimeError, OSError):  # before Python 3.13 a RuntimeError
         raise DataError(f"{path}: a link that leads back to itself. Remove it, or copy the file there.") from None
-    if not location.is_relative_to(root.resolve()):
+    if not location.is_relative_to(_resolved(os.path.abspath(root))):
         raise DataError(
             f"{path} leads out of {root}, to {location}: not read. If you trust the data, "
             "say --follow-links, or give the folder of the images with --images."
         )
     return path
+
+
+@lru_cache(maxsize=8)
+def _resolved(root: str) -> Path:
+    """Asked for every file, and the same for all of a source."""
+    return Path(root).resolve()
 
 
 def annotation_file(file: Path, root: Path, follow_links: bool = False) -> Path:

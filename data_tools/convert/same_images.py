@@ -58,6 +58,19 @@ class SameImages:
             self._alike.setdefault(_samples(path), []).append((path, split))
 
 
+def copies_of(paths: list[Path]) -> list[int]:
+    """For each file, the number of the first one in the list with the same bytes; its own number where it is that."""
+    alike: dict[bytes, list[int]] = {}
+    found = []
+    for i, path in enumerate(paths):
+        same = alike.setdefault(_samples(path), [])
+        first = next((j for j in same if filecmp.cmp(paths[j], path, shallow=False)), None)
+        found.append(i if first is None else first)
+        if first is None:
+            same.append(i)
+    return found
+
+
 def _samples(path: Path) -> bytes:
     """Length and samples of a file's bytes, hashed."""
     length = path.stat().st_size

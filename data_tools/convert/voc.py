@@ -157,7 +157,9 @@ def _of_bndbox(
 
 def _rotation(element: Element, location: str) -> float:
     """Radians; CVAT writes the box before it was turned, and the degrees as an attribute."""
-    for attribute in element.iterfind("attributes/attribute"):
+    if (attributes := element.find("attributes")) is None:
+        return 0.0
+    for attribute in attributes.iterfind("attribute"):
         if (child_text(attribute, "name") or "").strip() == "rotation":
             return math.radians(number(child_text(attribute, "value") or "0", location, "rotation"))
     return 0.0

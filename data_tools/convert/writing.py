@@ -54,6 +54,7 @@ class Conversion:
         self.names: dict[str, dict[str, str]] = {}  # split → file name → location of its record
         self.evidence = Evidence(self.options.exif)
         self.waiting: list[tuple[ImageRecord, Path, Header]] = []  # for a decision about the whole source
+        self.copies: list[tuple[ImageRecord, Path, str]] = []  # images that another split has as well, and that split
         self.repeated = 0  # boxes that stand twice in their image
         self.units: dict[str, Units] = {}  # by split, of boxes that are said to be in pixels
 
@@ -76,6 +77,7 @@ class Conversion:
             for record in bar:
                 self._take(record)
             self._take_waiting()
+            self._settle_copies()
             for text in self.found.remarks:
                 self.report.remark(text)
             for location, reason in self.images.left():
@@ -167,10 +169,27 @@ class Conversion:
         self._write(record, path)
 
     def _write(self, record: ImageRecord, path: Path | None) -> None:
-        """Check the boxes, write the record, bring the image."""
+        """Write a record, unless another split has its image."""
         if path is not None and (other := self.same.split_with(path)) not in (None, record.split):
-            self._leave(record, f"the same image is in {other}", path)
+            self.copies.append((record, path, other))
             return
+        self._add(record, path)
+
+    def _settle_copies(self) -> None:
+        """Leave out images that another split has under another name, unless nothing would be left of a split."""
+        empty = {split for split, count in self.result.images.items() if not count}
+        for record, path, other in self.copies:
+            if record.split not in empty:
+                self._leave(record, f"the same image is in {other}", path)
+                continue
+            self.report.remark(
+                f"every image of {record.split} is a copy of one of {other}: kept, since nothing else is there; "
+                f"a result on {other} says nothing about other images"
+            )
+            self._add(record, path)
+
+    def _add(self, record: ImageRecord, path: Path | None) -> None:
+        """Check the boxes, write the record, bring the image."""
         names = self.names.setdefault(record.split, {})
         if (other := names.setdefault(record.file_name, record.location)) != record.location:
             raise DataError(

@@ -48,7 +48,9 @@ def find_settings(source: Path, files: YoloFiles) -> Settings:
     root = files.root
     if source.is_file():
         if source.suffix.lower() not in (".yaml", ".yml", ".data"):
-            raise DataError(f"{source}: expected a folder, a data.yaml or an obj.data. Give the folder {root}.")
+            raise DataError(
+                f"{source}: expected the folder of a data set, its data.yaml or its obj.data. Give one of these."
+            )
         found = _read(source, root, files.follow_links)
     else:
         found = _of_folder(files)

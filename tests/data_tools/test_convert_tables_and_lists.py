@@ -7,6 +7,7 @@ import pytest
 
 from data_tools.convert.conversion import convert
 from data_tools.convert.report import Options
+from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
 from tests.data_tools.small_sets import converted, picture, write
 
@@ -74,6 +75,7 @@ def test_csv_that_cannot_be_understood_is_refused(tmp_path, content, message):
     picture(tmp_path / "set" / "a.jpg")
     write(tmp_path / "set" / "boxes.csv", content)
     refused(tmp_path / "set", tmp_path / "out", "csv", message)
+    assert main(["data", "convert", str(tmp_path / "set"), str(tmp_path / "out"), "--from", "csv"]) == 2
 
 
 def test_one_class_for_all_boxes_and_one_field_for_a_box(tmp_path):

@@ -107,6 +107,11 @@ def test_every_name_of_a_split_is_known_as_a_key_in_any_case(tmp_path, keys):
 
 def test_an_unknown_split_keeps_its_name_as_a_key_and_as_a_folder(tmp_path):
     labelled(tmp_path / "set", "images/train/a.jpg", "images/Night/b.jpg")
+    picture(tmp_path / "set" / "images" / "Night" / "dark.jpg")  # without a label file
+    picture(tmp_path / "set" / "images" / "figures" / "plot.jpg")  # a folder without any
+    result = converted(tmp_path / "set", tmp_path / "0", "yolo", categories="x")[0]
+    assert result.images == {"train": 1, "Night": 2} and result.left_out("images") == {"no record names it": 1}
+    (tmp_path / "set" / "images" / "Night" / "dark.jpg").unlink()
     assert converted(tmp_path / "set", tmp_path / "1", "yolo", categories="x")[0].images == {"train": 1, "Night": 1}
     write(tmp_path / "set" / "data.yaml", "train: images/train\nminival: images/Night\nnames: [x]\ndownload: a/b.sh\n")
     assert converted(tmp_path / "set", tmp_path / "2", "yolo")[0].images == {"train": 1, "minival": 1}
@@ -118,6 +123,7 @@ def test_an_unknown_split_keeps_its_name_as_a_key_and_as_a_folder(tmp_path):
         ("images/Train/a.jpg", "images/Val/b.jpg"), ("train/images/a.jpg", "valid/images/b.jpg"),
         ("Images/train2017/a.jpg", "Images/val2017/b.jpg"), ("train/a.jpg", "dev/b.jpg"),
         ("export/train/images/a.jpg", "export/validation/images/b.jpg"),
+        ("VisDrone2019-DET-train/images/a.jpg", "VisDrone2019-DET-val/images/b.jpg"),
     ],
 )  # fmt: skip
 def test_folders_alone_name_the_splits(tmp_path, images):
@@ -231,6 +237,19 @@ def test_a_set_without_any_label_file_is_refused_with_the_folders_that_hold_some
     assert "labels_yolo/train" in message and "labels/train/a.txt" in message
     (tmp_path / "set" / "labels_yolo").rename(tmp_path / "set" / "labels")  # "rename the folder"
     assert converted(tmp_path / "set", tmp_path / "out", "yolo", categories="x")[1] == {"a.jpg": [BOX]}
+
+
+def test_a_split_whose_label_files_are_elsewhere_is_refused_and_an_unlabelled_one_is_mentioned(tmp_path):
+    labelled(tmp_path / "set", "images/train/a.jpg")
+    labelled(tmp_path / "set", "images/val/b.jpg", labels="label")
+    message = refused(
+        tmp_path / "set", tmp_path / "out", "not one of 1 images of 'val' has", NothingLeft, categories="x"
+    )
+    assert "label/val" in message
+    (tmp_path / "set" / "label" / "val" / "b.txt").unlink()
+    result = converted(tmp_path / "set", tmp_path / "out", "yolo", categories="x")[0]
+    assert "1 of 2 images have no label file: taken as images without objects" in result.remarks
+    assert "val has no boxes: nothing can be measured on it" in result.remarks
 
 
 def test_linked_folders_are_named_as_the_cause(tmp_path):
