@@ -237,7 +237,8 @@ def _categories(
             raise DataError(f"{file}: {where('categories', categories, i)}: {what}.")
         if name in names.values():
             raise DataError(
-                f"{file}: {where('categories', categories, i)}: a second category named {name!r}; rename it."
+                f"{file}: {where('categories', categories, i)}: a second category named {name!r}; rename it. "
+                "Where both are one class, `dfine doctor DATA --fix OUT` merges them."
             )
         names[identity] = name
     ids = tuple(sorted(own_ids)) if wanted is None else tuple(int(identity) for identity in wanted)

@@ -358,11 +358,12 @@ def test_exif_upright_or_stored_decides_as_the_finding_says(tmp_path):
 
 @pytest.mark.parametrize("name", [
     "image missing", "no image", "empty file", "cut off", "smaller", "swapped sides", "values without a range",
-    "names of another machine", "turned",
+    "names of another machine", "turned", "root category", "fractions",
 ])  # fmt: skip
 def test_the_repair_that_training_names_lets_it_go_on(tmp_path, name, capsys):
     plants = FAULTS | {"names of another machine": REFUSED["names of another machine"],
-                       "turned": turned([40, 5, 22, 30], "stored")}  # fmt: skip
+                       "fractions": REFUSED["fractions"], "turned": turned([40, 5, 22, 30], "stored"),
+                       "root category": OF_THE_SET["root category named as a class"]}  # fmt: skip
     data = SmallCoco(tmp_path / "set")
     plants[name](data, "train", 1)
 
