@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -15,7 +16,7 @@ from data_tools.convert.new_folder import bring, new_folder
 from data_tools.convert.records import clean_name, inside
 from data_tools.convert.report import NothingLeft
 from data_tools.convert.same_images import SameImages, copies_of
-from data_tools.convert.splits import split_name
+from data_tools.convert.splits import split_name, train_last
 from data_tools.parts import Part, Record, read_parts
 from data_tools.stratify import divide
 from dfine_lib.data.images import DataError
@@ -274,13 +275,13 @@ def _write(
         parts: by split.
         about: what else the report holds.
         origin: path and root of an image, where it is not in the folder of its part.
-        mixed: images change their split, so that one that is there twice may come to lie in two: it is left out of the
-            later one.
+        mixed: images of several sources meet, so that one that is there twice may come to lie in two splits: it stays
+            where it is measured on.
     """
     report: Record = {"sources": list(map(str, sources)), **about, "splits": {}}
     same = SameImages(mixed and pictures != "none")
     with new_folder(out, *sources) as folder:
-        for split, part in parts.items():
+        for split, part in train_last(parts.items(), itemgetter(0)):
             part, left_out = _bring(folder, split, part, pictures, follow_links, progress, origin, same)
             target = folder / "annotations" / f"instances_{split}.json"
             target.parent.mkdir(exist_ok=True)
@@ -296,7 +297,8 @@ def _write(
                 raise NothingLeft(f"{part.file}: no {what} is left of {split}. Ask for less.")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     counted = []
-    for split, found in report["splits"].items():
+    for split in parts:
+        found = report["splits"][split]
         words = f"{split} {found['images']:,} images, {found['boxes']:,} boxes"
         words += "" if found["boxes"] else " (nothing can be measured on it)"
         counted.append(words + "".join(f", left out {count:,} ({what})" for what, count in found["left_out"].items()))

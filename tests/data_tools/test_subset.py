@@ -419,10 +419,10 @@ def test_copies_of_one_image_stay_in_one_part(tmp_path):
 
 
 def test_an_image_of_two_folders_is_merged_into_one_split(tmp_path):
-    one, two = data_set(tmp_path / "1", many(12)), data_set(tmp_path / "2", many(13), splits=("val",))
+    one, two = data_set(tmp_path / "1", many(13)), data_set(tmp_path / "2", many(12), splits=("val",))
     told = merge_data([one, two], tmp_path / "out", **QUIET)
-    assert "val 1 images" in told and "left out 12 (the same image is in train)" in told
-    assert len(content(tmp_path / "out", "val")["annotations"]) == len(many(13)["cam1_012.png"])
+    assert "train 1 images" in told and "left out 12 (the same image is in val)" in told
+    assert len(content(tmp_path / "out", "train")["annotations"]) == len(many(13)["cam1_012.png"])
 
 
 def test_nothing_left_is_exit_code_1(tmp_path, capsys):
