@@ -54,4 +54,4 @@ class Units:
 
     def perhaps_percent(self) -> bool:
         """Whether all boxes end within 100 pixels of large images."""
-        return self.farthest <= 100 and self.smallest >= PERCENT
+        return self.boxes > 0 and self.farthest <= 100 and self.smallest >= PERCENT
