@@ -143,7 +143,7 @@ def test_images_that_only_a_linked_folder_holds_are_no_reason_to_write_annotatio
     picture(tmp_path / "far" / "a.jpg")
     write(tmp_path / "set" / "a.xml", voc("a.jpg", ("x", 1, 1, 50, 50, "")))
     (tmp_path / "set" / "images").symlink_to(tmp_path / "far")
-    with pytest.raises(NothingLeft, match="image missing.*--follow-links enters them"):
+    with pytest.raises(NothingLeft, match=r"image missing.*--follow-links enters them"):
         converted(tmp_path / "set", tmp_path / "out", "voc")
     assert converted(tmp_path / "set", tmp_path / "out", "voc", follow_links=True)[0].images == {"train": 1}
 
