@@ -284,8 +284,8 @@ class Conversion:
                 )
             if units.perhaps_fractions():
                 self.report.remark(
-                    f"{units.within:,} boxes of {split} lie within 0..1, each alone in its image, others do not: are they "
-                    f"fractions? Look at {units.alone}"
+                    f"{units.within:,} boxes of {split} lie within 0..1, alone in their images, others do not: are "
+                    f"they fractions? Look at {units.alone}"
                 )
             if units.perhaps_percent():
                 self.report.remark(f"all boxes of {split} end within 100 pixels: are they percentages? Look at some")

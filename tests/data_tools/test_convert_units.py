@@ -36,5 +36,5 @@ def test_one_image_with_a_single_box_within_the_first_pixel_is_mentioned(tmp_pat
         picture(tmp_path / "set" / f"{name}.jpg")
         write(tmp_path / "set" / f"{name}.xml", voc(f"{name}.jpg", ("x", *edges, "")))
     result, _, _ = converted(tmp_path / "set", tmp_path / "out", "voc")
-    remark = next(text for text in result.remarks if "are they fractions?" in text)
+    remark = next(text for text in result.remarks if "fractions?" in text)
     assert remark.startswith("1 boxes of train lie within 0..1") and remark.endswith("c.xml")
