@@ -12,7 +12,6 @@ import math
 import os
 import posixpath
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ import numpy as np
 from data_tools.convert.box_edges import SMALLEST
 from data_tools.convert.new_folder import new_folder
 from data_tools.convert.writing import TINY
-from data_tools.doctor.categories import counts, name_of
+from data_tools.doctor.category_repairs import followed, kept_categories
 from data_tools.doctor.diagnosis import Diagnosis
 from data_tools.doctor.finding import ERROR
 from data_tools.doctor.images import DROPPED
 from data_tools.doctor.reading import Split
+from data_tools.doctor.repair_log import RepairLog, harmless, plain_record
 from dfine_lib.data.coco_json import is_set
 from dfine_lib.data.images import DataError
 
@@ -70,10 +70,10 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
         raise DataError(
             f"{diagnosis.data}: {diagnosis.doubt}. Look at one of them, and say --exif upright or --exif stored."
         )
-    log = _Log()
+    log = RepairLog()
     train = next((one for one in diagnosis.splits if one.name == "train"), None)
-    categories, place = _categories(train or diagnosis.splits[0], log)
-    places = {one.name: place if one is train or train is None else _follow(one, train, categories, log)
+    categories, place = kept_categories(train or diagnosis.splits[0], log)
+    places = {one.name: place if one is train or train is None else followed(one, train, categories, log)
               for one in diagnosis.splits}  # fmt: skip
     with new_folder(out, diagnosis.data) as partial:
         (partial / "annotations").mkdir()
@@ -86,98 +86,6 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
         report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(mended), "done": log.done}
         (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(mended)))
-
-
-class _Log:
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.done: list[str] = []
-
-    def note(self, check: str, what: str, where: str) -> None:
-        self.counts[f"{check}: {what}"] += 1
-        self.done.append(f"{check}: {what}: {where}")
-
-
-def _categories(split: Split, log: _Log) -> tuple[list[dict[str, Any]], dict[int, int]]:
-    """The list of the copy, and for each entry of the split's list its place there.
-
-    Of several categories of one name the first that has boxes is kept: Roboflow lists the project itself as a
-    category without boxes, which may have the name of a class.
-    """
-    boxes, best = counts(split), {}
-    for i, key in enumerate(split.category_keys):
-        if (name := name_of(split, i)) is not None and key is not None:
-            known = best.setdefault(name, i)
-            best[name] = i if boxes[i] and not boxes[known] else known
-    others: list[tuple[int, str]] = []
-    numbers = [key for key in split.category_keys if isinstance(key, int)]
-    following = max(numbers, default=0) + 1
-    kept: list[dict[str, Any]] = []
-    by_name: dict[str, int] = {}
-    by_key: dict[int | str, int] = {}
-    place: dict[int, int] = {}
-    for i, (record, key) in enumerate(zip(split.categories, split.category_keys, strict=True)):
-        where = f"{split.name}: categories[{i}]"
-        if key is None:
-            log.note("category_id_invalid", "dropped", where)
-            continue
-        if key in by_key:
-            log.note("category_id_repeated", "dropped", where)
-            continue
-        name = name_of(split, i)
-        if name is None:
-            name = f"class_{key}"
-            log.note("category_name_missing", f"named {name}", where)
-        if best.get(name, i) != i or name in by_name:
-            others.append((i, name))
-            log.note("category_name_repeated", "merged" if boxes[i] else "dropped, it has no boxes", where)
-            continue
-        identity = key
-        if not isinstance(key, int):
-            identity, following = following, following + 1
-            log.note("category_id_text", f"now {identity}", where)
-        elif isinstance(record.get("id"), str):
-            log.note("category_id_text", "written as a whole number", where)
-        place[i] = by_name[name] = by_key[key] = len(kept)
-        kept.append({**_plain(record), "id": identity, "name": name})
-    return kept, place | {i: by_name[name] for i, name in others}
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without what JSON cannot hold: NaN, numbers beyond 64 bits, nesting beyond reason."""
-    return {
-        key: value
-        for key, value in record.items()
-        if (isinstance(value, str) and len(value) < 10_000)
-        or (isinstance(value, int) and abs(value) < 2**63)
-        or (isinstance(value, float) and math.isfinite(value))
-        or (isinstance(value, list | dict) and _harmless(value))
-    }
-
-
-def _follow(split: Split, train: Split, categories: list[dict[str, Any]], log: _Log) -> dict[int, int]:
-    """Places in the copy's list of the categories of val, by name, else by id; one that train lacks joins the list."""
-    boxes = counts(split)
-    by_name = {record["name"]: i for i, record in enumerate(categories)}
-    theirs = {key: name_of(train, i) for i, key in reversed(list(enumerate(train.category_keys)))}
-    place: dict[int, int] = {}
-    for i, key in enumerate(split.category_keys):
-        name = name_of(split, i)
-        if name in by_name:
-            place[i] = by_name[name]
-            if key in theirs and theirs[key] not in (None, name):
-                log.note("category_renamed", f"follows the name {name}", f"{split.name}: category id {key}")
-        elif key in theirs and key is not None:
-            place[i] = by_name.get(theirs[key] or f"class_{key}", -1)
-            if name is not None:
-                log.note("category_renamed", f"now {theirs[key]}", f"{split.name}: category id {key} ({name})")
-        elif key is not None and boxes[i]:
-            used = {record["id"] for record in categories}
-            identity = key if isinstance(key, int) and key not in used else max(used, default=0) + 1
-            place[i] = by_name[name or f"class_{key}"] = len(categories)
-            categories.append({**_plain(split.categories[i]), "id": identity, "name": name or f"class_{key}"})
-            log.note("category_only_in_val", "listed in both files", f"{split.name}: category id {key} ({name})")
-    return {i: where for i, where in place.items() if where >= 0}
 
 
 def _link(files: dict[str, Path], folder: Path) -> None:
@@ -197,7 +105,7 @@ def _link(files: dict[str, Path], folder: Path) -> None:
 class _Mender:
     """One split, on its way to a copy."""
 
-    def __init__(self, diagnosis: Diagnosis, split: Split, log: _Log) -> None:
+    def __init__(self, diagnosis: Diagnosis, split: Split, log: RepairLog) -> None:
         self.split, self.log = split, log
         self._found = {
             one.name: set(one.rows.tolist()) for one in diagnosis.findings if one.split == split.name and len(one.rows)
@@ -219,7 +127,7 @@ class _Mender:
                 self.log.note(name, "written as a whole number", split.annotation_words(row))
         images, number_of, files = self._images()
         annotations = self._annotations(categories, places, images, number_of)
-        content = {key: split.content[key] for key in ("info", "licenses") if _harmless(split.content.get(key))}
+        content = {key: split.content[key] for key in ("info", "licenses") if harmless(split.content.get(key))}
         return content | {
             "images": list(images.values()), "annotations": annotations, "categories": categories
         }, files  # fmt: skip
@@ -267,7 +175,7 @@ class _Mender:
                 log.note("file_name_leaves_folder" if i in renamed else "image_elsewhere", f"now {name}",
                          split.image_words(i))  # fmt: skip
             by_name[plain] = stands_for[i] = i
-            kept[i] = {**_plain(record), "id": key, "file_name": name, "width": size[0], "height": size[1]}
+            kept[i] = {**plain_record(record), "id": key, "file_name": name, "width": size[0], "height": size[1]}
             if split.image_folder is not None and (path := split.path(i)).is_file():
                 files[name] = path
         return kept, stands_for, files
@@ -311,7 +219,7 @@ class _Mender:
                 if row in self.rows(name):
                     log.note(name, "converted", split.annotation_words(row))
             moved = box != record.get("bbox")
-            mended = _plain(record)
+            mended = plain_record(record)
             if moved and row not in self.rows("box_from_outline"):  # they lie where the box lay
                 mended.pop("segmentation", None), mended.pop("keypoints", None)
             mended |= {
@@ -355,13 +263,3 @@ class _Mender:
             return split.annotations[row]["bbox"]
         box = [*inside[:2], *(inside[2:] - inside[:2])]
         return [round(float(number), 6) for number in box]
-
-
-def _harmless(value: Any) -> bool:
-    """Whether a value is there and can be written as it is: no NaN, not nested beyond reason."""
-    if value is None:
-        return False
-    try:
-        return len(json.dumps(value, allow_nan=False)) < 10_000_000
-    except (ValueError, RecursionError):
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dfine_lib.deploy.graph import graph_form
 from dfine_lib.deploy.results import Prediction, same_objects
 from dfine_lib.evaluate import postprocess
 from dfine_lib.evaluate.postprocess import Detections
+from dfine_lib.model.weights import load_weights, read_weights
 
 ROOT = Path(__file__).parents[2]
 onnx = pytest.importorskip("onnx")
@@ -22,7 +24,11 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def model() -> DFINE:
-    return DFINE.from_pretrained(ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors")
+    """With every token a query: else rounding may decide a near-tie between two candidates for the last."""
+    stored = read_weights(ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors")
+    model = DFINE(replace(stored.model, num_queries=10_000))
+    load_weights(model, stored)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +79,10 @@ def test_the_post_processing_in_the_file_is_that_of_the_library(model):
         pairs = list(zip(in_file, postprocess(model(images), sizes_wh), strict=True))
     for size_wh, pair in zip(sizes_wh.tolist(), pairs, strict=True):
         of_file, expected = (Prediction("x", tuple(size_wh), one.labels, one.boxes_xyxy, one.scores) for one in pair)
-        assert len(of_file) == 20 * 10 and (of_file.scores.diff() <= 0).all()
-        assert same_objects(of_file, expected, 0.0, box_tolerance=1e-5, score_tolerance=1e-5) == []  # in any order
+        assert len(of_file) == len(expected) == 300 and (of_file.scores.diff() <= 0).all()
+        above_the_cut = float(expected.scores[-1]) + 1e-4  # where equal scores may change places, not leave
+        assert len(expected.above(above_the_cut)) > 100
+        assert same_objects(of_file, expected, above_the_cut, box_tolerance=1e-5, score_tolerance=1e-5) == []
 
 
 def test_a_side_that_the_model_cannot_take_is_refused_before_any_work(model, tmp_path):
