@@ -24,6 +24,7 @@ from data_tools.image_frames import Evidence, Header, needs_decision
 from dfine_lib.data.images import DataError
 
 WRITERS = ("coco", "yolo", "voc")
+OTHER_SIZE = "image of another size than its annotation says"
 IGNORED = "difficult object, trained on and ignored in evaluation"
 TINY = 0.01  # pixels: what a box sticks out by rounding is cut off and not counted
 
@@ -145,7 +146,7 @@ class Conversion:
         placement = self.evidence.placement(None if record.relative else said, header)
         if placement is None and said is not None:
             true = header.upright
-            self._leave(record, "image of another size than its annotation says", path,
+            self._leave(record, OTHER_SIZE, path,
                         f"says {said[0]} x {said[1]}, is {true[0]} x {true[1]}")  # fmt: skip
             return
         true = header.upright
@@ -322,6 +323,12 @@ class Conversion:
                 self.report.remark(f"{name} has no boxes: nothing can be measured on it")
 
     def _way_out(self) -> str:
+        """What to try, by why records were left out."""
+        reasons = self.ledger.reasons("records")
+        if next(iter(reasons), "") == OTHER_SIZE:
+            return "Give the images that were annotated, in the source or with --images."
+        if self.images.files and "image missing" not in reasons:
+            return ""
         if self.images.named:
             return f"Is {self.images.home} the folder of the images?"
         return "Name the folder of the images with --images." if self.images.expected else ""

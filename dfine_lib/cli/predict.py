@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+NO_IMAGES = 1  # exit code
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -18,7 +20,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "'photos/*.jpg', a video, an address, or a camera's number. FILE is a .safetensors or .pth file, a published "
         "name such as dfine_s_coco, or an exported .onnx or .xml. Without --out and --json each image is reported in a "
         "line. What is in a folder and cannot be opened is left out and counted by reason; with --json it is listed in "
-        "NAME.ledger.json.",
+        "NAME.ledger.json. Exit code 1 where not one image there can be read.",
         epilog="example: dfine predict photos --weights runs/mine/model.safetensors --out found --json found.json",
     )
     predict.add_argument("source", nargs="+", metavar="SOURCE", help="one of these, or several images")
@@ -43,7 +45,18 @@ def image_size_of(words: str | None) -> int | tuple[int, int] | None:
     return None if words is None else changed(get_recipe("l_coco"), {"data.image_size": words}).data.image_size
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def _predict(arguments: argparse.Namespace) -> int | None:
+    from dfine_lib.deploy.sources import NoImages
+
+    try:
+        _find_objects(arguments)
+    except NoImages as error:
+        print(f"dfine predict: {error}", file=sys.stderr)
+        return NO_IMAGES
+    return None
+
+
+def _find_objects(arguments: argparse.Namespace) -> None:
     from dfine_lib.deploy.predict import Predictor
     from dfine_lib.deploy.predict_files import predict_files
     from dfine_lib.deploy.sources import find_source

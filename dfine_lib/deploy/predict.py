@@ -22,7 +22,7 @@ from dfine_lib.deploy.backends import Backend, open_backend
 from dfine_lib.deploy.backends.exported import STREAMS
 from dfine_lib.deploy.pipeline import in_background, in_groups, map_ahead
 from dfine_lib.deploy.results import Prediction
-from dfine_lib.deploy.sources import UNREADABLE, Frame, ImageSource, SourceError, VideoSource, find_source
+from dfine_lib.deploy.sources import UNREADABLE, Frame, ImageSource, NoImages, SourceError, VideoSource, find_source
 from dfine_lib.deploy.video import VideoReader
 from dfine_lib.model.dfine import DFINE
 
@@ -236,7 +236,7 @@ class Predictor:
             ledger.left_out(source.kind, UNREADABLE, image)
             log.warning("left out %s", image)
         if len(skipped) == len(source):
-            raise SourceError(
+            raise NoImages(
                 f"none of the {len(source)} images can be read; the first: {skipped[0]} ({ledger.summary(source.kind)})"
             )
 

@@ -34,6 +34,10 @@ class SourceError(DfineError):
     """A source that gives no pictures; the message names it, and the way out."""
 
 
+class NoImages(SourceError):
+    """A folder, pattern or list that was found, and not one image in it that can be read."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One image on its way to the detector."""
@@ -259,9 +263,9 @@ def _usable(where: str | Path, root: Path, found: list[tuple[str | None, Path]],
     )
     source = ImageSource(tuple(items), root, tuple(left_out))
     if not found:
-        raise SourceError(f"{where}: no image there: {nothing}")
+        raise NoImages(f"{where}: no image there: {nothing}")
     if not items:
-        raise SourceError(f"{where}: no image there that can be opened: {source.ledger().summary(source.kind)}.")
+        raise NoImages(f"{where}: no image there that can be opened: {source.ledger().summary(source.kind)}.")
     return source
 
 

@@ -325,3 +325,15 @@ def test_archives_and_linked_folders_are_named(tmp_path):
         converted(tmp_path / "zips", tmp_path / "out2", "voc")
     with pytest.raises(DataError, match="Unzip it"):
         converted(tmp_path / "zips" / "export.zip", tmp_path / "out2", "voc")
+
+
+def test_where_all_images_have_another_size_the_way_out_is_about_the_images(tmp_path):
+    picture(tmp_path / "set" / "a.jpg", 100, 100)
+    write(tmp_path / "set" / "a.xml", voc("a.jpg", BOX))
+    with pytest.raises(
+        NothingLeft, match=r"says 200 x 100, is 100 x 100.*Give the images that were annotated"
+    ) as caught:
+        converted(tmp_path / "set", tmp_path / "out", "voc")
+    assert "Name the folder" not in str(caught.value)
+    picture(tmp_path / "whole" / "a.jpg")
+    assert converted(tmp_path / "set", tmp_path / "out", "voc", images=tmp_path / "whole")[0].images == {"train": 1}

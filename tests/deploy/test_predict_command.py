@@ -155,3 +155,13 @@ def test_of_a_link_to_answers_the_file_is_written_anew(folder, tmp_path):
     link.symlink_to("answers.json")
     assert dfine(folder / "a.jpg", "--weights", WEIGHTS, "--json", link) == 0
     assert link.is_symlink() and len(json.loads((tmp_path / "answers.json").read_text())) == 1
+
+
+def test_a_folder_without_an_image_that_can_be_read_ends_with_exit_code_1(tmp_path, capsys):
+    for name, files in (("empty", ()), ("raw", ("IMG_1.CR2",)), ("damaged", ("a.jpg", "b.jpg"))):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_bytes(b"x")
+        assert dfine(tmp_path / name, "--weights", WEIGHTS) == 1
+        assert str(tmp_path / name) in capsys.readouterr().err
+    assert dfine(tmp_path / "nowhere", "--weights", WEIGHTS) == 2
