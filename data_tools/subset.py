@@ -13,8 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from data_tools.convert.new_folder import bring, new_folder
-from data_tools.convert.records import clean_name, inside
-from data_tools.convert.report import NothingLeft
+from data_tools.convert.records import NothingLeft, clean_name, inside
 from data_tools.convert.same_images import SameImages, copies_of
 from data_tools.convert.splits import split_name, train_last
 from data_tools.parts import Part, Record, read_parts

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_tools.convert.records import files_below, leaves
+from data_tools.convert.records import NothingLeft, files_below, leaves
 from data_tools.convert.splits import known_split
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
@@ -53,7 +53,7 @@ def annotation_files(source: Path, suffix: str, what: str, *, ledger: Ledger, fo
         hint = f" {archives[0].name} is an archive: unzip it, and name the folder." if archives else (
             f" The linked folder {linked[0]!r} was not entered: --follow-links enters it." if linked else ""
         )  # fmt: skip
-        raise DataError(f"{source}: no {what} ({suffix}) here.{hint}")
+        raise NothingLeft(f"{source}: no {what} ({suffix}) here.{hint}")
     for file in archives:
         ledger.skip(KIND, "a zip archive, which is not read (unzip it)", file)
     return found

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import parse
-from data_tools.convert.records import Box, Category, ImageRecord, Source, annotation_file, files_below, numbers, text
+from data_tools.convert.records import (
+    Box,
+    Category,
+    ImageRecord,
+    NothingLeft,
+    Source,
+    annotation_file,
+    files_below,
+    numbers,
+    text,
+)
 from data_tools.convert.splits import split_of_file, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -27,7 +37,7 @@ def read_crowdhuman(
     root = source if source.is_dir() else source.parent
     files = list(files_below(source, (".odgt",))) if source.is_dir() else [source]
     if not files:
-        raise DataError(f"{source}: no CrowdHuman annotation files (.odgt) here.")
+        raise NothingLeft(f"{source}: no CrowdHuman annotation files (.odgt) here.")
     splits = [split_of_file(file.relative_to(root)) or split for file in files]
     if len(set(splits)) < len(files):
         named = ", ".join(f"{file.name} ({name})" for file, name in zip(files, splits, strict=True))

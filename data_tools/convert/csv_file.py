@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from data_tools.convert.records import annotation_file, files_below
+from data_tools.convert.records import NothingLeft, annotation_file, files_below
 from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.images import DataError
 
@@ -72,4 +72,4 @@ def csv_files(source: Path) -> list[Path]:
         return [source]
     if found := list(files_below(source, (".csv", ".tsv"))):
         return found
-    raise DataError(f"{source}: no CSV files here.")
+    raise NothingLeft(f"{source}: no CSV files here.")

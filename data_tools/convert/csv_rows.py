@@ -25,7 +25,7 @@ from pathlib import Path
 
 from data_tools.convert.csv_file import csv_files, rows
 from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
-from data_tools.convert.records import Box, ImageRecord, Source, number, numbers, size_or_none, text
+from data_tools.convert.records import Box, ImageRecord, NothingLeft, Source, number, numbers, size_or_none, text
 from data_tools.convert.splits import split_name, split_of_file, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -103,7 +103,7 @@ def read_csv_rows(
     for file, _ in unknown:
         ledger.skip("annotation files", "CSV file of other columns", file)
     if not reader.parts:
-        raise DataError(f"{source}: no rows.")
+        raise NothingLeft(f"{source}: no rows.")
     for part in reader.parts.values():
         part.boxes.sort()
     records = (

@@ -18,6 +18,7 @@ from data_tools.convert.records import (
     TURNED,
     Box,
     ImageRecord,
+    NothingLeft,
     Source,
     around,
     corners,
@@ -25,7 +26,6 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
-from data_tools.convert.report import NothingLeft
 from data_tools.convert.splits import in_order, split_of_folders, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger

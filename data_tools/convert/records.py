@@ -20,6 +20,10 @@ LARGEST = 1e7  # pixels; a coordinate beyond this is no coordinate
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 
 
+class NothingLeft(DataError):
+    """No image or no box of the source is left, or nothing of the format was found there."""
+
+
 @dataclass(slots=True)
 class Box:
     """One object. Left, top, width, height: pixels, or fractions of the image where `ImageRecord.relative`."""

@@ -8,17 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from data_tools.convert.records import NothingLeft
 from data_tools.convert.voc import Corners
 from data_tools.image_frames import Frame
-from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
 
 FILE = "conversion_report.json"
 MOST_REASONS = 6  # of one kind, in the summary
-
-
-class NothingLeft(DataError):
-    """The source was understood, and no image or no box of it is left."""
 
 
 @dataclass(frozen=True, kw_only=True)

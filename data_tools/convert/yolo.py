@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 
-from data_tools.convert.records import Category, ImageRecord, Source
-from data_tools.convert.report import NothingLeft
+from data_tools.convert.records import Category, ImageRecord, NothingLeft, Source
 from data_tools.convert.splits import train_last
 from data_tools.convert.yolo_files import YoloFiles, label_place
 from data_tools.convert.yolo_rows import YoloRows

@@ -117,6 +117,8 @@ class Splits:
         parts = [part for part in entry.split("/") if part not in ("", ".", "..")]
         root = self.files.root.absolute().name
         found = ["/".join(parts[i + 1 :]) for i in range(len(parts) - 1, -1, -1) if parts[i] == root][:1]
+        if found == [""] and known_split(root) is not None:  # images/val is no other name of a folder called val
+            found = []
         if parts[:1] == ["data"]:
             found.append("/".join(parts[1:]))
         if is_absolute(entry):

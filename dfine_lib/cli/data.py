@@ -87,7 +87,7 @@ def _or_nothing(call: Callable[[argparse.Namespace], int | None]) -> Callable[[a
 
     @functools.wraps(call)
     def guarded(arguments: argparse.Namespace) -> int | None:
-        from data_tools.convert.report import NothingLeft
+        from data_tools.convert.records import NothingLeft
 
         try:
             return call(arguments)

@@ -265,3 +265,19 @@ def test_a_file_of_another_tool_read_as_createml_is_named(tmp_path, content, wha
     for source in (file, file.parent):
         with pytest.raises(NothingLeft, match=what):
             convert(source, tmp_path / "out", read="createml", options=Options(progress=False))
+
+
+@pytest.mark.parametrize(
+    "read", ["voc", "labelme", "csv", "createml", "crowdhuman", "coco", "cvat", "yolo", "openimages"]
+)
+def test_a_source_with_nothing_of_the_format_ends_with_exit_code_1(tmp_path, read, capsys):
+    write(tmp_path / "set" / "readme.md", "nothing here")
+    more = ["--categories", "x"] if read == "yolo" else []
+    assert main(["data", "convert", str(tmp_path / "set"), str(tmp_path / "out"), "--from", read, *more]) == 1
+    assert str(tmp_path / "set") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_csv_file_of_a_header_alone_ends_with_exit_code_1(tmp_path):
+    with pytest.raises(NothingLeft, match="no rows"):
+        convert(write(tmp_path / "set" / "a.csv", HEADER), tmp_path / "out", read="csv")

@@ -459,6 +459,12 @@ def test_corners_in_place_of_centre_and_sides_are_refused(tmp_path):
     refused(tmp_path / "set", tmp_path / "out", "class, left, top, right, bottom", categories="x")
 
 
+def test_a_split_that_is_not_there_is_refused_also_in_a_folder_of_its_name(tmp_path):
+    labelled(tmp_path / "val", "images/train/a.jpg")
+    write(tmp_path / "val" / "data.yaml", "train: images/train\nval: images/val\nnames: [x]\n")
+    refused(tmp_path / "val", tmp_path / "out", "'val' is 'images/val', and no images are there")
+
+
 def test_a_line_of_the_class_list_that_looks_like_a_comment_is_refused(tmp_path):
     labelled(tmp_path / "set", "images/a.jpg")
     file = write(tmp_path / "set" / "classes.txt", "# my classes\ncup\n")
