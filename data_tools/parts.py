@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from data_tools.convert.records import LARGEST, leaves, number, size_or_none
+from data_tools.convert.image_files import ImageFiles
+from data_tools.convert.records import LARGEST, ImageRecord, number, size_or_none
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
 from dfine_lib.data.images import SHARD_INDEX, DataError
@@ -105,14 +106,14 @@ def _check_size(file: Path, image: Record) -> None:
 def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
     """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`.
 
-    With `images` given, first folders are left off names that lead to no picture (`C:\\Users\\me\\a.jpg`: `a.jpg`).
+    With `images` given, images are found as `dfine data convert` finds them (`C:\\Users\\me\\a.jpg`: `a.jpg`).
     """
     if source.is_file() and images is not None:
         part = read_part(source, images)
-        _leave_folders_off(part)
+        _find_images(part)
         return {"train": part}
     found, missing = {}, None
-    for split in SPLITS:
+    for split in (*SPLITS, *_other_splits(source)):
         try:
             paths = find_split(source, split)
         except DataError as error:
@@ -126,24 +127,38 @@ def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
     return found
 
 
-def _leave_folders_off(part: Part) -> None:
-    """Names that lead nowhere in the folder, or out of it, without as many first folders as it takes."""
+def _find_images(part: Part) -> None:
+    """Give every record the name of its image in the folder, by the rule of `dfine data convert`; see `ImageFiles`.
+
+    A record without an image keeps its name.
+    """
+    files = ImageFiles(part.folder, part.folder, None, follow_links=True)  # links are looked at when images are brought
     count, example = 0, ""
     for i, image in enumerate(part.images):
         name = image.get("file_name")
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name.strip():
             continue
-        words = [word for word in name.replace("\\", "/").split("/") if word not in ("", ".")]
-        out = leaves(name.replace("\\", "/"))
-        if not out and part.folder.joinpath(*words).is_file():
+        place = f"{part.file}, image id {image['id']}"
+        found = files.find(ImageRecord("train", name, None, None, [], place, may_be_path=True))
+        if isinstance(found, str):
             continue
-        ends = ["/".join(words[k:]) for k in range(1, len(words)) if ".." not in words[k:]]
-        inside = next((end for end in ends if (part.folder / end).is_file()), None)
-        if inside is not None:
-            part.images[i] = {**image, "file_name": inside}
+        below = found.path.relative_to(part.folder).as_posix()
+        if below != name and below != "/".join(word for word in name.replace("\\", "/").split("/") if word):
+            part.images[i] = {**image, "file_name": below}
             count, example = count + 1, example or name
     if count:
-        logger.info("%s: first folders left off %d file names, as %r", part.file, count, example)
+        logger.info("%s: %d images found under another name than the file gives, as %r", part.file, count, example)
+
+
+def _other_splits(source: Path) -> list[str]:
+    """Names of splits that a folder, or the JSON file in its place, has beyond train, val and test."""
+    if source.suffix == ".json":
+        named = read_json(source).items()
+        found = [key for key, place in named if isinstance(place, dict) and place.keys() >= {"annotations", "images"}]
+    else:
+        stems = [file.stem for file in sorted((source / "annotations").glob("instances_*.json"))]
+        found = [stem.removeprefix("instances_") for stem in stems]
+    return [name for name in found if name not in SPLITS and name.removesuffix("2017") not in SPLITS]
 
 
 def _stop_at_half_a_split(source: Path, split: str, error: DataError) -> None:

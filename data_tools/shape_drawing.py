@@ -50,7 +50,7 @@ class Shape:
         return [math.sqrt(sigma * sigma + spread[edge % 2]) for edge, sigma in enumerate(self.sigma)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patch:
     """Signed distance of one shape on the pixels around it; `left`, `top` may lie outside the image."""
 

@@ -76,7 +76,7 @@ def sample(seed: int, index: int, size: int = REFERENCE_SIZE) -> Sample:
     return pixels, [annotation for _, _, annotation in kept]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Some images of the stream, as a model takes them, with what is on them."""
 

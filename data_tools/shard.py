@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from data_tools.convert.new_folder import new_folder
-from data_tools.convert.pictures import UnreadablePicture, bring, header_size
+from data_tools.convert.image_headers import UnreadableImage, header_size
+from data_tools.convert.new_folder import bring, new_folder
 from data_tools.convert.records import clean_name, inside
 from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
@@ -114,7 +114,7 @@ def _read(part: Part, image: dict[str, Any], follow_links: bool) -> tuple[str, b
         raise DataError(f"{path}: {path.stat().st_size:,} bytes are no picture to train on. Shrink it or remove it.")
     try:
         found = header_size(path)
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
         raise DataError(f"{path}: no readable picture ({error}). `dfine doctor` lists all such files.") from error
     if found != (image.get("width"), image.get("height")):
         raise DataError(

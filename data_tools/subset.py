@@ -6,13 +6,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from data_tools.convert.new_folder import new_folder
-from data_tools.convert.pictures import bring
-from data_tools.convert.records import clean_name, inside, split_name
+from data_tools.convert.new_folder import bring, new_folder
+from data_tools.convert.records import clean_name, inside
+from data_tools.convert.report import NothingLeft
+from data_tools.convert.same_images import SameImages, copies_of
+from data_tools.convert.splits import split_name, train_last
 from data_tools.parts import Part, Record, read_parts
 from data_tools.stratify import divide
 from dfine_lib.data.images import DataError
@@ -27,8 +31,8 @@ def split_data(
 ) -> str:  # fmt: skip
     """Divide the train split (or one annotation file, with `images`) into train, val and, if asked for, test.
 
-    Classes are spread over the parts as evenly as whole pictures allow. Pictures that share `group_key`, a key of
-    their records, or what `group_pattern` finds in their file names, stay in one part.
+    Classes are spread over the parts as evenly as whole images allow. Images that share `group_key`, a key of their
+    records, or what `group_pattern` finds in their file names, stay in one part; so do copies of one image.
 
     Args:
         source: data folder, or annotation file.
@@ -62,14 +66,20 @@ def split_data(
         )
     whole = parts["train"]
     groups = _groups(whole, group_key, group_pattern)
-    chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=groups)
+    copies = [] if pictures == "none" else _copies(whole, follow_links)
+    together = _joined(groups, copies) if copies else groups
+    chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=together)
+    if copies and len(set(chosen)) < len(shares):  # images that are all alike cannot be kept apart
+        chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=groups)
     made = {}
     for i, name in enumerate(shares):
         made[name] = whole.with_images([image for image, part in zip(whole.images, chosen, strict=True) if part == i])
         if not made[name].images:
-            count = f"{len(whole.images)} pictures" + ("" if groups is None else f" in {len(set(groups))} groups")
+            count = f"{len(whole.images)} images" + ("" if groups is None else f" in {len(set(groups))} groups")
             raise DataError(f"{source}: nothing left for {name}: {count} cannot be divided so.")
-    return _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares})
+    said = _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares})
+    apart = sum(chosen[i] != chosen[first] for i, first in enumerate(copies))
+    return said + (f"; {apart:,} images are copies of one in another part: there are too few others" if apart else "")
 
 
 def subset_data(
@@ -93,6 +103,7 @@ def subset_data(
     if fraction is not None and not 0 < fraction <= 1:
         raise DataError(f"the fraction to keep should be above 0 and at most 1, got {fraction:g}.")
     parts = read_parts(Path(source), images)
+    of = [split_name(name) for name in of]
     for name in of:
         if name not in parts:
             raise DataError(f"{source}: no {name} split; there is {', '.join(parts)}.")
@@ -140,7 +151,7 @@ def filter_data(
         per_image = Counter(record["image_id"] for record in boxes)
         chosen = [image for image in part.images if per_image[image["id"]] >= min_boxes]
         if not chosen:
-            raise DataError(f"{part.file}: no picture is left of {name}. Ask for less.")
+            raise NothingLeft(f"{part.file}: no image is left of {name}. Ask for less.")
         parts[name] = Part(part.file, part.folder, part.content, part.images, boxes, kept).with_images(chosen)
     return _write(Path(out), parts, [Path(source)], pictures, follow_links, progress, {})
 
@@ -188,7 +199,9 @@ def merge_data(
         path = origins[split][i]
         return path, next(root for root in roots[split] if path.is_relative_to(root))
 
-    return _write(Path(out), made, [Path(source) for source in sources], pictures, follow_links, progress, {}, origin)
+    return _write(
+        Path(out), made, [Path(source) for source in sources], pictures, follow_links, progress, {}, origin, mixed=True
+    )
 
 
 def _side(part: Part, record: Record) -> float:
@@ -227,34 +240,49 @@ def _groups(part: Part, key: str | None, pattern: str | None) -> list[str] | Non
     return groups
 
 
+def _copies(part: Part, follow_links: bool) -> list[int]:
+    """For each image, the number of the first one with the same bytes; empty where a file is missing."""
+    paths = [part.folder / clean_name(image.get("file_name"), f"{part.file}, image id {image['id']}")
+             for image in part.images]  # fmt: skip
+    if not all(inside(path, part.folder, follow_links).is_file() for path in paths):
+        return []
+    return copies_of(paths)
+
+
+def _joined(groups: list[str] | None, copies: list[int]) -> list[str]:
+    """Groups that hold copies of one image become one group."""
+    names = [str(i) for i in range(len(copies))] if groups is None else groups
+    of = {name: name for name in names}
+
+    def root(name: str) -> str:
+        while of[name] != name:
+            name = of[name]
+        return name
+
+    for i, first in enumerate(copies):
+        of[root(names[i])] = root(names[first])
+    return [root(name) for name in names]
+
+
 def _write(
     out: Path, parts: dict[str, Part], sources: list[Path], pictures: str, follow_links: bool, progress: bool,
-    told: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None,
+    about: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None, mixed: bool = False,
 ) -> str:  # fmt: skip
-    report: Record = {"sources": list(map(str, sources)), **told, "splits": {}}
+    """Write the parts as a folder.
+
+    Args:
+        out, sources, pictures, follow_links, progress: as of the callers.
+        parts: by split.
+        about: what else the report holds.
+        origin: path and root of an image, where it is not in the folder of its part.
+        mixed: images of several sources meet, so that one that is there twice may come to lie in two splits: it stays
+            where it is measured on.
+    """
+    report: Record = {"sources": list(map(str, sources)), **about, "splits": {}}
+    same = SameImages(mixed and pictures != "none")
     with new_folder(out, *sources) as folder:
-        for split, part in parts.items():
-            (folder / "images" / split_name(split)).mkdir(parents=True)
-            seen: set[str] = set()
-            bar = tqdm(part.images, f"{split}: pictures", leave=False, unit="image", delay=2.0, disable=not progress)
-            for i, image in enumerate(bar):
-                place = f"{part.file}, image id {image['id']}"
-                name = clean_name(image.get("file_name"), place)
-                path, root = (part.folder / name, part.folder) if origin is None else origin(split, i, image)
-                if name in seen:
-                    raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
-                seen.add(name)
-                if image["file_name"] != name:  # a\\b.jpg lies at a/b.jpg
-                    part.images[i] = {**image, "file_name": name}
-                if pictures == "none":
-                    continue
-                inside(path, root, follow_links)
-                if not path.is_file():
-                    raise DataError(
-                        f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --pictures none does "
-                        "without pictures."
-                    )
-                bring(path, folder / "images" / split / name, pictures)
+        for split, part in train_last(parts.items(), itemgetter(0)):
+            part, left_out = _bring(folder, split, part, pictures, follow_links, progress, origin, same)
             target = folder / "annotations" / f"instances_{split}.json"
             target.parent.mkdir(exist_ok=True)
             content = {**part.content, "categories": part.categories, "images": part.images}
@@ -262,9 +290,54 @@ def _write(
             names = {category["id"]: category["name"] for category in part.categories}
             boxes = Counter(names[record["category_id"]] for record in part.annotations)
             classes = {name: boxes[name] for name in names.values()}
-            report["splits"][split] = {"images": len(part.images), "boxes": sum(boxes.values()), "classes": classes}
+            counts = {"images": len(part.images), "boxes": sum(boxes.values())}
+            report["splits"][split] = counts | {"left_out": left_out, "classes": classes}
+            if not counts["images"] or (split == "train" and not counts["boxes"]):
+                what = "box" if counts["images"] else "image"
+                raise NothingLeft(f"{part.file}: no {what} is left of {split}. Ask for less.")
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    counted = [
-        f"{split} {found['images']:,} images, {found['boxes']:,} boxes" for split, found in report["splits"].items()
-    ]
+    counted = []
+    for split in parts:
+        found = report["splits"][split]
+        words = f"{split} {found['images']:,} images, {found['boxes']:,} boxes"
+        words += "" if found["boxes"] else " (nothing can be measured on it)"
+        counted.append(words + "".join(f", left out {count:,} ({what})" for what, count in found["left_out"].items()))
     return f"{'; '.join(counted)}; {len(next(iter(parts.values())).categories)} classes; in {out} ({REPORT})"
+
+
+def _bring(
+    folder: Path, split: str, part: Part, pictures: str, follow_links: bool, progress: bool,
+    origin: Callable[[str, int, Record], tuple[Path, Path]] | None, same: SameImages,
+) -> tuple[Part, dict[str, int]]:  # fmt: skip
+    """Bring the images of a split. Returns what is left of the part, and why how many images were left out."""
+    (folder / "images" / split_name(split)).mkdir(parents=True)
+    seen: set[str] = set()
+    kept, left_out = [], Counter[str]()
+    bar = tqdm(part.images, f"{split}: images", leave=False, unit="image", delay=2.0, disable=not progress)
+    for i, image in enumerate(bar):
+        place = f"{part.file}, image id {image['id']}"
+        name = clean_name(image.get("file_name"), place)
+        path, root = (part.folder / name, part.folder) if origin is None else origin(split, i, image)
+        if name in seen:
+            raise DataError(f"{place}: a second image with file name {name!r}. Remove one of them.")
+        seen.add(name)
+        if image["file_name"] != name:  # a\\b.jpg lies at a/b.jpg
+            image = {**image, "file_name": name}
+        if pictures == "none":
+            kept.append(image)
+            continue
+        inside(path, root, follow_links)
+        if not path.is_file():
+            raise DataError(
+                f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --pictures none does "
+                "without pictures."
+            )
+        if (other := same.split_with(path)) not in (None, split):
+            left_out[f"the same image is in {other}"] += 1
+            continue
+        if other is None:
+            same.remember(path, split)
+        bring(path, folder / "images" / split / name, pictures)
+        kept.append(image)
+    part = part.with_images(kept) if left_out else replace(part, images=kept)
+    return part, dict(left_out)

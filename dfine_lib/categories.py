@@ -15,6 +15,7 @@ COCO = (
     "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
     "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
+COCO_IDS = tuple(i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # no such categories
 OBJECTS365 = (
     "Person", "Sneakers", "Chair", "Other Shoes", "Hat", "Car", "Lamp", "Glasses", "Bottle", "Desk", "Cup",
     "Street Lights", "Cabinet/shelf", "Handbag/Satchel", "Bracelet", "Plate", "Picture/Frame", "Helmet", "Book",
@@ -65,3 +66,8 @@ OBJECTS365_OF_COCO = (
     152, 234, 143, 150, 97, 2, 50, 25, 75, 98, 153, 37, 73, 115, 132, 106, 61, 163, 134, 277, 81, 133, 18, 94, 30,
     169, 70, 328, 226,
 )  # fmt: skip
+# The category id that each class has in the annotation files, by the classes.
+PUBLISHED_IDS = {
+    COCO: COCO_IDS,
+    OBJECTS365: tuple(range(1, 366)),
+}

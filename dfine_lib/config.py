@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+
+def _check(config: Any, wanted: str, good: Callable[[Any], bool], *names: str) -> None:
+    """ValueError for the first of these fields that is not as wanted; of a tuple every entry is asked, None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if not all(map(good, value if isinstance(value, tuple) else (value,) if value is not None else ())):
+            raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
+# Comparisons that NaN fails.
+_POSITIVE = ("positive and finite", lambda value: 0 < value < math.inf)
+_NOT_NEGATIVE = ("at least 0 and finite", lambda value: 0 <= value < math.inf)
+_FRACTION = ("between 0 and 1", lambda value: 0 <= value <= 1)
+_DECAY = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+_COUNT = ("at least 1", lambda value: value >= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +60,18 @@ class ModelConfig:
             raise ValueError(f"feat_strides must end at 32, as (8, 16, 32), (16, 32) or (32,), got {strides}")
         if len(self.points_per_level) != len(strides):
             raise ValueError(f"points_per_level needs one entry per stride {strides}, got {self.points_per_level}")
+        _check(
+            self, *_COUNT, "num_heads", "encoder_dim", "hidden_dim", "encoder_feedforward", "feedforward",
+            "num_decoder_layers", "points_per_level", "num_classes", "num_queries",
+        )  # fmt: skip
         for name in ("encoder_dim", "hidden_dim"):
             width = getattr(self, name)
             if width % self.num_heads or width % 4:
                 raise ValueError(f"{name} must divide into {self.num_heads} heads and by 4, got {width}")
-        for name in ("num_classes", "num_queries", "num_decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_denoising < 0:
-            raise ValueError(f"num_denoising must not be negative, got {self.num_denoising}")
+        _check(self, *_POSITIVE, "encoder_expansion", "encoder_depth_mult", "reg_scale", "up")
+        _check(self, *_NOT_NEGATIVE, "num_denoising", "box_noise_scale")
+        _check(self, *_FRACTION, "label_noise_ratio")
+        _check(self, "even and at least 4", lambda value: value >= 4 and value % 2 == 0, "reg_max")
 
     @property
     def only_ours(self) -> list[str]:
@@ -74,8 +96,14 @@ class LossConfig:
     cost_class: float = 2.0
     cost_bbox: float = 5.0
     cost_giou: float = 2.0
-    cost_alpha: float = 0.25
+    cost_alpha: float = 0.25  # weight of a class that is there; 1 - alpha of one that is not
     cost_gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        weights = ("vfl", "bbox", "giou", "fgl", "ddf", "cost_class", "cost_bbox", "cost_giou")
+        _check(self, *_NOT_NEGATIVE, *weights, "vfl_alpha", "vfl_gamma", "cost_gamma")
+        _check(self, *_FRACTION, "cost_alpha")
+        _check(self, *_POSITIVE, "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +117,7 @@ class DataConfig:
     iou_crop: float = 0.8
     flip: float = 0.5
     batch_size: int = 32  # images per optimizer step over all ranks and accumulation steps
+    fit_batch_size: bool = True  # a small set lowers a published batch size; false once the user has chosen one
     eval_batch_size: int = 64
     num_workers: int | None = None  # processes that read; None: 4, fewer where a process has fewer cores
     repeat_threshold: float | None = None  # images of classes in a smaller share of the images than this: drawn oftener
@@ -96,15 +125,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if any(side < 32 or side % 32 for side in self.image_hw):
             raise ValueError(f"image_size must be a multiple of 32, at least 32, got {self.image_size}")
-        if self.batch_size < 1 or self.eval_batch_size < 1:
-            raise ValueError(f"batch sizes must be at least 1, got {self.batch_size} and {self.eval_batch_size}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
-        if self.repeat_threshold is not None and not 0 < self.repeat_threshold <= 1:
-            raise ValueError(f"repeat_threshold is a share of the images, 0 < t <= 1, got {self.repeat_threshold}")
-        for name in ("photometric", "zoom_out", "iou_crop", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, 0 to 1, got {getattr(self, name)}")
+        _check(self, *_COUNT, "base_size_repeat", "batch_size", "eval_batch_size")
+        _check(self, *_NOT_NEGATIVE, "num_workers")
+        _check(self, *_FRACTION, "photometric", "zoom_out", "iou_crop", "flip")  # probabilities
+        _check(self, "a share of the images, above 0 and at most 1", lambda t: 0 < t <= 1, "repeat_threshold")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -144,12 +168,12 @@ class TrainConfig:
     faithful: bool = False  # keep the published behaviours that we otherwise mend (README, table of differences)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulate", "evaluate_every", "max_skipped_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "backbone_lr", "clip_max_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        _check(self, *_COUNT, "epochs", "accumulate", "evaluate_every", "max_skipped_steps")
+        _check(self, *_POSITIVE, "lr", "backbone_lr")
+        _check(self, "positive", lambda value: value > 0, "clip_max_norm")  # infinite: nothing is clipped
+        _check(self, *_NOT_NEGATIVE, "stop_epoch", "weight_decay", "warmup_iterations", "ema_ramp")
+        _check(self, *_FRACTION, "flat_fraction", "final_lr_fraction")
+        _check(self, *_DECAY, "betas", "ema_decay", "ema_restart_decay")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
         if self.matmul_precision not in ("highest", "high", "medium"):
@@ -159,8 +183,6 @@ class TrainConfig:
                 "compile and checkpoint_activations exclude each other: compiled code decides itself what it keeps for "
                 "the backward pass; switch one of them off"
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import process_lock
 
 log = logging.getLogger(__name__)
 
 
-class DownloadError(ValueError):
+class DownloadError(DfineError):
     """A file that could not be had; the message says what to fetch and where to put it."""
 
 

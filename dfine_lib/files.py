@@ -6,10 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write beside, then rename: a full disk or a kill leaves the old file as it was.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that takes its name when the block ends: a full disk or a kill leaves the old one as it was.
 
     A pipe or a device (`/dev/null`) is written to as it stands, never replaced.
 
@@ -17,22 +19,31 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         OSError: the write failed; the message names the file, and nothing half-written stays.
     """
     if path.is_fifo() or path.is_char_device():
-        path.write_bytes(content)
+        with open(path, "wb") as file:
+            yield file
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # there may not even be a folder
             temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
             "Free some space or choose another folder"
         ) from error  # fmt: skip
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that appears whole or not at all; errors are those of `whole_file`."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 @contextlib.contextmanager

@@ -140,6 +140,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """The recipe with fields replaced, by dotted name: `{"train.lr": 1e-3}`. Text is read as Python would read it.
 
+    A batch size given here counts as chosen, whatever it is: `data.fit_batch_size` becomes false.
+
     Raises:
         ValueError: no such field (the nearest names are given), or a value of another type than the field's.
     """
@@ -158,7 +160,8 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             if get_origin(hint) in (UnionType, Union) and any(get_origin(h) is tuple for h in get_args(hint)):
                 wanted = f"{hint}, such as 320 or 384,640"
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
-        recipe = replace(recipe, **{part: replace(config, **{field: fitting})})
+        chosen = {"fit_batch_size": False} if name == "data.batch_size" else {}
+        recipe = replace(recipe, **{part: replace(config, **{field: fitting}, **chosen)})
     return recipe
 
 

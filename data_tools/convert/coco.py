@@ -1,329 +1,217 @@
-"""COCO JSON, and what has its form (Objects365): read one record at a time, written as a folder for `dfine train`."""
+"""COCO files to records: every layout of `coco_layouts`, and what is in COCO format besides (Objects365, LVIS)."""
 
 from __future__ import annotations
 
-import json
-from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any
 
-import numpy as np
-
-from data_tools.convert.json_stream import object_records
-from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
-from data_tools.convert.records import (
-    Box,
-    Category,
-    Picture,
-    Source,
-    annotation_file,
-    clean_name,
-    files_below,
-    leaves,
-    numbers,
-    size_or_none,
-    split_name,
-    text,
-)  # fmt: skip
+from data_tools.convert.coco_file import CocoFile, NotCoco
+from data_tools.convert.coco_layouts import JSON, gives_way, other_task, split_of
+from data_tools.convert.records import Category, Source, annotation_file, files_below
+from data_tools.convert.report import NothingLeft
+from data_tools.convert.splits import known_split, train_last
+from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
-_Id = int | str
+_ORDER = {"train": 0, "val": 1, "test": 2}
 
 
-def read_coco_files(source: Path, split: str, *, follow_links: bool = False, progress: bool = False) -> Source:
-    """One JSON file, or a folder with `instances_{split}.json`, `instances_{split}2017.json`, `zhiyuan_objv2_*.json`.
+def read_coco_files(
+    source: Path, split: str, *, follow_links: bool = False, progress: bool = False, ledger: Ledger,
+    remark: Callable[[str], None] = lambda sentence: None,
+) -> Source:  # fmt: skip
+    """One COCO file, or a folder with one for each split.
 
-    The lists may stand in any order in the file. Memory holds the pictures' names and 73 bytes a box.
+    Args:
+        source: JSON file, or folder.
+        split: of a file that names none.
+        follow_links: read files that links lead to.
+        progress: show a bar.
+        ledger: takes the annotation files, and the boxes that are left out.
+        remark: takes sentences for the summary.
+
+    Raises:
+        NothingLeft: no file is in COCO format; says what was found instead.
+        DataError: a file is not what it should be, or there are two of one split.
     """
     root = source if source.is_dir() else source.parent
-    if root.name == "annotations" and source.is_file():
+    if root.name.lower() == "annotations" and source.is_file():
         root = root.parent
-    files = _by_split(source, split)
-    parts = {name: _File(annotation_file(file, root, follow_links), progress) for name, file in files.items()}
-    categories: dict[str, Category] = {}
-    taken: dict[int | None, str] = {}
-    for part in parts.values():
-        for category in part.categories.values():
-            known = categories.setdefault(category.name, category)
-            other = taken.setdefault(category.identity, category.name)
-            if known.identity != category.identity or (category.identity is not None and other != category.name):
-                raise DataError(
-                    f"{part.file}: category {category.name!r} has id {category.identity}, and another split "
-                    "differs. Make the lists of categories equal."
-                )
-    pictures = (picture for name, part in parts.items() for picture in part.pictures(name))
-    return Source(
-        root, pictures, tuple(parts), sorted(categories.values(), key=lambda found: (found.identity is None,
-        found.identity or 0)), sum(len(part.images) for part in parts.values()),
-        [entry for part in parts.values() for entry in part.listed()],
-    )  # fmt: skip
-
-
-def _by_split(source: Path, split: str) -> dict[str, Path]:
     if source.is_file():
-        return {split: source}
-    found: dict[str, Path] = {}
-    for file in files_below(source, (".json",)):
-        stem = file.stem.lower().removeprefix("new_").removesuffix("_resized").removesuffix("2017")
-        for start in ("instances_", "zhiyuan_objv2_"):
-            if stem.startswith(start):
-                name = split_name(stem.removeprefix(start))
-                if name in found:
-                    raise DataError(
-                        f"{source}: two files for split {name}: {found[name]} and {file}. Give one of them."
-                    )
-                found[name] = file
-    if not found:
-        raise DataError(
-            f"{source}: no annotations/instances_SPLIT.json and no zhiyuan_objv2_SPLIT.json. Name the JSON file "
-            "itself, and the folder of its pictures with --images."
-        )
-    order = {"train": 0, "val": 1, "test": 2}
-    if len(found) == 1 and not found.keys() & order.keys():  # CVAT's instances_default.json
-        return {split: next(iter(found.values()))}
-    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 3), item[0])))
+        parts = {split: _read(annotation_file(source, root, follow_links), progress)}
+        ledger.found("annotation files")
+        named = split_of(source, root)
+        if named is not None and named != split:
+            remark(f"{source.name} is taken as split {split} (--split says so, or is not given)")
+    else:
+        parts = _by_split(source, split, _files(source, ledger, progress, follow_links), ledger)
+        _say_missing(source, parts, remark)
+    ledger.taken("annotation files", len(parts))
+    for part in parts.values():
+        part.count_lost(ledger)
+        _check_writing(part, remark)
+    categories = _categories(list(parts.values()), remark)
+    # Val before train: an image that is in both stays where it is measured on, and is not trained on.
+    records = (
+        record for name, part in train_last(parts.items(), itemgetter(0)) for record in part.records(name, ledger)
+    )
+    return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
 
 
-class _File:
-    """What one file holds, after reading it once."""
-
-    def __init__(self, file: Path, progress: bool = False):
-        self.file = file
-        self.images: dict[_Id, tuple[str, int | None, int | None]] = {}
-        self.categories: dict[_Id, Category] = {}
-        self.boxes = BoxColumns()
-        self._texts: dict[str, int] = {}  # ids that are text, as negative numbers below any real one
-        self._no_box: list[int] = []
-        seen = set()
-        for key, i, record in object_records(file, progress):
-            seen.add(key)
-            if key not in ("images", "annotations", "categories"):
-                continue
-            if i < 0:
-                if record != []:
-                    raise DataError(f"{file}: {key!r} should be a list. Is it a COCO instances file?")
-                continue
-            place = f"{file}, {key}[{i}]"
-            if not isinstance(record, dict):
-                raise DataError(f"{place}: expected an object.")
-            getattr(self, f"_{key}")(record, place, i)
-        if missing := [key for key in ("images", "annotations", "categories") if key not in seen]:
-            raise DataError(f"{file}: no list {missing[0]!r}. Is it a COCO instances file?")
-        self.boxes.sort()
-
-    def _images(self, record: dict[str, Any], place: str, i: int) -> None:
-        identity = _identity(record.get("id"), place, "'id'")
-        if identity in self.images:
-            raise DataError(f"{place}: a second image with id {identity!r}. Give every image an id of its own.")
-        name = text(record.get("file_name"), place, "the file name")
-        if not leaves(name.replace("\\", "/")):  # else a path of another machine: `--images` says where they lie here
-            name = clean_name(name, place)
-        width, height = (size_or_none(record.get(key), place, key) for key in ("width", "height"))
-        self.images[identity] = name, width, height
-
-    def _categories(self, record: dict[str, Any], place: str, i: int) -> None:
-        identity = _identity(record.get("id"), place, "'id'")
-        if identity in self.categories:
-            raise DataError(f"{place}: a second category with id {identity!r}.")
-        above = record.get("supercategory")
-        self.categories[identity] = Category(
-            text(record.get("name"), place, "'name'"), identity if isinstance(identity, int) else None,
-            above if isinstance(above, str) else None,
-        )  # fmt: skip
-
-    def _annotations(self, record: dict[str, Any], place: str, i: int) -> None:
-        bbox = record.get("bbox")
-        if bbox is None or bbox == []:
-            self._no_box.append(i)
-            return
-        flags = 0
-        for key, flag in (("iscrowd", CROWD), ("ignore", CROWD), ("difficult", DIFFICULT), ("truncated", TRUNCATED)):
-            if (value := record.get(key)) not in (None, 0, False):
-                if value not in (1, True):
-                    raise DataError(f"{place}: {key!r} should be 0 or 1, got {repr(value)[:30]}.")
-                flags |= flag
-        area = record.get("area")
-        if area is not None and not (isinstance(area, int | float) and 0 <= area <= 1e14):
-            area = None  # of no use; that of the box is taken
-        identity = record.get("id")
-        good = type(identity) is int and 0 <= identity < 2**62
-        self.boxes.add(
-            self._key(_identity(record.get("image_id"), place, "'image_id'")),
-            self._key(_identity(record.get("category_id"), place, "'category_id'")),
-            i, numbers(bbox, 4, place, "'bbox'"), flags, None if area is None else float(area),
-            identity if good else None,
-        )  # fmt: skip
-
-    def _key(self, identity: _Id) -> int:
-        if isinstance(identity, int):
-            return identity
-        return self._texts.setdefault(identity, -(2**62) - len(self._texts))
-
-    def listed(self) -> list[tuple[str, str]]:
-        """What belongs to no picture."""
-        known = {self._key(identity) for identity in self.images}
-        lost = self.boxes.keys() - known
-        rows = [("box without a bbox", f"{self.file}, annotations[{i}]") for i in self._no_box]
-        for key in sorted(lost):
-            rows += [("box of an image that is not listed", f"{self.file}, annotations[{place}]")
-                     for _, place, *_ in self.boxes.of(key)]  # fmt: skip
-        return rows
-
-    def pictures(self, split: str) -> Iterator[Picture]:
-        """In the file's order."""
-        names = {self._key(identity): category.name for identity, category in self.categories.items()}
-        for identity, (name, width, height) in self.images.items():
-            picture = Picture(split, name, width, height, [], f"{self.file}, image id {identity}",
-                              identity=identity if isinstance(identity, int) else None,
-                              folders=(self.file.parent,), may_be_path=True)  # fmt: skip
-            for label, at, values, flags, area, own in self.boxes.of(self._key(identity)):
-                place = f"{self.file}, annotations[{at}]"
-                if label not in names:
-                    picture.dropped.append(("box of a category that is not listed", place))
-                    continue
-                picture.boxes.append(Box(
-                    *values, names[label], bool(flags & CROWD), bool(flags & DIFFICULT), bool(flags & TRUNCATED), area,
-                    own, place,
-                ))  # fmt: skip
-            yield picture
+def _read(file: Path, progress: bool) -> CocoFile:
+    try:
+        return CocoFile(file, progress)
+    except NotCoco as error:
+        raise NothingLeft(f"{error} Nothing was read.") from error
 
 
-def _identity(value: Any, place: str, what: str) -> _Id:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is int and 0 <= value < 2**62:
-        return value
-    if isinstance(value, str) and 0 < len(value) <= 500:
-        return text(value, place, what)
-    if isinstance(value, int):
-        raise DataError(f"{place}: {what} should be a whole number from 0 to 2**62, got another.")
-    raise DataError(f"{place}: {what} should be a whole number or text, got {repr(value)[:40]}.")
+def _files(source: Path, ledger: Ledger, progress: bool, follow_links: bool) -> list[CocoFile]:
+    """All files in COCO format; the others are passed over, by name.
 
-
-class CocoWriter:
-    """annotations/instances_SPLIT.json with images/SPLIT/. Records go to disk as they come.
-
-    Ids of images and boxes are kept where all of a split are whole numbers and none occurs twice; else they are
-    counted from 1. Categories may still be unknown while boxes come: their ids are put in at the end.
+    Raises:
+        NothingLeft: there is none.
+        DataError: one whose name says that it should be COCO is no JSON, or a record of it is not as it should be.
     """
-
-    def __init__(self, folder: Path, splits: tuple[str, ...]):
-        self.folder = folder
-        self.parts = {name: _Part(folder, name) for name in splits}
-        for name in splits:
-            (folder / "images" / name).mkdir(parents=True)
-
-    def picture_place(self, picture: Picture) -> Path:
-        """Where the picture belongs, relative to the folder."""
-        return Path("images") / picture.split / picture.file_name
-
-    def add(self, picture: Picture, labels: list[int]) -> list[tuple[str, str]]:
-        """Write one picture and its boxes; `labels` are places in the list of categories. Returns what was lost."""
-        self.parts[picture.split].add(picture, labels)
-        return []
-
-    def finish(self, categories: list[Category], order: list[int]) -> list[str]:
-        """Put the files together; `order[label]` is the place of a label in `categories`. Returns remarks."""
-        remarks = []
-        ids = category_ids(categories)
-        for part in self.parts.values():
-            remarks += part.finish(categories, [ids[place] for place in order])
-        return remarks
-
-    def close(self) -> None:
-        for part in self.parts.values():
-            part.close()
+    found, passed = [], []
+    for file in files_below(source, JSON):
+        ledger.found("annotation files")
+        if (what := other_task(file)) is not None:
+            passed.append((file, what, ""))
+            continue
+        try:
+            found.append(CocoFile(annotation_file(file, source, follow_links), progress))
+        except NotCoco as error:
+            passed.append((file, error.kind, error.way_out))
+    for file, what, _ in passed:
+        ledger.left_out("annotation files", what, file)
+    if found:
+        return found
+    if not passed:
+        raise NothingLeft(
+            f"{source}: no JSON file. Name the COCO file itself, and the folder of its images with --images; is it "
+            "another format?"
+        )
+    (what, way_out), count = Counter((what, way_out) for _, what, way_out in passed).most_common(1)[0]
+    first = next(file for file, kind, _ in passed if kind == what)
+    like = "" if count == 1 else f" ({count:,} of {len(passed):,} JSON files are)"
+    end = f" {way_out}." if way_out else ""
+    raise NothingLeft(f"{source}: no COCO file with objects. {first} is something else: {what}{like}.{end}")
 
 
-class _Part:
-    def __init__(self, folder: Path, split: str):
-        self.target = folder / "annotations" / f"instances_{split}.json"
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.split = split
-        self.spools: list[IO[str]] = [
-            (self.target.parent / f".{split}.{kind}").open("w+", encoding="utf-8") for kind in ("images", "boxes")
-        ]
-        self.images = self.boxes = 0
-        self.some_had_ids = False
-        self.image_ids, self.box_ids = array("q"), array("q")  # -1: none told
+def _by_split(source: Path, split: str, files: list[CocoFile], ledger: Ledger) -> dict[str, CocoFile]:
+    """Split → file.
 
-    def add(self, picture: Picture, labels: list[int]) -> None:
-        self.images += 1
-        self.some_had_ids |= picture.identity is not None
-        own = -1 if picture.identity is None else picture.identity
-        self.image_ids.append(own)
-        rest = json.dumps({"file_name": picture.file_name, "width": picture.width, "height": picture.height})[1:]
-        self.spools[0].write(f"{self.images} {own} {rest}\n")
-        for box, label in zip(picture.boxes, labels, strict=True):
-            self.boxes += 1
-            values: dict[str, Any] = {
-                "bbox": [_short(value) for value in (box.left, box.top, box.width, box.height)],
-                "area": _short(box.width * box.height if box.area is None else box.area),
-                "iscrowd": int(box.crowd),
-            }
-            if box.difficult:
-                values["difficult"] = 1
-            if box.truncated:
-                values["truncated"] = 1
-            identity = -1 if box.identity is None else box.identity
-            self.box_ids.append(identity)
-            rest = json.dumps(values, allow_nan=False)[1:]
-            self.spools[1].write(f"{self.boxes} {identity} {self.images} {own} {label} {rest}\n")
-
-    def finish(self, categories: list[Category], ids: list[int]) -> list[str]:
-        listed = [
-            {"id": identity, "name": category.name}
-            | ({} if category.supercategory is None else {"supercategory": category.supercategory})
-            for identity, category in zip(category_ids(categories), categories, strict=True)
-        ]
-        keep_images, keep_boxes = _all_told_once(self.image_ids), _all_told_once(self.box_ids)
-        with self.target.open("w", encoding="utf-8") as out:
-            out.write(
-                '{"info": {"description": "made by dfine data convert"},\n"categories": '
-                + json.dumps(listed)
-                + ',\n"images": ['
+    Raises:
+        DataError: two files of one split, or one whose split is not known beside others.
+    """
+    groups: dict[str | None, list[CocoFile]] = {}
+    for part in files:
+        groups.setdefault(split_of(part.file, source), []).append(part)
+    for name, group in groups.items():
+        first = [part for part in group if not gives_way(part.file)]
+        if first and len(first) < len(group):
+            for part in group:
+                if part not in first:
+                    ledger.left_out("annotation files", "key points or panoptic, instances taken", part.file)
+            groups[name] = first
+        if len(groups[name]) > 1:
+            both = " and ".join(str(part.file) for part in groups[name][:2])
+            which = f"of split {name}" if name else "that name no split"
+            raise DataError(
+                f"{source}: {len(groups[name])} annotation files {which}: {both}. Name the one to convert in place of "
+                "the folder, or rename them to instances_SPLIT.json."
             )
-            for row in self._rows(0):
-                count, own, rest = row.split(" ", 2)
-                out.write(f'{"" if count == "1" else ","}\n{{"id": {own if keep_images else count}, {rest.rstrip()}')
-            out.write('],\n"annotations": [')
-            for row in self._rows(1):
-                count, own, image, image_own, label, rest = row.split(" ", 5)
-                out.write(
-                    f'{"" if count == "1" else ","}\n{{"id": {own if keep_boxes else count}, '
-                    f'"image_id": {image_own if keep_images else image}, "category_id": {ids[int(label)]}, '
-                    + rest.rstrip()
+    parts = {name: group[0] for name, group in groups.items()}
+    if None in parts:
+        alone = len(parts) == 1
+        rest = parts.pop(None)
+        if not alone and not rest.file.stem.lower().endswith("_default"):
+            other = next(iter(parts.values())).file
+            raise DataError(
+                f"{source}: {rest.file} names no split, and there is {other} besides. Name the one to convert in place "
+                "of the folder, or rename it to instances_SPLIT.json."
+            )
+        parts[split if alone else "default"] = rest
+    named = {name: part for name, part in parts.items() if name is not None}
+    return dict(sorted(named.items(), key=lambda item: (_ORDER.get(item[0], 3), item[0])))
+
+
+def _say_missing(source: Path, parts: dict[str, CocoFile], remark: Callable[[str], None]) -> None:
+    """Say which folders are named as a split and hold images, and have no annotation file."""
+    for folder in (source, source / "images", source / "data"):
+        for inside in sorted(folder.glob("*/")):
+            name = known_split(inside.name)
+            alone = len(parts) == 1 and split_of(next(iter(parts.values())).file, source) is None
+            if name is None or name in parts or alone or inside.is_symlink():
+                continue
+            if next(files_below(inside, image_suffixes()), None) is not None:
+                remark(f"no annotation file for the images in {inside}")
+
+
+def _check_writing(part: CocoFile, remark: Callable[[str], None]) -> None:
+    """Refuse corners, and mention what may be another writing of boxes."""
+    writing = part.writing()
+    if writing == "boxes_as_corners":
+        raise DataError(
+            f"{part.file}: the boxes are written as [left, top, right, bottom]: read so nearly all fit into their "
+            "images, and as COCO's [left, top, width, height] many do not. Export them again; or "
+            "write a data.json that names this file and its images, and `dfine doctor data.json --fix OUT` converts "
+            "them."
+        )
+    if writing is not None:
+        how = {"boxes_as_centres": "[centre x, centre y, width, height]", "boxes_axes_swapped": "y before x"}[writing]
+        remark(f"{part.file.name}: the boxes look as if written as {how}: look at some")
+
+
+# ---- categories ------------------------------------------------------------------------------------------------------
+
+
+def _categories(parts: list[CocoFile], remark: Callable[[str], None]) -> list[Category]:
+    """The categories of all files, by id.
+
+    Raises:
+        DataError: one name has two ids, or one id two names.
+    """
+    used = {identity for part in parts for identity in part.used_categories()}
+    for part in parts:
+        _drop_root(part, used, remark)
+    names: dict[str, tuple[Category, CocoFile]] = {}
+    ids: dict[int, tuple[Category, CocoFile]] = {}
+    for part in parts:
+        for category in part.categories.values():
+            known, file = names.setdefault(category.name, (category, part))
+            if known.identity != category.identity:
+                where, way_out = (
+                    ("", "Rename one of them; or, if they are one class, give the boxes of both one id, and remove one")
+                    if file is part
+                    else (f" in {file.file}", "Give it one id, in the categories and the annotations of both files")
                 )
-            out.write("]}\n")
-        self.close()
-        told = self.some_had_ids and not keep_images
-        return [f"{self.split}: images renumbered, their ids were not whole numbers or occurred twice"] if told else []
-
-    def _rows(self, which: int) -> IO[str]:
-        self.spools[which].seek(0)
-        return self.spools[which]
-
-    def close(self) -> None:
-        for spool in self.spools:
-            spool.close()
-            Path(spool.name).unlink(missing_ok=True)
-
-
-def _all_told_once(ids: array[int]) -> bool:
-    values = np.unique(np.frombuffer(ids, np.int64)) if len(ids) else np.zeros(0, np.int64)
-    return len(values) == len(ids) and not (values < 0).any()
+                raise DataError(
+                    f"{part.file}: category id {category.identity} is named {category.name[:60]!r}, and so is id "
+                    f"{known.identity}{where}. {way_out}."
+                )
+            if category.identity is None:
+                continue
+            known, file = ids.setdefault(category.identity, (category, part))
+            if known.name != category.name:
+                raise DataError(
+                    f"{part.file}: category id {category.identity} is named {category.name[:60]!r}, and in {file.file} "
+                    f"{known.name[:60]!r}. Make the lists of categories equal."
+                )
+    listed = [category for category, _ in names.values()]
+    return sorted(listed, key=lambda found: (found.identity is None, found.identity or 0))
 
 
-def _short(value: float) -> float | int:
-    """Whole numbers without a point, others to 1e-9 px: what is left of dividing and multiplying goes."""
-    value = round(float(value), 9)
-    return int(value) if value.is_integer() else value
-
-
-def category_ids(categories: list[Category]) -> list[int]:
-    """The ids that are written: the list's own if each has one, else 1, 2, 3 …"""
-    own = [category.identity for category in categories]
-    if None not in own and len(set(own)) == len(own):
-        return [identity for identity in own if identity is not None]
-    return list(range(1, len(categories) + 1))
+def _drop_root(part: CocoFile, used: set[int | str], remark: Callable[[str], None]) -> None:
+    """Drop Roboflow's root category where a class has its name: id 0, and no box in any file."""
+    root = part.categories.get(0)
+    if root is None or 0 in used:
+        return
+    same = next((i for i, found in part.categories.items() if i != 0 and found.name == root.name), None)
+    if same is not None:
+        del part.categories[0]
+        remark(f"category id 0, {root.name[:60]!r}, dropped: it has no boxes, and id {same} has the same name "
+               "(the root category of Roboflow)")  # fmt: skip

@@ -1,48 +1,91 @@
-"""Apple's CreateML: a JSON list of pictures; boxes by their centre, in pixels; no sizes of pictures."""
+"""Apple's CreateML: a JSON list of images; boxes by their centre, in pixels; no sizes of images.
+
+An image is named by `image` or `imagefilename`, its boxes are in `annotations` or `annotation`: Apple's documents have
+both. Other keys are refused, so that no box is lost under another name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import list_records
-from data_tools.convert.records import Box, Picture, Source, annotation_file, files_below, number, split_name, text
+from data_tools.convert.records import Box, ImageRecord, Source, annotation_file, files_below, number, text
+from data_tools.convert.splits import split_of_file, train_last
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
-SPLITS = ("train", "val", "valid", "validation", "test")
+IMAGE = ("image", "imagefilename")
+BOXES = ("annotations", "annotation")
+SIDES = ("x", "y", "width", "height")
 
 
-def read_createml(source: Path, split: str, *, follow_links: bool = False) -> Source:
+def read_createml(source: Path, split: str, *, follow_links: bool = False, ledger: Ledger) -> Source:
     """One JSON file, or a folder with one; or folders train/, valid/ … with one each."""
     root = source if source.is_dir() else source.parent
     files = list(files_below(source, (".json",))) if source.is_dir() else [source]
-    if not files:
-        raise DataError(f"{source}: no CreateML file (.json) here.")
+    lists = [file for file in files if len(files) == 1 or _is_list(annotation_file(file, root, follow_links))]
+    if not lists:
+        raise DataError(f"{source}: no CreateML file (.json with a list of images) here.")
     splits: dict[str, Path] = {}
-    for file in files:
-        words = (*file.relative_to(root).parts[:-1][:1], file.stem)
-        name = next((split_name(word) for word in words if word.lower() in SPLITS), split)
+    for file in lists:
+        name = split_of_file(file.relative_to(root)) or split
         if name in splits:
             raise DataError(f"{source}: two files for split {name}: {splits[name]} and {file}. Give one of them.")
         splits[name] = file
-    pictures = (picture for name, file in splits.items() for picture in _pictures(file, root, name, follow_links))
-    return Source(root, pictures, tuple(splits))
+    ledger.found("annotation files", len(splits))
+    ledger.taken("annotation files", len(splits))
+    for file in set(files) - set(lists):
+        ledger.skip("annotation files", "JSON that is no list of images", file)
+    records = (
+        record
+        for name, file in train_last(splits.items(), itemgetter(0))
+        for record in _records(file, root, name, follow_links)
+    )
+    return Source(root, records, tuple(splits))
 
 
-def _pictures(file: Path, root: Path, split: str, follow_links: bool) -> Iterator[Picture]:
+def _is_list(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def _records(file: Path, root: Path, split: str, follow_links: bool) -> Iterator[ImageRecord]:
     for i, record in list_records(annotation_file(file, root, follow_links)):
-        place = f"{file}, record {i}"
-        if not isinstance(record, dict) or not isinstance(record.get("annotations", []), list):
-            raise DataError(f"{place}: expected an object with 'image' and a list 'annotations'.")
-        name = text(record.get("image", record.get("imagefilename")), place, "'image'")
-        boxes = [_box(found, f"{place}, annotations[{j}]") for j, found in enumerate(record.get("annotations", []))]
-        yield Picture(split, name, None, None, boxes, place, folders=(file.parent,))
+        location = f"{file}, record {i}"
+        if not isinstance(record, dict):
+            raise DataError(f"{location}: expected an object with {IMAGE[0]!r} and a list {BOXES[0]!r}.")
+        name = text(_value(record, IMAGE, location), location, f"{IMAGE[0]!r}")
+        alone = len(record) == 1  # an image that was never annotated
+        listed = [] if alone else _value(record, BOXES, location)
+        if not isinstance(listed, list):
+            raise DataError(f"{location}: {BOXES[0]!r} should be a list. Correct it.")
+        boxes = [_box(found, f"{location}, {BOXES[0]}[{j}]") for j, found in enumerate(listed)]
+        yield ImageRecord(split, name, None, None, boxes, location, folders=(file.parent,))
 
 
-def _box(found: Any, place: str) -> Box:
+def _value(record: dict[str, Any], keys: tuple[str, str], location: str) -> Any:
+    """The value of the first of two keys that is there."""
+    for key in keys:
+        if key in record:
+            return record[key]
+    raise DataError(f"{location}: neither {keys[0]!r} nor {keys[1]!r}; {_keys(record)}. Rename the key that means it.")
+
+
+def _keys(record: dict[str, Any]) -> str:
+    found = ", ".join(repr(key[:30]) for key in list(record)[:8])
+    return f"the keys are {found}" if found else "there are no keys"
+
+
+def _box(found: Any, location: str) -> Box:
     at = found.get("coordinates") if isinstance(found, dict) else None
     if not isinstance(at, dict):
-        raise DataError(f"{place}: no object 'coordinates'.")
-    x, y, width, height = (number(at.get(key), place, key) for key in ("x", "y", "width", "height"))
-    return Box(x - width / 2, y - height / 2, width, height, text(found.get("label"), place, "'label'"), place=place)
+        raise DataError(f"{location}: no object 'coordinates'{f'; {_keys(found)}' if isinstance(found, dict) else ''}.")
+    if missing := [key for key in SIDES if key not in at]:
+        raise DataError(f"{location}: no {missing[0]!r} in 'coordinates'; {_keys(at)}. Expected {', '.join(SIDES)}.")
+    x, y, width, height = (number(at[key], location, key) for key in SIDES)
+    return Box(
+        x - width / 2, y - height / 2, width, height, text(found.get("label"), location, "'label'"), location=location
+    )

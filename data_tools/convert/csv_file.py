@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from data_tools.convert.records import annotation_file
+from data_tools.convert.records import annotation_file, files_below
+from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.images import DataError
 
 LONGEST_FIELD = 100_000  # characters
@@ -20,7 +22,10 @@ def rows(file: Path, root: Path, follow_links: bool = False) -> Iterator[tuple[i
     csv.field_size_limit(LONGEST_FIELD)
     line = 0
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with open_plain(file) as raw:
+            encoding = encoding_of(raw.read(2))
+            raw.seek(0)
+            stream = io.TextIOWrapper(raw, encoding=encoding, newline="")
             first = stream.readline(LONGEST_FIELD)
             delimiter = max(",;\t", key=first.count)
             stream.seek(0)
@@ -61,12 +66,10 @@ class _Lines:
         return line
 
 
-def csv_files(source: Path, skip: tuple[str, ...] = ()) -> list[Path]:
-    """The file itself, or the CSV files right inside the folder and in its folders, sorted."""
+def csv_files(source: Path) -> list[Path]:
+    """The file itself, or all CSV and TSV files in the folder and deeper, sorted folder by folder."""
     if source.is_file():
         return [source]
-    found = sorted([*source.glob("*.csv"), *source.glob("*/*.csv")])
-    found = [file for file in found if not any(word in file.name for word in skip)]
-    if not found:
-        raise DataError(f"{source}: no CSV files here.")
-    return found
+    if found := list(files_below(source, (".csv", ".tsv"))):
+        return found
+    raise DataError(f"{source}: no CSV files here.")

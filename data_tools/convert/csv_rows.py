@@ -1,138 +1,316 @@
-"""CSV with a box a row, in pixels: a header that names the columns, or none and RetinaNet's order.
+"""CSV with a box a row: a header that names the columns, or none and the order of RetinaNet, MakeSense or AutoML.
 
-| column | names it goes by |
+| column | names it goes by (in any case; blanks, `-` and `.` count as `_`) |
 |---|---|
-| picture | filename, file_name, file, image, image_path, path, image_name, image_id |
-| class | class, label, category, name, class_name, label_name |
-| edges | xmin ymin xmax ymax; x_min y_min x_max y_max; x1 y1 x2 y2; left top right bottom |
-| or | x y w h; x y width height; left top width height; bbox_x bbox_y bbox_width bbox_height |
-| size of the picture | width height (with edges); image_width image_height |
-| split | split, subset, set |
+| image | filename, file_name, file, filepath, image, image_path, path, image_name, image_id, frame … |
+| class | class_name, label_name, class, label, category, name … |
+| edges | xmin ymin xmax ymax; x_min y_min x_max y_max; x1 y1 x2 y2; left top right bottom … |
+| or sides | x y w h; x y width height; left top width height; bbox_x bbox_y bbox_width bbox_height … |
+| or | bbox: `[x, y, w, h]` or `[x1, y1, x2, y2]` in one field; which of them is decided over all rows of a file |
+| size of the image | width height (with edges or bbox); image_width image_height |
+| split | split, subset, set, usage, ml_use |
 
-Without a header: `path,x1,y1,x2,y2,class`; a picture without objects is `path,,,,,`.
+Pixels, but for AutoML's rows (`TRAIN,gs://bucket/a.jpg,class,x1,y1,,,x2,y2,,`), which are fractions. A row with an
+image and no box is an image without objects. Without a header: `path,x1,y1,x2,y2,class` (RetinaNet), or
+`class,x,y,w,h,path,image width,image height` (MakeSense).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from data_tools.convert.csv_file import csv_files, rows
 from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
-from data_tools.convert.records import Box, Picture, Source, number, size_or_none, split_name, text
+from data_tools.convert.records import Box, ImageRecord, Source, number, numbers, size_or_none, text
+from data_tools.convert.splits import split_name, split_of_file, train_last
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
-PICTURE = ("filename", "file_name", "file", "image", "image_path", "path", "image_name", "image_id")
-CLASS = ("class", "label", "category", "name", "class_name", "label_name")
+IMAGE = (
+    "filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "path", "image_name", "image_file",
+    "image_filename", "img", "img_name", "img_path", "fname", "image_id", "img_id", "frame",
+)  # fmt: skip
+CLASS = ("class_name", "label_name", "category_name", "class", "label", "category", "name", "classname", "object",
+         "object_class", "class_label", "class_id", "label_id", "category_id", "classid")  # fmt: skip
 EDGES = (
     ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"),
-    ("left", "top", "right", "bottom"),
+    ("left", "top", "right", "bottom"), ("x0", "y0", "x1", "y1"), ("min_x", "min_y", "max_x", "max_y"),
+    ("bbox_xmin", "bbox_ymin", "bbox_xmax", "bbox_ymax"), ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"),
+    ("roi_x1", "roi_y1", "roi_x2", "roi_y2"),
 )  # fmt: skip
 SIDES = (
     ("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"),
-    ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
+    ("bbox_x", "bbox_y", "bbox_width", "bbox_height"), ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
+    ("bbox_left", "bbox_top", "bbox_width", "bbox_height"), ("xmin", "ymin", "w", "h"),
 )  # fmt: skip
-SPLIT = ("split", "subset", "set")
-SPLITS = ("train", "val", "valid", "validation", "test")
-FLAGS = {"iscrowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
+ONE_FIELD = ("bbox", "bounding_box", "box")
+SPLIT = ("split", "subset", "set", "usage", "ml_use")
+FLAGS = {"iscrowd": CROWD, "is_crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
+_AUTOML = ("TRAIN", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED")
+NEARLY_ALL = 0.95
+_EMPTY = ("", "nan", "none", "null", "na", "[]")
 
 
-def read_csv_rows(source: Path, split: str, *, follow_links: bool = False) -> Source:
-    """One CSV file, or a folder with one per split (train.csv, valid/_annotations.csv …)."""
+@dataclass
+class _Columns:
+    """Where the fields of a row are."""
+
+    image: int
+    label: int | None
+    box: tuple[int, ...]  # four columns; one for all four numbers
+    kind: str  # "edges", "sides", "one field", "automl"
+    header: bool = True
+    size: tuple[int, int] | None = None  # of the image: width, height
+    split: int | None = None
+    flags: dict[int, int] = field(default_factory=dict)  # column → flag
+
+    @property
+    def last(self) -> int:
+        """The last column that every row needs."""
+        if self.kind == "automl":  # a row without a box ends early
+            return self.image
+        used = [self.image, *self.box, *(self.size or ()), *self.flags]
+        return max(used + [column for column in (self.label, self.split) if column is not None])
+
+
+def read_csv_rows(
+    source: Path, split: str, *, only_class: str | None = None, follow_links: bool = False, ledger: Ledger
+) -> Source:
+    """One CSV file, or a folder with one per split (train.csv, valid/_annotations.csv …).
+
+    Args:
+        source: what to read; of a folder, CSV files of other content are counted and not read.
+        split: name of the only split, where neither a column nor the name of a file or folder gives one.
+        only_class: of all boxes, where no column gives one.
+        follow_links: read what links outside.
+        ledger: gets the files, and rows that name a class and no box.
+    """
     root = source if source.is_dir() else source.parent
-    parts: dict[str, _Part] = {}
-    for file in csv_files(source):
-        words = (*file.relative_to(root).parts[:-1][:1], *file.stem.lower().replace("-", "_").split("_"))
-        own = next((split_name(word) for word in words if word.lower() in SPLITS), split)
-        _read(file, root, own, parts, follow_links)
-    if not parts:
+    reader = _Reader(root, only_class, follow_links, ledger)
+    files = csv_files(source)
+    unknown: list[tuple[Path, _UnknownColumns]] = []
+    for file in files:
+        try:
+            reader.read(file, split_of_file(file.relative_to(root)) or split)
+        except _UnknownColumns as error:
+            unknown.append((file, error))
+    if len(unknown) == len(files):
+        raise DataError(str(unknown[0][1]))
+    for file, _ in unknown:
+        ledger.skip("annotation files", "CSV file of other columns", file)
+    if not reader.parts:
         raise DataError(f"{source}: no rows.")
-    for part in parts.values():
+    for part in reader.parts.values():
         part.boxes.sort()
-    pictures = (picture for name, part in parts.items() for picture in part.pictures(name))
-    return Source(root, pictures, tuple(parts), None, sum(len(part.images) for part in parts.values()))
+    records = (
+        record for name, part in train_last(reader.parts.items(), itemgetter(0)) for record in part.records(name)
+    )
+    return Source(
+        root, records, tuple(reader.parts), None, sum(len(part.images) for part in reader.parts.values()),
+        reader.remarks,
+    )  # fmt: skip
+
+
+class _UnknownColumns(Exception):
+    """A file of other content; never leaves this module."""
+
+
+@dataclass(slots=True)
+class _Image:
+    key: int
+    size: tuple[int | None, int | None]
+    file: Path
+    line: int
+    relative: bool
 
 
 class _Part:
     """The rows of one split."""
 
     def __init__(self) -> None:
-        self.images: dict[str, tuple[int, int | None, int | None, Path, int]] = {}
+        self.images: dict[str, _Image] = {}
         self.names: dict[str, int] = {}
         self.boxes = BoxColumns()
-        self.files: list[Path] = []
 
-    def pictures(self, split: str) -> Iterator[Picture]:
+    def records(self, split: str) -> Iterator[ImageRecord]:
         names = list(self.names)
-        for image, (key, width, height, file, line) in self.images.items():
+        for name, image in self.images.items():
             found = [
-                Box(*values, names[label], bool(flags & CROWD), bool(flags & DIFFICULT), bool(flags & TRUNCATED),
-                    place=f"{file}, line {at}")
-                for label, at, values, flags, _, _ in self.boxes.of(key)
+                Box(*values, names[label], bool(flags & CROWD), difficult=bool(flags & DIFFICULT),
+                    truncated=bool(flags & TRUNCATED), location=f"{image.file}, line {at}")
+                for label, at, values, flags, _, _ in self.boxes.of(image.key)
             ]  # fmt: skip
-            yield Picture(split, image, width, height, found, f"{file}, line {line}", folders=(file.parent,),
-                          may_be_path=True)  # fmt: skip
+            yield ImageRecord(split, name, *image.size, found, f"{image.file}, line {image.line}",
+                              relative=image.relative, folders=(image.file.parent,), may_be_path=True)  # fmt: skip
 
 
-def _read(file: Path, root: Path, own: str, parts: dict[str, _Part], follow_links: bool) -> None:
-    columns: dict[str, int] | None = None
-    for line, row in rows(file, root, follow_links):
-        place = f"{file}, line {line}"
-        if columns is None:
-            columns = _columns(row, place)
-            if "header" in columns:
+class _Reader:
+    """Rows of all files, by split."""
+
+    def __init__(self, root: Path, only_class: str | None, follow_links: bool, ledger: Ledger):
+        self.root, self.only_class, self.follow_links, self.ledger = root, only_class, follow_links, ledger
+        self.parts: dict[str, _Part] = {}
+        self.remarks: list[str] = []
+
+    def read(self, file: Path, own: str) -> None:
+        """Take the rows of one file; `own` is their split where no column gives one."""
+        columns: _Columns | None = None
+        edges = self._edges_in_one_field(file)
+        for line, row in rows(file, self.root, self.follow_links):
+            location = f"{file}, line {line}"
+            if columns is None:
+                columns = _columns(row, location)
+                if columns.label is None and self.only_class is None:
+                    raise DataError(
+                        f"{location}: no column gives the class ({', '.join(name[:20] for name in row[:8])}). Name the "
+                        "one class of all boxes with --categories NAME, or call the column of the classes 'class'."
+                    )
+                if columns.header:
+                    continue
+            if len(row) <= columns.last:
+                raise DataError(f"{location}: {len(row)} fields, {columns.last + 1} expected. The file may be cut off.")
+            fields = [value.strip() for value in row] + [""] * (columns.box[-1] + 1 - len(row))
+            self._row(fields, columns, own, edges, file, line)
+        self.ledger.found("annotation files")
+        self.ledger.taken("annotation files")
+
+    def _row(self, row: list[str], columns: _Columns, own: str, edges: bool, file: Path, line: int) -> None:
+        location = f"{file}, line {line}"
+        part = self.parts.setdefault(_split(row, columns, own, location), _Part())
+        name = _image_name(text(row[columns.image], location, "the image's name"))
+        size = [size_or_none(row[column], location, what) if row[column].lower() not in _EMPTY else None
+                for column, what in zip(columns.size or (), ("width", "height"), strict=False)]  # fmt: skip
+        image = part.images.setdefault(name, _Image(len(part.images), (*size, None, None)[:2], file, line,
+                                                    columns.kind == "automl"))  # fmt: skip
+        if image.file != file:
+            raise DataError(
+                f"{location}: image {name[:80]!r} is in {image.file} as well. Give one of the files, or write the rows "
+                "of both into one."
+            )
+        label = self.only_class if columns.label is None else row[columns.label]
+        values = [row[column] for column in columns.box]
+        if all(value.lower() in _EMPTY for value in values):
+            if columns.label is not None and label and label.lower() not in _EMPTY:
+                self.ledger.skip("boxes", "class without a box", location)
+            return
+        box = _box(values, columns.kind, edges, location)
+        flags = 0
+        for column, flag in columns.flags.items():
+            flags |= flag if row[column].lower() in ("1", "1.0", "true") else 0
+        label = text(label, location, "the class")
+        part.boxes.add(image.key, part.names.setdefault(label, len(part.names)), line, box, flags)
+
+    def _edges_in_one_field(self, file: Path) -> bool:
+        """Whether a column `bbox` holds edges rather than left, top, width, height, by all rows of a file.
+
+        Raises:
+            DataError: the rows fit both.
+        """
+        columns: _Columns | None = None
+        found = as_edges = as_sides = 0
+        for line, row in rows(file, self.root, self.follow_links):
+            location = f"{file}, line {line}"
+            if columns is None:
+                columns = _columns(row, location)
+                if columns.kind != "one field":
+                    return False
                 continue
-        if len(row) < columns["fields"]:
-            raise DataError(f"{place}: {len(row)} fields, {columns['fields']} expected. The file may be cut off.")
-        name = split_name(row[columns["split"]]) if "split" in columns else own
-        part = parts.setdefault(name, _Part())
-        image = text(row[columns["picture"]].strip(), place, "the picture's name")
-        size = [size_or_none(row[columns[key]].strip(), place, key) if key in columns else None
-                for key in ("image_width", "image_height")]  # fmt: skip
-        known = part.images.setdefault(image, (len(part.images), size[0], size[1], file, line))
-        if known[3] != file:
-            raise DataError(f"{place}: picture {image[:80]!r} stands in {known[3]} as well.")
-        values = [row[columns[f"n{k}"]].strip() for k in range(4)]
-        if not any(values) and not row[columns["class"]].strip():
-            continue  # a picture without objects
-        edges = [number(value, place, "an edge of the box") for value in values]
-        if columns["edges"]:
-            edges[2] -= edges[0]
-            edges[3] -= edges[1]
-        label = text(row[columns["class"]].strip(), place, "the class")
-        flags = sum(flag for key, flag in FLAGS.items() if key in columns and row[columns[key]].strip() == "1")
-        part.boxes.add(known[0], part.names.setdefault(label, len(part.names)), line, edges, flags)
+            if len(row) <= columns.last or row[columns.box[0]].strip().lower() in _EMPTY:
+                continue
+            x, y, third, fourth = _four(row[columns.box[0]], location)
+            size = [number(row[column], location, "the size") for column in columns.size or () if row[column].strip()]
+            width, height = (size[0] + 1, size[1] + 1) if len(size) == 2 else (float("inf"),) * 2
+            found += 1
+            as_edges += third > x and fourth > y and third <= width and fourth <= height
+            as_sides += third > 0 and fourth > 0 and x + third <= width and y + fourth <= height
+        if not found:
+            return False
+        if as_edges < NEARLY_ALL * found <= as_sides:
+            return False
+        if as_sides < NEARLY_ALL * found <= as_edges:
+            self.remarks.append(f"{file.name}: bbox holds left, top, right, bottom: as sides, boxes would leave images")
+            return True
+        raise DataError(
+            f"{file}: does column bbox hold left, top, width, height, or left, top, right, bottom? Of its {found:,} "
+            f"boxes, {as_sides:,} and {as_edges:,} fit. Write four columns: x, y, w, h or xmin, ymin, xmax, ymax."
+        )
 
 
-def _columns(row: list[str], place: str) -> dict[str, int]:
-    """Place of every column that is known; `edges` is 1 for edges, 0 for sides; `header` where the row is one."""
-    at = {field.strip().lower(): i for i, field in reversed(list(enumerate(row)))}
-    picture = next((at[key] for key in PICTURE if key in at), None)
-    label = next((at[key] for key in CLASS if key in at and at[key] != picture), None)
-    for edges, groups in ((1, EDGES), (0, SIDES)):
-        for group in groups:
-            if picture is not None and label is not None and all(key in at for key in group):
-                found = {f"n{k}": at[key] for k, key in enumerate(group)}
-                found |= {"picture": picture, "class": label, "edges": edges, "header": 1}
-                for key, other in (("image_width", "width"), ("image_height", "height")):
-                    if key in at or (edges and other in at):
-                        found[key] = at[key] if key in at else at[other]
-                found |= {key: at[key] for key in FLAGS if key in at}
-                if split := next((key for key in SPLIT if key in at), None):
-                    found["split"] = at[split]
-                used = [value for key, value in found.items() if key not in ("edges", "header")]
-                return found | {"fields": 1 + max(used)}
-    if len(row) == 6 and all(_numeric(field) for field in row[1:5]):
-        return {"picture": 0, "n0": 1, "n1": 2, "n2": 3, "n3": 4, "class": 5, "edges": 1, "fields": 6}
-    raise DataError(
-        f"{place}: the columns are not known ({', '.join(field[:20] for field in row[:8])}). Expected a picture, a "
-        "class and xmin, ymin, xmax, ymax or x, y, width, height; or no header and path,x1,y1,x2,y2,class."
+def _split(row: list[str], columns: _Columns, own: str, location: str) -> str:
+    word = row[columns.split] if columns.split is not None else ""
+    if not word or word.upper() == "UNASSIGNED":
+        return own
+    try:
+        return split_name(word)
+    except DataError as error:
+        raise DataError(f"{location}: {error}") from None
+
+
+def _image_name(name: str) -> str:
+    """Below its bucket, where it is in one."""
+    return name.split("/", 3)[-1] if re.match(r"(gs|s3)://[^/]+/", name) else name
+
+
+def _box(values: list[str], kind: str, edges: bool, location: str) -> list[float]:
+    """Left, top, width, height."""
+    if kind == "one field":
+        found = _four(values[0], location)
+    elif kind == "automl":  # x and y of up to four corners
+        points = [number(value, location, "an edge of the box") if value else None for value in values]
+        xs, ys = ([value for value in points[start::2] if value is not None] for start in (0, 1))
+        if len(xs) < 2 or len(ys) < 2:
+            raise DataError(f"{location}: a box has at least two corners. Correct or remove the row.")
+        found, edges = [min(xs), min(ys), max(xs), max(ys)], True
+    else:
+        found, edges = [number(value, location, "an edge of the box") for value in values], kind == "edges"
+    return [found[0], found[1], found[2] - found[0], found[3] - found[1]] if edges else found
+
+
+def _four(value: str, location: str) -> list[float]:
+    inner = re.sub(r"^[\[({]|[\])}]$", "", value.strip())
+    return numbers([part for part in re.split(r"[,;\s]+", inner) if part], 4, location, "bbox")
+
+
+def _columns(row: list[str], location: str) -> _Columns:
+    """Where the columns are, by a header, or by the form of the first row."""
+    at = {re.sub(r"[\s.-]+", "_", name.strip().lower()): i for i, name in reversed(list(enumerate(row)))}
+    image = next((at[key] for key in IMAGE if key in at), None)
+    if image is not None:
+        label = next((at[key] for key in CLASS if key in at and at[key] != image), None)
+        kinds = [("edges", EDGES), ("sides", SIDES), ("one field", [(key,) for key in ONE_FIELD])]
+        for kind, group in ((kind, group) for kind, groups in kinds for group in groups):
+            if all(key in at for key in group):
+                sides = ("width", "height") if "width" in at and kind != "sides" else ("image_width", "image_height")
+                size = (at[sides[0]], at[sides[1]]) if all(key in at for key in sides) else None
+                split = next((at[key] for key in SPLIT if key in at), None)
+                flags = {at[key]: flag for key, flag in FLAGS.items() if key in at}
+                return _Columns(image, label, tuple(at[key] for key in group), kind, True, size, split, flags)
+    numeric = [_numeric(value) for value in row]
+    if len(row) == 6 and all(numeric[1:5]):
+        return _Columns(0, 5, (1, 2, 3, 4), "edges", header=False)
+    if len(row) == 8 and all(numeric[1:5]) and not numeric[5] and all(numeric[6:]):
+        return _Columns(5, 0, (1, 2, 3, 4), "sides", header=False, size=(6, 7))
+    if 3 <= len(row) <= 11 and row[0].strip().upper() in _AUTOML and all(numeric[3:]):
+        return _Columns(1, 2, tuple(range(3, 11)), "automl", header=False, split=0)
+    if "region_shape_attributes" in at:
+        raise _UnknownColumns(
+            f"{location}: the CSV of VGG VIA, whose shapes are JSON in a field, is not read. Export COCO in VIA, and "
+            "say --from coco."
+        )
+    hint = " Open Images? Say --from openimages." if {"imageid", "labelname"} <= at.keys() else ""
+    raise _UnknownColumns(
+        f"{location}: the columns are not known ({', '.join(name[:20] for name in row[:8])}). Expected an image, a "
+        "class and xmin, ymin, xmax, ymax or x, y, width, height; or no header and path,x1,y1,x2,y2,class." + hint
     )
 
 
-def _numeric(field: str) -> bool:
+def _numeric(value: str) -> bool:
     try:
-        float(field.strip() or 0)
+        float(value.strip() or 0)
     except ValueError:
         return False
     return True

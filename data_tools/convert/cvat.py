@@ -1,174 +1,247 @@
-"""CVAT's XML: boxes, polygons, polylines, ellipses, masks; turned boxes by the box around them.
+"""CVAT's XML: boxes, polygons, polylines, ellipses, masks; turned boxes by the upright box around them.
 
-"CVAT for images" names its pictures. "CVAT for video" numbers its frames, of which CVAT's own export makes pictures
-named `frame_000000.PNG`; the pictures are looked for under that name.
+"CVAT for images" names its images. "CVAT for video" numbers its frames, of which CVAT's own export makes images named
+`frame_000000.PNG`; the images are looked for under that name. A project's export holds several tasks, and a folder may
+hold several exports: images of one name in two tasks are two images, `task5/NAME` and `task6/NAME`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from data_tools.convert.annotation_files import KIND, annotation_files
+from data_tools.convert.cvat_tasks import Task, Tasks, frame_name, frame_of, label_of, task_index, whole
 from data_tools.convert.packed import BoxColumns
 from data_tools.convert.records import (
     Box,
     Category,
-    Picture,
+    ImageRecord,
     Source,
     around,
+    around_turned,
     corners,
-    files_below,
     number,
     size_or_none,
-    split_name,
     text,
 )  # fmt: skip
-from data_tools.convert.xml_stream import child_text, elements
+from data_tools.convert.splits import in_order
+from data_tools.convert.xml_stream import OtherXml, child_text, elements
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
 BOXLESS = ("points", "cuboid", "skeleton", "tag")
 SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", *BOXLESS)
-MOST_FRAMES = 5_000_000
+NO_CLASS = ("points", "tag", "skeleton")  # types of labels whose shapes have no box
 
 
-def read_cvat(source: Path, split: str, *, follow_links: bool = False) -> Source:
-    """One XML file, or a folder with one; `subset` of its images is the split."""
+def read_cvat(source: Path, split: str, *, follow_links: bool = False, ledger: Ledger) -> Source:
+    """One XML file, or a folder with one or several; the `subset` of an image, a track or a task is its split."""
     root = source if source.is_dir() else source.parent
-    files = list(files_below(source, (".xml",))) if source.is_dir() else [source]
-    if len(files) != 1:
-        raise DataError(f"{source}: expected one CVAT file (.xml), found {len(files)}. Name the file.")
-    file = files[0]
-    names: list[str] = []
-    splits: dict[str, None] = {}
-    total, video = 0, _Video(file)
-    kinds = ("label", "image", "track", *_Video.ABOUT)
-    for element in elements(file, root, kinds, follow_links):  # a first look: classes, splits, tracks
-        if element.tag == "track":
-            video.add(element)
-            continue
-        if element.tag in _Video.ABOUT:
-            video.about[element.tag] = (element.text or "").strip()
-            continue
-        if element.tag == "label":
-            if (name := child_text(element, "name")) and child_text(element, "type") not in ("points", "tag"):
-                names.append(name.strip())
-            continue
-        total += 1
-        splits[split_name(element.get("subset") or split)] = None
-    categories = [Category(name) for name in dict.fromkeys(names)] or None
-    if not total and video.tracks:
-        frames = video.frames()
-        return Source(root, video.pictures(frames, split), (split,), categories, len(frames), video.listed)
-    if not total:
-        raise DataError(f"{file}: no <image> and no <track>; is it CVAT's XML? (Pascal VOC: --from voc)")
-    return Source(root, _pictures(file, root, split, follow_links), tuple(splits), categories, total)
+    files = annotation_files(source, ".xml", "CVAT files", ledger=ledger, follow_links=follow_links)
+    reader = _Reader(root, files, split, ledger, follow_links)
+    for file in files:
+        ledger.found(KIND)
+        try:
+            reader.look_through(file)
+            ledger.taken(KIND)
+        except OtherXml as error:
+            if len(files) == 1:
+                raise
+            ledger.left_out(KIND, f"no <annotations> but <{error.tag[:40]}>", file)
+    reader.sort()
+    categories = [Category(name) for name in reader.classes] or None
+    return Source(root, reader.records(), in_order(reader.splits), categories, reader.total)
 
 
-def _pictures(file: Path, root: Path, split: str, follow_links: bool) -> Iterator[Picture]:
-    for i, image in enumerate(elements(file, root, ("image",), follow_links)):
-        place = f"{file}, image {(image.get('id') or str(i))[:40]}"
-        picture = Picture(
-            split_name(image.get("subset") or split), text(image.get("name"), place, "name"),
-            size_or_none(image.get("width"), place, "width"), size_or_none(image.get("height"), place, "height"),
-            [], place,
-        )  # fmt: skip
-        for j, shape in enumerate(image):
-            where = f"{place}, shape {j + 1}"
-            if shape.tag in BOXLESS:
-                picture.dropped.append((f"<{shape.tag}>, which has no box", where))
-            elif shape.tag in SHAPES:
-                picture.boxes.append(_box(shape, where))
-        yield picture
+class _Reader:
+    """Two passes: classes, tasks, names and tracks; then the images."""
 
+    def __init__(self, root: Path, files: list[Path], split: str, ledger: Ledger, follow_links: bool):
+        self.root, self.ledger, self.follow_links = root, ledger, follow_links
+        self.tasks = Tasks(root, files, split)
+        self.classes: dict[str, None] = {}
+        self.splits: dict[str, None] = {}
+        self.files: dict[Path, set[int]] = {}  # file → keys of its images, by task and id
+        self._images: list[tuple[Task, str, str]] = []  # task, subset, name
+        self._tracks: dict[int, str] = {}  # task → the subset of its tracks
+        self._labels: dict[str, int] = {}
+        self._count = 0
+        self._boxes = BoxColumns()
 
-class _Video:
-    """Tracks, a shape a frame, sorted into frames."""
+    def look_through(self, file: Path) -> None:
+        """The first pass over a file."""
+        metas: list[Element] = []
+        self.files[file] = set()
+        images, tracks = 0, 0
+        kinds = ("label", "task", "job", "image", "track")
+        for element in elements(file, self.root, kinds, self.follow_links, outermost="annotations"):
+            if element.tag in ("image", "track") and metas:
+                self.tasks.add(file, metas)
+                metas = []
+            if element.tag == "label":
+                self._add_class(element, str(file))
+            elif element.tag in ("task", "job"):
+                metas.append(_copy(element))
+            elif element.tag == "image":
+                self._note_image(element, file, images)
+                images += 1
+            else:
+                tracks += 1
+                self._add_track(element, file, tracks)
+        if metas:
+            self.tasks.add(file, metas)
+        if not images and not tracks:
+            raise DataError(f"{file}: no <image> and no <track> in it. Export the annotations of CVAT again.")
 
-    ABOUT = ("width", "height", "start_frame", "stop_frame", "frame_filter")
+    def _add_class(self, element: Element, location: str) -> None:
+        if not (name := (child_text(element, "name") or "").strip()) or name in self.classes:
+            return
+        if (kind := child_text(element, "type")) in NO_CLASS:
+            self.ledger.skip("classes", f"label of type {kind}, which has no boxes", f"{location}, label {name[:200]}")
+            return
+        self.ledger.found("classes")
+        self.ledger.taken("classes")
+        self.classes[name] = None
 
-    def __init__(self, file: Path):
-        self.file, self.tracks = file, 0
-        self.about: dict[str, str] = {}
-        self.labels: dict[str, int] = {}
-        self.boxes = BoxColumns()
-        self.listed: list[tuple[str, str]] = []
+    def _note_image(self, element: Element, file: Path, i: int) -> None:
+        task = self.tasks.of(file, element.get("task_id"))
+        location = f"{file}, image {(element.get('id') or str(i))[:40]}"
+        self.tasks.note_subset(task, element.get("subset"))
+        self._images.append((task, element.get("subset") or "", text(element.get("name"), location, "name")))
+        if (element.get("id") or "").isdigit() and len(element.get("id") or "") < 8:
+            self.files[file].add(task.key(int(element.get("id") or "")))
 
-    def add(self, track: Element) -> None:
-        place = f"{self.file}, track {self.tracks + 1}"
-        name = text(track.get("label"), place, "label").strip()
-        label = self.labels.setdefault(name, len(self.labels))
-        self.tracks += 1
+    def _add_track(self, track: Element, file: Path, i: int) -> None:
+        location = f"{file}, track {i}"
+        name = label_of(track, location)
+        label = self._labels.setdefault(name, len(self._labels))
+        task = self.tasks.of(file, track.get("task_id"))
+        subset = self._tracks.setdefault(task.index, track.get("subset") or "")
+        if subset != (track.get("subset") or ""):
+            raise DataError(
+                f"{location}: subset {track.get('subset')!r}, and {subset!r} in another track of the same frames. "
+                "Export every task by itself."
+            )
+        self.tasks.note_subset(task, subset)
         for shape in track:
-            if shape.tag not in SHAPES or shape.get("outside") == "1":  # the object has left the picture
+            if shape.tag not in SHAPES or shape.get("outside") == "1":  # the object has left the image
                 continue
-            frame = _whole(shape.get("frame"), place, "frame")
+            frame = whole(shape.get("frame"), location, "frame")
             if shape.tag in BOXLESS:
-                self.listed.append((f"<{shape.tag}>, which has no box", f"{place}, frame {frame}"))
+                self.ledger.skip("boxes", f"<{shape.tag}>, which has no box", f"{location}, frame {frame}")
                 continue
             shape.set("label", name)
-            box = _box(shape, f"{place}, frame {frame}")
-            self.boxes.add(frame, label, self.tracks, [box.left, box.top, box.width, box.height])
+            box = _box(shape, f"{location}, frame {frame}")
+            self._boxes.add(task.key(frame), label, i, [box.left, box.top, box.width, box.height])
 
-    def frames(self) -> list[int]:
-        """Those with boxes, and those of the task that have none."""
-        self.boxes.sort()
-        found = self.boxes.keys()
-        if self.about.get("stop_frame"):
-            place, step = str(self.file), re.fullmatch(r"step\s*=\s*([1-9]\d{0,6})", self.about.get("frame_filter", ""))
-            start, stop = (_whole(self.about.get(key) or "0", place, key) for key in ("start_frame", "stop_frame"))
-            if stop - start > MOST_FRAMES:
-                raise DataError(f"{place}: stop_frame is {stop:,}; more than {MOST_FRAMES:,} frames are no video.")
-            found |= set(range(start, stop + 1, int(step[1]) if step else 1))
-        return sorted(found)
+    def sort(self) -> None:
+        """Between the passes: all splits, all names, the frames of all tracks."""
+        self._boxes.sort()
+        with_boxes: dict[int, set[int]] = {}
+        keys = self._boxes.keys()
+        for key in keys:
+            if key not in self.files[(task := self._task_of(key)).file]:
+                with_boxes.setdefault(task.index, set()).add(frame_of(key))
+        of_images = {task.index for task, *_ in self._images}
+        self.frames = {task.index: sorted(with_boxes.get(task.index, ())) if task.index in of_images
+                       else task.frames(with_boxes.get(task.index, set()))
+                       for task in self.tasks.all if task.index in self._tracks}  # fmt: skip
+        for task, subset, name in self._images:
+            self._note(task, subset, name)
+        for index, frames in self.frames.items():
+            for frame in frames:
+                self._note(self.tasks.all[index], self._tracks[index], frame_name(frame))
+        self.total = len(self._images) + sum(map(len, self.frames.values()))
+        self._images = []
 
-    def pictures(self, frames: list[int], split: str) -> Iterator[Picture]:
-        names = list(self.labels)
-        width, height = (size_or_none(self.about.get(key), str(self.file), key) for key in ("width", "height"))
-        for frame in frames:
-            place = f"{self.file}, frame {frame}"
-            found = [Box(*values, names[label], place=f"{self.file}, track {track}, frame {frame}")
-                     for label, track, values, *_ in self.boxes.of(frame)]  # fmt: skip
-            yield Picture(split, f"frame_{frame:06d}.png", width, height, found, place)
+    def _note(self, task: Task, subset: str, name: str) -> None:
+        self.splits[self.tasks.split_of(task, subset)] = None
+        self.tasks.note_name(task, subset, name)
+
+    def _task_of(self, key: int) -> Task:
+        return self.tasks.all[task_index(key)]
+
+    def records(self) -> Iterator[ImageRecord]:
+        """The second pass: images, then frames, file by file; those of train in a pass of their own, the last."""
+        for train in (False, True) if len(self.splits) > 1 else (self.splits.keys() == {"train"},):
+            for file in self.files:
+                yield from self._images_of(file, train)
+                for index, frames in self.frames.items():
+                    task = self.tasks.all[index]
+                    if task.file == file and (self.tasks.split_of(task, self._tracks[index]) == "train") == train:
+                        yield from (self._frame(task, frame) for frame in frames)
+
+    def _images_of(self, file: Path, train: bool) -> Iterator[ImageRecord]:
+        for i, image in enumerate(elements(file, self.root, ("image",), self.follow_links)):
+            identity = image.get("id") or str(i)
+            location = f"{file}, image {identity[:40]}"
+            task = self.tasks.of(file, image.get("task_id"))
+            split = self.tasks.split_of(task, image.get("subset"))
+            if (split == "train") != train:
+                continue
+            boxes = []
+            for j, shape in enumerate(image):
+                where = f"{location}, shape {j + 1}"
+                if shape.tag in BOXLESS:
+                    self.ledger.skip("boxes", f"<{shape.tag}>, which has no box", where)
+                elif shape.tag in SHAPES:
+                    boxes.append(_box(shape, where))
+            if identity.isdigit() and (key := task.key(int(identity[:7]))) in self.files[file] and self._tracks:
+                boxes += self._boxes_of(task, key)
+            yield ImageRecord(
+                split, width=size_or_none(image.get("width"), location, "width"),
+                height=size_or_none(image.get("height"), location, "height"), boxes=boxes, location=location,
+                **self.tasks.names(task, split, text(image.get("name"), location, "name")),
+            )  # fmt: skip
+
+    def _frame(self, task: Task, frame: int) -> ImageRecord:
+        split = self.tasks.split_of(task, self._tracks[task.index])
+        return ImageRecord(
+            split, width=task.width, height=task.height, boxes=self._boxes_of(task, task.key(frame)),
+            location=f"{task.location}, frame {frame}", **self.tasks.names(task, split, frame_name(frame)),
+        )  # fmt: skip
+
+    def _boxes_of(self, task: Task, key: int) -> list[Box]:
+        names = list(self._labels)
+        return [Box(*values, names[label], location=f"{task.file}, track {track}, frame {frame_of(key)}")
+                for label, track, values, *_ in self._boxes.of(key)]  # fmt: skip
 
 
-def _whole(value: str | None, place: str, what: str) -> int:
-    found = number(value, place, what)
-    if found < 0 or found != int(found):
-        raise DataError(f"{place}: {what} should be a whole number from 0, got {found:g}.")
-    return int(found)
+def _copy(element: Element) -> Element:
+    """A <task> or <job> that stays when its file is read on."""
+    kept = Element(element.tag)
+    kept.extend(list(element))
+    return kept
 
 
-def _box(shape: Element, place: str) -> Box:
-    name = text(shape.get("label"), place, "label").strip()
+def _box(shape: Element, location: str) -> Box:
+    name = label_of(shape, location)
 
     def value(key: str) -> float:
-        return number(shape.get(key), place, key)
+        return number(shape.get(key), location, key)
 
     if shape.tag == "mask":
-        return Box(value("left"), value("top"), value("width"), value("height"), name, place=place)
+        return Box(value("left"), value("top"), value("width"), value("height"), name, location=location)
     if shape.tag in ("polygon", "polyline"):
         points = []
         for pair in (shape.get("points") or "").split(";"):
             x, comma, y = pair.partition(",")
             if not comma:
-                raise DataError(f"{place}: points should be x,y;x,y;…, got {pair[:40]!r}.")
-            points.append((number(x, place, "x"), number(y, place, "y")))
-        return around(points, name, place)
-    turn = math.radians(number(shape.get("rotation") or "0", place, "rotation"))
+                raise DataError(f"{location}: points should be x,y;x,y;…, got {pair[:40]!r}.")
+            points.append((number(x, location, "x"), number(y, location, "y")))
+        return around(points, name, location)
+    turn = math.radians(number(shape.get("rotation") or "0", location, "rotation"))
     if shape.tag == "ellipse":
         x, y, rx, ry = value("cx"), value("cy"), value("rx"), value("ry")
         half = (
             math.hypot(rx * math.cos(turn), ry * math.sin(turn)),
             math.hypot(rx * math.sin(turn), ry * math.cos(turn)),
         )
-        return corners(x - half[0], y - half[1], x + half[0], y + half[1], name, place)
+        return corners(x - half[0], y - half[1], x + half[0], y + half[1], name, location)
     x1, y1, x2, y2 = value("xtl"), value("ytl"), value("xbr"), value("ybr")
     if not turn:
-        return corners(x1, y1, x2, y2, name, place)
-    x, y, dx, dy = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
-    cos, sin = math.cos(turn), math.sin(turn)
-    turned = [(x + a * dx * cos - b * dy * sin, y + a * dx * sin + b * dy * cos) for a in (-1, 1) for b in (-1, 1)]
-    return around(turned, name, place)
+        return corners(x1, y1, x2, y2, name, location)
+    return around_turned(x1, y1, x2 - x1, y2 - y1, turn, name, location)

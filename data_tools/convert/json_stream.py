@@ -11,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from data_tools.convert.records import decoded, readable
+from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.coco_json import why_no_json
 from dfine_lib.data.images import DataError
 
@@ -43,8 +44,9 @@ class _Reader:
             dynamic_ncols=True, delay=2.0, disable=not progress,
         )  # fmt: skip
         self.file, self.text, self.at, self.seen = file, "", 0, 0
-        self.stream = file.open("rb")
-        self.decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self.stream = open_plain(file)
+        self.decode = codecs.getincrementaldecoder(encoding_of(self.stream.read(2)))()
+        self.stream.seek(0)
         self.ended = False
         self.decoder = json.JSONDecoder()
 
@@ -60,7 +62,7 @@ class _Reader:
         try:
             new = self.decode.decode(raw, final=self.ended)
         except UnicodeDecodeError as error:
-            raise self.fail("not UTF-8. Save it as UTF-8.") from error
+            raise self.fail("neither UTF-8 nor UTF-16. Save it as UTF-8.") from error
         self.seen += self.at
         self.text, self.at = self.text[self.at :] + new, 0
         return True
@@ -85,8 +87,8 @@ class _Reader:
             )
         self.at += 1
 
-    def value(self, place: str) -> Any:
-        """The next whole value."""
+    def value(self, key: str, i: int | None = None) -> Any:
+        """The next whole value; `key` and `i` say which, for messages."""
         self.peek()
         size = CHUNK
         while True:
@@ -96,16 +98,19 @@ class _Reader:
                     self.at = end
                     return found
             except RecursionError:
-                raise self.fail(f"{place} is nested too deeply for an annotation file. Export it again.") from None
+                raise self.fail(
+                    f"{_place(key, i)} is nested too deeply for an annotation file. Export it again."
+                ) from None
             except json.JSONDecodeError as error:
                 unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 16
                 if self.ended or not unfinished:
-                    cut = " The file ends in the middle: copy it again." if unfinished else ""
-                    raise self.fail(f"{place} is no valid JSON ({error.msg}).{cut}") from error
+                    whole = self.text.rstrip().endswith(("}", "]"))
+                    cut = " The file ends in the middle: copy it again." if unfinished and not whole else ""
+                    raise self.fail(f"{_place(key, i)} is no valid JSON ({error.msg}).{cut}") from error
             except ValueError as error:  # an integer of thousands of digits
-                raise self.fail(f"{place}: {why_no_json(error)[:80]}.") from error
+                raise self.fail(f"{_place(key, i)}: {why_no_json(error)[:80]}.") from error
             if len(self.text) - self.at > LARGEST_RECORD:
-                raise self.fail(f"{place} is larger than {LARGEST_RECORD >> 20} MiB.")
+                raise self.fail(f"{_place(key, i)} is larger than {LARGEST_RECORD >> 20} MiB.")
             self.more(size)
             size *= 2
 
@@ -114,12 +119,26 @@ class _Reader:
         self.take("[")
         i = 0
         while self.peek() != "]" or i:
-            yield self.value(f"{key}[{i}]")
+            yield self.value(key, i)
             i += 1
             if self.peek() == "]":
                 break
             self.take(",")
         self.take("]")
+
+
+def _place(key: str, i: int | None) -> str:
+    return key if i is None else f"{key}[{i}]"
+
+
+def first_character(file: Path) -> str:
+    """The first character that is no blank; `DataError` where there is none."""
+    reader = _Reader(file)
+    with reader.stream, reader.bar:
+        found = reader.peek()
+    if not found:
+        raise DataError(f"{file}: the file is empty. Copy or export it again.")
+    return found
 
 
 def list_records(file: Path) -> Iterator[tuple[int, Any]]:

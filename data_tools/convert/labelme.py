@@ -1,81 +1,141 @@
-"""LabelMe: one JSON file a picture. Rectangles, polygons, circles and lines become the boxes around them."""
+"""LabelMe: one JSON file an image. Rectangles, polygons, circles and lines become the boxes around them.
+
+Shapes of one label and one `group_id` are parts of one object, and become one box.
+"""
 
 from __future__ import annotations
 
 import math
-import posixpath
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from data_tools.convert.annotation_files import KIND, Entry, ImagePlaces, annotation_files, entries
 from data_tools.convert.json_stream import read_small
 from data_tools.convert.records import (
+    TURNED,
     Box,
-    Picture,
+    ImageRecord,
     Source,
     around,
-    files_below,
+    corners,
     numbers,
     size_or_none,
-    split_name,
     text,
 )  # fmt: skip
+from data_tools.convert.splits import in_order, split_of_folders, train_last
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
-OUTLINES = ("polygon", "rectangle", "line", "linestrip", "mask")
+# Some of X-AnyLabeling are among them: rotation (four corners) and quadrilateral.
+OUTLINES = ("polygon", "rectangle", "line", "linestrip", "mask", "rotation", "quadrilateral")
+POINTS = ("point", "points")
+JOINED = "shapes of one label and one group_id joined into one box"
+APART = "group_id with several labels: a box for each label"
 
 
-def read_labelme(source: Path, split: str, *, follow_links: bool = False) -> Source:
-    """A folder of LabelMe files, with folders train/, val/ … in it or without; or one file."""
+def read_labelme(
+    source: Path, split: str, *, follow_links: bool = False, ledger: Ledger, join_groups: bool = True
+) -> Source:
+    """A folder of LabelMe files, with folders train/, val/ … at any depth or without; or one file."""
     root = source if source.is_dir() else source.parent
-    files = list(files_below(source, (".json",))) if source.is_dir() else [source]
-    if not files:
-        raise DataError(f"{source}: no LabelMe files (.json) here.")
-    found = []
-    for file in files:
-        top = file.relative_to(root).parts[0].lower()
-        known = top in ("train", "val", "valid", "validation", "test") and file.parent != root
-        found.append((split_name(top) if known else split, file))
-    pictures = (_picture(file, root, name, follow_links) for name, file in found)
-    return Source(root, pictures, tuple(dict.fromkeys(name for name, _ in found)), None, len(found))
+    files = annotation_files(source, ".json", "LabelMe files", ledger=ledger, follow_links=follow_links)
+    listed = [(file, split_of_folders(file.relative_to(root).parts[:-1]) or split, root) for file in files]
+    found = entries(listed, root)
+    ledger.found(KIND, len(found))
+    records = _records(found, root, join_groups, ledger, follow_links, alone=not source.is_dir())
+    return Source(root, records, in_order(entry.split for entry in found), None, len(found))
 
 
-def _picture(file: Path, root: Path, split: str, follow_links: bool) -> Picture:
-    place = str(file)
-    record = read_small(file, root, follow_links=follow_links)
-    if not isinstance(record, dict) or not isinstance(record.get("shapes"), list):
-        raise DataError(f"{place}: no list 'shapes'; is it LabelMe? (one COCO file: --from coco)")
-    name = text(record.get("imagePath"), place, "'imagePath'").replace("\\", "/")
-    if ".." in name.split("/") and not name.startswith("/"):  # relative to the JSON file: ../images/a.jpg
-        name = posixpath.normpath(posixpath.join(file.parent.relative_to(root).as_posix(), name))
-    picture = Picture(
-        split, name, size_or_none(record.get("imageWidth"), place, "imageWidth"),
-        size_or_none(record.get("imageHeight"), place, "imageHeight"), [], place, folders=(file.parent,),
-        spare_names=tuple(file.stem + end for end in (".jpg", ".png") if file.stem + end != name), may_be_path=True,
-    )  # fmt: skip
-    for i, shape in enumerate(record["shapes"]):
-        where = f"{place}, shapes[{i}]"
+def _records(
+    found: list[Entry], root: Path, join_groups: bool, ledger: Ledger, follow_links: bool, alone: bool
+) -> Iterator[ImageRecord]:
+    places = ImagePlaces(found, root)
+    for entry in train_last(found, attrgetter("split")):
+        content = read_small(entry.file, root, follow_links=follow_links)
+        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            if alone:
+                raise DataError(f"{entry.file}: no list 'shapes'; is it LabelMe? (one COCO file: --from coco)")
+            ledger.left_out(KIND, "no LabelMe file (no list 'shapes')", entry.file)
+            continue
+        ledger.taken(KIND)
+        yield _record(entry, content, places, join_groups, ledger)
+
+
+def _record(
+    entry: Entry, content: dict[str, Any], places: ImagePlaces, join_groups: bool, ledger: Ledger
+) -> ImageRecord:
+    location = str(entry.file)
+    said = content.get("imagePath")
+    found: list[tuple[Any, Box]] = []  # with their group
+    for i, shape in enumerate(content["shapes"]):
+        where = f"{location}, shapes[{i}]"
         if not isinstance(shape, dict):
             raise DataError(f"{where}: expected an object.")
         kind = shape.get("shape_type") or "polygon"
-        if kind in ("point", "points"):
-            picture.dropped.append(("a point, which has no box", where))
+        if kind in POINTS:
+            ledger.skip("boxes", "a point, which has no box", where)
         else:
-            picture.boxes.append(_box(shape, kind, where))
-    return picture
+            found.append((_group(shape.get("group_id"), where), _box(shape, kind, where)))
+    return ImageRecord(
+        entry.split, width=size_or_none(content.get("imageWidth"), location, "imageWidth"),
+        height=size_or_none(content.get("imageHeight"), location, "imageHeight"),
+        boxes=_joined(found) if join_groups else [box for _, box in found], location=location, may_be_path=True,
+        **places.of(entry, "" if said in (None, "") else text(said, location, "'imagePath'")),
+    )  # fmt: skip
 
 
-def _box(shape: dict[str, Any], kind: Any, place: str) -> Box:
+def _group(value: Any, location: str) -> int | str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise DataError(f"{location}: 'group_id' should be a whole number or null. Correct it.")
+    return value
+
+
+def _joined(found: list[tuple[Any, Box]]) -> list[Box]:
+    """One box for the shapes of one label and one group, in the place of the first; 0 is a group as any other."""
+    parts: dict[Any, list[Box]] = {}
+    labels: dict[Any, set[str]] = {}
+    for i, (group, box) in enumerate(found):
+        parts.setdefault((None, i) if group is None else (group, box.name), []).append(box)
+        if group is not None:
+            labels.setdefault(group, set()).add(box.name)
+    said = set()
+    for (group, _), boxes in parts.items():
+        first = boxes[0]
+        if len(boxes) > 1:
+            _cover(first, boxes)
+            first.notes += (JOINED,)
+            first.location += f" and {len(boxes) - 1} more of group_id {str(group)[:40]}"
+        if len(labels.get(group, ())) > 1 and group not in said:
+            said.add(group)
+            first.notes += (APART,)
+    return [boxes[0] for boxes in parts.values()]
+
+
+def _cover(first: Box, boxes: list[Box]) -> None:
+    """Make the first box the smallest one around all."""
+    right, bottom = max(box.left + box.width for box in boxes), max(box.top + box.height for box in boxes)
+    first.left, first.top = min(box.left for box in boxes), min(box.top for box in boxes)
+    first.width, first.height = right - first.left, bottom - first.top
+    first.difficult = all(box.difficult for box in boxes)
+
+
+def _box(shape: dict[str, Any], kind: Any, location: str) -> Box:
     points = shape.get("points")
     if not isinstance(points, list) or not points:
-        raise DataError(f"{place}: no list 'points'.")
-    corners = [tuple(numbers(point, 2, place, "a point")) for point in points]
-    name = text(shape.get("label"), place, "'label'")
+        raise DataError(f"{location}: no list 'points'.")
+    found = [tuple(numbers(point, 2, location, "a point")) for point in points]
+    name = text(shape.get("label"), location, "'label'")
+    difficult = shape.get("difficult") is True
     if kind == "circle":
-        if len(corners) != 2:
-            raise DataError(f"{place}: a circle has 2 points, centre and edge; got {len(corners)}.")
-        (x, y), edge = corners
+        if len(found) != 2:
+            raise DataError(f"{location}: a circle has 2 points, centre and edge; got {len(found)}.")
+        (x, y), edge = found
         radius = math.dist((x, y), edge)
-        return around([(x - radius, y - radius), (x + radius, y + radius)], name, place)
+        return corners(x - radius, y - radius, x + radius, y + radius, name, location, difficult=difficult)
     if kind not in OUTLINES:
-        raise DataError(f"{place}: shape_type {str(kind)[:40]!r} is not known.")
-    return around(corners, name, place)
+        raise DataError(f"{location}: shape_type {str(kind)[:40]!r} is not known. Draw it as a polygon, or remove it.")
+    return around(found, name, location, difficult=difficult, notes=(TURNED,) if kind == "rotation" else ())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dfine_lib.data.images import DataError
 
+_NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -91,3 +92,17 @@ def check_out(source: Path, out: Path) -> None:
         raise DataError(f"{out} is not empty: choose another folder, or empty it.")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, which is not to be changed: choose another place.")
+
+
+def bring(path: Path, target: Path, how: str) -> None:
+    """A hard link at `target` where the disk has them and `how` is link, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    true = path.resolve()
+    if how == "link":
+        try:
+            os.link(true, target)
+            return
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINK:
+                raise
+    shutil.copyfile(true, target)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+CROWD, DIFFICULT, TRUNCATED, IGNORE, OUTLINED = 1, 2, 4, 8, 16
 _LOST = -(2**63)  # stands for None in a column of integers
 
 
@@ -23,13 +23,13 @@ class BoxColumns:
         return len(self.flags)
 
     def add(
-        self, picture: int, label: int, place: int, numbers: list[float], flags: int = 0, area: float | None = None,
+        self, picture: int, label: int, location: int, numbers: list[float], flags: int = 0, area: float | None = None,
         identity: int | None = None,
     ) -> None:  # fmt: skip
         """One box: key of its picture, key of its class, line or record in the file, left, top, width, height."""
         self.pictures.append(picture)
         self.labels.append(label)
-        self.places.append(place)
+        self.places.append(location)
         self.identities.append(_LOST if identity is None else identity)
         self.numbers.extend(numbers)
         self.numbers.append(float("nan") if area is None else area)
@@ -42,8 +42,8 @@ class BoxColumns:
         self._keys = keys[self._order]
 
     def of(self, picture: int) -> Iterator[tuple[int, int, list[float], int, float | None, int | None]]:
-        """Label, place, the four numbers, flags, area, identity of every box of one picture."""
-        start, end = np.searchsorted(self._keys, [picture, picture + 1])
+        """Label, location, the four numbers, flags, area, identity of every box of one picture."""
+        start, end = self._keys.searchsorted((picture, picture + 1))
         for i in self._order[start:end].tolist():
             *numbers, area = self.numbers[5 * i : 5 * i + 5]
             identity = self.identities[i]
@@ -54,4 +54,5 @@ class BoxColumns:
 
     def keys(self) -> set[int]:
         """The pictures that boxes were added for."""
-        return set(np.unique(self._keys).tolist())
+        first = np.flatnonzero(self._keys[1:] != self._keys[:-1]) + 1  # they are sorted
+        return set(self._keys[:1].tolist() + self._keys[first].tolist())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.convert.class_names import names_of_lines, names_of_yaml
 from data_tools.convert.csv_file import rows
 from data_tools.convert.json_stream import object_records, read_small
-from data_tools.convert.records import Category, clean_name, decoded, readable, size_or_none, text
-from data_tools.convert.yolo import names_of_yaml
+from data_tools.convert.records import Category, clean_name, size_or_none, text
 from dfine_lib.data.images import DataError
 
 
@@ -24,8 +24,13 @@ def read_categories(told: str) -> list[Category]:
     elif file.suffix.lower() in (".yaml", ".yml"):
         found = [Category(name) for name in names_of_yaml(file)]
     elif len(told) < 1000 and file.is_file():
-        names = decoded(readable(file, file.parent, 1 << 20, follow_links=True), file).splitlines()
-        found = [Category(text(name.strip(), str(file), "a name")) for name in names if name.strip()]
+        names = names_of_lines(file, file.parent, follow_links=True)
+        if "" in names:
+            raise DataError(
+                f"{file}, line {names.index('') + 1}: an empty line; where numbers stand for classes, it would count "
+                "as one. Remove the line, or write the name of that class there."
+            )
+        found = [Category(name) for name in names]
     elif file.suffix.lower() in (".txt", ".names"):
         raise DataError(f"--categories {told}: no such file.")
     else:
@@ -46,15 +51,15 @@ def _from_json(file: Path) -> list[Category]:
         raise DataError(f"{file}: expected a list of categories, or a COCO file.")
     found = []
     for i, entry in enumerate(listed):
-        place = f"{file}, categories[{i}]"
+        location = f"{file}, categories[{i}]"
         if isinstance(entry, dict):
             identity, above = entry.get("id"), entry.get("supercategory")
             if identity is not None and (type(identity) is not int or not 0 <= identity < 2**62):
-                raise DataError(f"{place}: 'id' should be a whole number.")
-            found.append(Category(text(entry.get("name"), place, "'name'"), identity,
+                raise DataError(f"{location}: 'id' should be a whole number.")
+            found.append(Category(text(entry.get("name"), location, "'name'"), identity,
                                   above if isinstance(above, str) else None))  # fmt: skip
         else:
-            found.append(Category(text(entry, place, "a name")))
+            found.append(Category(text(entry, location, "a name")))
     return found
 
 
@@ -66,9 +71,9 @@ def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
     """
     found: dict[str, tuple[str, int, int]] = {}
 
-    def add(name: object, width: object, height: object, place: str) -> None:
-        name = clean_name(name, place)
-        size = size_or_none(width, place, "width"), size_or_none(height, place, "height")
+    def add(name: object, width: object, height: object, location: str) -> None:
+        name = clean_name(name, location)
+        size = size_or_none(width, location, "width"), size_or_none(height, location, "height")
         if size[0] is not None and size[1] is not None:
             found[name.rpartition("/")[2].rpartition(".")[0] or name] = name, size[0], size[1]
 
@@ -77,8 +82,8 @@ def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
     if file.suffix.lower() == ".json":
         for key, i, record in object_records(file):
             if key == "images" and isinstance(record, dict):
-                place = f"{file}, images[{i}]"
-                add(record.get("file_name"), record.get("width"), record.get("height"), place)
+                location = f"{file}, images[{i}]"
+                add(record.get("file_name"), record.get("width"), record.get("height"), location)
     else:
         at: list[int] = []
         for line, row in rows(file, file.parent, follow_links=True):
@@ -94,3 +99,11 @@ def read_sizes(file: Path) -> dict[str, tuple[str, int, int]]:
     if not found:
         raise DataError(f"--sizes {file}: no sizes.")
     return found
+
+
+def with_known_ids(given: list[Category], known: list[Category] | None) -> list[Category]:
+    """Given names without ids take those that the source has for them, if it has one for each."""
+    ids = {category.name: category for category in known or ()}
+    if all(category.identity is None and category.name in ids for category in given):
+        return [ids[category.name] for category in given]
+    return given

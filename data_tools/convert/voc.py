@@ -7,121 +7,176 @@ left = xmin, width = xmax − xmin), and the COCO files made from VOC XML follow
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
+from data_tools.convert.annotation_files import KIND, Entry, ImagePlaces, annotation_files, entries
 from data_tools.convert.records import (
     Box,
     Category,
-    Picture,
+    ImageRecord,
     Source,
+    around,
+    around_turned,
     corners,
     decoded,
-    files_below,
-    inside,
     number,
     readable,
     size_or_none,
-    split_name,
     text,
 )  # fmt: skip
-from data_tools.convert.xml_stream import child_text, elements
+from data_tools.convert.splits import in_order, split_of_folders, train_last
+from data_tools.convert.voc_lists import listed_files
+from data_tools.convert.xml_stream import OtherXml, child_text, elements
 from dfine_lib.data.images import DataError
+from dfine_lib.data.ledger import Ledger
 
 Corners = Literal["plain", "inclusive"]
-LISTS = ("train", "val", "test")
 
 
-def read_voc(source: Path, split: str, *, voc_corners: Corners = "plain", follow_links: bool = False) -> Source:
-    """A VOCdevkit folder (Annotations, ImageSets/Main), folders train/ and valid/ of XML files, or XML files alone."""
+def read_voc(
+    source: Path, split: str, *, voc_corners: Corners = "plain", follow_links: bool = False, ledger: Ledger
+) -> Source:
+    """Folders with `Annotations` and `ImageSets/Main`, one or several; without lists, all XML files of a folder.
+
+    Without lists a folder named as a split is one (`train/`, `Annotations/val/`).
+    """
     root = source if source.is_dir() else source.parent
-    found: list[tuple[str, Path]] = []
-    listed = []
-    home = _with_sets(root) if source.is_dir() else None
-    if home is not None:
-        sets = home / "ImageSets" / "Main"
-        taken: set[str] = set()
-        for name in LISTS:
-            file = sets / f"{name}.txt"
-            if not file.is_file():
-                continue
-            for line, row in enumerate(decoded(readable(file, root, 256 << 20, follow_links), file).splitlines(), 1):
-                if stem := row.strip():
-                    stem = stem[:-4] if stem.lower().endswith(".xml") else stem
-                    xml = home / "Annotations" / f"{stem}.xml"
-                    if stem in taken:
-                        raise DataError(f"{file}, line {line}: {stem[:80]!r} is listed a second time.")
-                    taken.add(stem)
-                    found.append((name, inside(xml, root, follow_links)))
-                    if not xml.is_file():
-                        found.pop()
-                        listed.append(("annotation file missing", f"{file}, line {line}: {stem[:200]}"))
-        unlisted = [file for file in files_below(home / "Annotations", (".xml",))
-                    if file.relative_to(home / "Annotations").with_suffix("").as_posix() not in taken]  # fmt: skip
-        listed += [("in no list of ImageSets/Main", str(file)) for file in unlisted]
-    elif source.is_dir():
-        for file in files_below(source, (".xml",)):
-            top = file.relative_to(source).parts[0].lower()
-            known = top in ("train", "val", "valid", "validation", "test") and file.parent != source
-            found.append((split_name(top) if known else split, file))
-    else:
-        found.append((split, source))
-    if not found:
-        raise DataError(f"{source}: no VOC annotation files (.xml) here.")
-    pictures = (_picture(file, root, name, voc_corners, follow_links) for name, file in found)
-    return Source(root, pictures, tuple(dict.fromkeys(name for name, _ in found)), _label_list(root, follow_links),
-                  len(found), listed)  # fmt: skip
+    files = annotation_files(source, ".xml", "VOC annotation files", ledger=ledger, follow_links=follow_links)
+    listed = listed_files(root, files, split, ledger=ledger, follow_links=follow_links) if source.is_dir() else None
+    if listed is None:
+        listed = [(file, split_of_folders(file.relative_to(root).parts[:-1]) or split, root) for file in files]
+    found = entries(listed, root)
+    ledger.found(KIND, len(found))
+    taken = {entry.file for entry in found}
+    for file in files:
+        if file not in taken:
+            ledger.skip(KIND, "in no list that was taken", file)
+    places = ImagePlaces(found, root)
+    records = _records(found, root, places, voc_corners, ledger, follow_links, alone=not source.is_dir())
+    homes = list(dict.fromkeys([root, *(home for _, _, home in listed)]))
+    return Source(root, records, in_order(entry.split for entry in found),
+                  _label_list(homes, root, ledger, follow_links), len(found))  # fmt: skip
 
 
-def _with_sets(root: Path) -> Path | None:
-    for home in (root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))):
-        sets = home / "ImageSets" / "Main"
-        if (home / "Annotations").is_dir() and any((sets / f"{name}.txt").is_file() for name in LISTS):
-            return home
-    return None
+def _label_list(homes: list[Path], root: Path, ledger: Ledger, follow_links: bool) -> list[Category] | None:
+    """The classes of `labels.txt`, or of CVAT's `labelmap.txt` (`name:colour:parts:actions`)."""
+    names: dict[str, None] = {}
+    for file in (home / name for home in homes for name in ("labels.txt", "labelmap.txt")):
+        if not file.is_file():
+            continue
+        for line, row in enumerate(decoded(readable(file, root, 1 << 20, follow_links), file).splitlines(), 1):
+            name = row.strip()
+            if file.name == "labelmap.txt":
+                name = "" if name.startswith("#") else name.split(":")[0].strip()
+                if name == "background":  # stands first in every such file, and is no class of objects
+                    ledger.skip("classes", "background, which has no boxes", f"{file}, line {line}")
+                    continue
+            if name and name not in names:
+                names[name] = None
+                ledger.found("classes")
+                ledger.taken("classes")
+    return [Category(name) for name in names] or None
 
 
-def _label_list(root: Path, follow_links: bool) -> list[Category] | None:
-    file = root / "labels.txt"
-    if not file.is_file():
-        return None
-    rows = decoded(readable(file, root, 1 << 20, follow_links), file).splitlines()
-    return [Category(row.strip()) for row in rows if row.strip()] or None
+def _records(
+    found: list[Entry], root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool,
+    alone: bool,
+) -> Iterator[ImageRecord]:  # fmt: skip
+    for entry in train_last(found, attrgetter("split")):
+        try:
+            record = _record(entry, root, places, voc_corners, ledger, follow_links)
+        except OtherXml as error:
+            if alone:
+                raise
+            kind = "CVAT's XML (--from cvat)" if error.tag == "annotations" else "no <annotation> in it"
+            ledger.left_out(KIND, kind, entry.file)
+            continue
+        ledger.taken(KIND)
+        yield record
 
 
-def _picture(file: Path, root: Path, split: str, voc_corners: Corners, follow_links: bool) -> Picture:
-    """One XML file. `filename` may be missing or name a file that is not there: then the XML's own name counts."""
-    place = str(file)
-    name, width, height, boxes, saw = "", None, None, [], False
-    for element in elements(file, root, ("object", "size", "filename", "annotation"), follow_links):
+def _record(
+    entry: Entry, root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool
+) -> ImageRecord:
+    location = str(entry.file)
+    name, width, height, boxes, count = "", None, None, [], 0
+    tags = ("object", "size", "filename")
+    for element in elements(entry.file, root, tags, follow_links, outermost="annotation"):
         if element.tag == "object":
-            boxes.append(_box(element, f"{place}, object {len(boxes) + 1}", voc_corners))
+            count += 1
+            boxes += _boxes(element, f"{location}, object {count}", voc_corners, ledger)
         elif element.tag == "size":
-            width = size_or_none(child_text(element, "width"), place, "width")
-            height = size_or_none(child_text(element, "height"), place, "height")
-        elif element.tag == "filename":
-            name = (element.text or "").strip()
+            width = size_or_none(child_text(element, "width"), location, "width")
+            height = size_or_none(child_text(element, "height"), location, "height")
         else:
-            saw = True
-    if not saw:
-        raise DataError(f"{place}: no <annotation>; is it Pascal VOC? (CVAT: --from cvat)")
-    own = file.stem + (Path(name).suffix or ".jpg")
-    spare = (own,) if own != name else ()
-    home = file.parent.parent
-    return Picture(split, name or own, width, height, boxes, place, folders=(home / "JPEGImages", file.parent),
-                   spare_names=spare, may_be_path=True)  # fmt: skip
+            name = (element.text or "").strip()
+    return ImageRecord(entry.split, width=width, height=height, boxes=boxes, location=location, may_be_path=True,
+                       **places.of(entry, name))  # fmt: skip
 
 
-def _box(element, place: str, voc_corners: Corners) -> Box:
-    edges = [number(child_text(element, f"bndbox/{key}"), place, key) for key in ("xmin", "ymin", "xmax", "ymax")]
+def _boxes(element: Element, location: str, voc_corners: Corners, ledger: Ledger) -> list[Box]:
+    """The boxes of one object: of its <bndbox>, or around its turned box or outline; those of its parts are none."""
+    if (child_text(element, "deleted") or "0").strip() == "1":  # LabelMe's web page keeps what was deleted
+        ledger.skip("boxes", "an object that was deleted", location)
+        return []
+    flags = {key: (child_text(element, key) or "0").strip() not in ("0", "false", "False", "Unspecified")
+             for key in ("difficult", "truncated", "iscrowd")}  # fmt: skip
+    name = text(child_text(element, "name"), location, "<name>").strip()
+    more: dict[str, Any] = {"crowd": flags.pop("iscrowd"), **flags}
+    straight = [child for child in element.findall("bndbox") if len(child)]
+    found = [_of_bndbox(child, name, location, voc_corners, _rotation(element, location), more) for child in straight]
+    if not found:
+        outlines = [child for tag in _OUTLINES for child in element.findall(tag) if len(child)]
+        found = [_of_outline(child, name, location, more) for child in outlines[:1]]
+    if not found:
+        ledger.skip("boxes", "<object> without a box", location)
+    return found
+
+
+_OUTLINES = ("robndbox", "rotated_bndbox", "polygon", "points", "segmentation")
+
+
+def _of_bndbox(
+    element: Element, name: str, location: str, voc_corners: Corners, turn: float, more: dict[str, Any]
+) -> Box:
+    edges = [number(child_text(element, key), location, key) for key in ("xmin", "ymin", "xmax", "ymax")]
     if voc_corners == "inclusive":
         edges[0] -= 1
         edges[1] -= 1
-    flags = {key: (child_text(element, key) or "0").strip() not in ("0", "false", "False", "Unspecified")
-             for key in ("difficult", "truncated", "iscrowd")}  # fmt: skip
-    return corners(*edges, text(child_text(element, "name"), place, "<name>").strip(), place,
-                   crowd=flags["iscrowd"], difficult=flags["difficult"], truncated=flags["truncated"])  # fmt: skip
+    if turn:
+        return around_turned(edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1], turn, name, location, **more)
+    return corners(*edges, name, location, **more)
+
+
+def _rotation(element: Element, location: str) -> float:
+    """Radians; CVAT writes the box before it was turned, and the degrees as an attribute."""
+    if (attributes := element.find("attributes")) is None:
+        return 0.0
+    for attribute in attributes.iterfind("attribute"):
+        if (child_text(attribute, "name") or "").strip() == "rotation":
+            return math.radians(number(child_text(attribute, "value") or "0", location, "rotation"))
+    return 0.0
+
+
+def _of_outline(element: Element, name: str, location: str, more: dict[str, Any]) -> Box:
+    """The box around a turned box (`cx cy w h angle`, radians), or around points (`x1 y1 …`, or <pt>)."""
+    if element.find("angle") is not None and element.find("cx") is not None:
+        x, y, w, h, turn = (number(child_text(element, key), location, key) for key in ("cx", "cy", "w", "h", "angle"))
+        if abs(turn) > 2 * math.pi:
+            raise DataError(f"{location}: angle is {turn:g}; it should be in radians, within 0 and 2π. Convert it.")
+        return around_turned(x - w / 2, y - h / 2, w, h, turn, name, location, **more)
+    xs, ys = ([number(child.text, location, f"<{child.tag}>") for child in element.iter()
+               if re.fullmatch(rf"{axis}(_?\w*)", child.tag) and not len(child)] for axis in "xy")  # fmt: skip
+    if len(xs) != len(ys) or not xs:
+        raise DataError(f"{location}: <{element.tag}> should have as many x as y, got {len(xs)} and {len(ys)}.")
+    return around(zip(xs, ys, strict=True), name, location, notes=("outline: the box around it",), **more)
 
 
 class VocWriter:
@@ -135,23 +190,23 @@ class VocWriter:
         sets.mkdir(parents=True)
         self.lists = {name: (sets / f"{name}.txt").open("w", encoding="utf-8") for name in splits}
 
-    def picture_place(self, picture: Picture) -> Path:
-        """Where the picture belongs, relative to the folder."""
+    def image_path(self, picture: ImageRecord) -> Path:
+        """Where the image belongs, relative to the folder."""
         return Path("JPEGImages") / picture.file_name
 
-    def add(self, picture: Picture, labels: list[int]) -> list[tuple[str, str]]:
+    def add(self, picture: ImageRecord, labels: list[int]) -> list[tuple[str, str]]:
         """Write one picture's XML. Returns what could not be kept: nothing."""
         stem = picture.file_name.rpartition(".")[0] or picture.file_name
-        if self.stems.setdefault(stem, picture.place) != picture.place:
+        if self.stems.setdefault(stem, picture.location) != picture.location:
             raise DataError(
-                f"{picture.place}: VOC has one folder for all splits, and {stem[:80]!r} is there already, from "
+                f"{picture.location}: VOC has one folder for all splits, and {stem[:80]!r} is there already, from "
                 f"{self.stems[stem]}. Rename one of the pictures, or convert the splits into folders of their own."
             )
         file = self.folder / "Annotations" / f"{stem}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             "<annotation>",
-            f"\t<filename>{_xml(picture.file_name, picture.place)}</filename>",
+            f"\t<filename>{_xml(picture.file_name, picture.location)}</filename>",
             f"\t<size><width>{picture.width}</width><height>{picture.height}</height><depth>3</depth></size>",
             "\t<segmented>0</segmented>",
         ]
@@ -160,9 +215,10 @@ class VocWriter:
             right, bottom = box.left + box.width, box.top + box.height
             edges = zip(("xmin", "ymin", "xmax", "ymax"), (box.left + shift, box.top + shift, right, bottom))
             crowd = "<iscrowd>1</iscrowd>" if box.crowd else ""
+            difficult = int(box.difficult or box.ignore)
             rows += [
-                f"\t<object><name>{_xml(box.name, box.place)}</name><pose>Unspecified</pose>"
-                f"<truncated>{int(box.truncated)}</truncated><difficult>{int(box.difficult)}</difficult>{crowd}",
+                f"\t<object><name>{_xml(box.name, box.location)}</name><pose>Unspecified</pose>"
+                f"<truncated>{int(box.truncated)}</truncated><difficult>{difficult}</difficult>{crowd}",
                 "\t\t<bndbox>" + "".join(f"<{key}>{value:.12g}</{key}>" for key, value in edges) + "</bndbox></object>",
             ]
         file.write_text("\n".join([*rows, "</annotation>", ""]), encoding="utf-8")
@@ -180,7 +236,7 @@ class VocWriter:
             file.close()
 
 
-def _xml(value: str, place: str) -> str:
+def _xml(value: str, location: str) -> str:
     if any(ord(c) < 32 and c not in "\t\n\r" for c in value):
-        raise DataError(f"{place}: {value[:40]!r} holds characters that XML has no room for. Rename it.")
+        raise DataError(f"{location}: {value[:40]!r} holds characters that XML has no room for. Rename it.")
     return escape(value)

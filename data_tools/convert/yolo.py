@@ -1,35 +1,27 @@
-"""YOLO text files, read and written: `class cx cy w h`, fractions of the picture; a row of more is a polygon.
+"""YOLO text files, read: `class cx cy w h` a row, fractions of the image; see `yolo_rows` for rows of more numbers.
 
-Read are Ultralytics' form (`data.yaml`, pictures in `images/`, texts in `labels/` or beside the pictures) and darknet's
-(`obj.data`, `obj.names`). Where `data.yaml` tells `kpt_shape`, a row is a box with keypoints, which are left off. A
-picture without a text file has no objects. Paths in `data.yaml` count only inside the
-folder: `path` and leading `../` are left off where they lead out of it.
+Read are Ultralytics' folders (`data.yaml`, images in `images/`, label files in `labels/` or beside the images),
+darknet's (`obj.data`, `obj.names`, lists of images), and folders of images and label files alone, whose sub-folders
+name the splits. Paths in `data.yaml` are relative to `path`, else to the file itself; one that is not there is an
+error. An image without a label file has no objects. Where the folder has no images, or the user names a folder of
+images, the label files say which images there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import posixpath
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-from data_tools.convert.records import (
-    PICTURES,
-    Box,
-    Category,
-    Picture,
-    Source,
-    around,
-    decoded,
-    files_below,
-    number,
-    readable,
-    split_name,
-    text,
-)  # fmt: skip
+from data_tools.convert.records import Category, ImageRecord, Source
+from data_tools.convert.report import NothingLeft
+from data_tools.convert.splits import train_last
+from data_tools.convert.yolo_files import YoloFiles, label_place
+from data_tools.convert.yolo_rows import YoloRows
+from data_tools.convert.yolo_settings import find_settings
+from data_tools.convert.yolo_splits import ORDER, Item, Splits
 from dfine_lib.data.images import DataError
-
-MOST_TEXT = 16 << 20  # bytes of one label file
-LISTS = ("train", "val", "valid", "validation", "test")
+from dfine_lib.data.ledger import Ledger
 
 
 def read_yolo(
@@ -39,296 +31,129 @@ def read_yolo(
     images: Path | None = None,
     spare_names: list[str] | None = None,
     follow_links: bool = False,
+    ledger: Ledger,
 ) -> Source:
     """A folder with or without `data.yaml`, or the `.yaml` / `.data` file itself.
 
     Args:
         source: what to read.
-        split: name of the only split, where nothing tells one.
-        images: the user's own folder of pictures; then, or where no pictures are found, the label files tell which
-            pictures there are, their names found by the stem; pictures without one are listed and not taken.
-        spare_names: the classes in order, where the folder does not tell them.
-        follow_links: read what links outside.
+        split: name of the only split, where nothing names one.
+        images: the user's own folder of images; the label files say which of them are taken.
+        spare_names: the classes in order, where the folder does not name them.
+        follow_links: read what links outside, and enter linked folders.
+        ledger: gets label files that no image has, and what a list names twice or in vain.
+
+    Raises:
+        NothingLeft: not one image has a label file; names the folders that hold label files.
+        DataError: a path that `data.yaml` names is not there, two splits have the same images, or a row makes no sense.
     """
     root = source if source.is_dir() else source.parent
-    settings, names = _settings(source, root, follow_links)
-    names = names or spare_names
+    files = YoloFiles(root, follow_links)
+    settings = find_settings(source, files)
+    names = settings.names or spare_names
     if names is None:
         raise DataError(f"{source}: no class names (data.yaml, obj.names, classes.txt). Give them with --categories.")
-    reader = _Labels(root, names, _keypoint_numbers(settings.get("kpt_shape"), str(source)), follow_links)
-    found: dict[str, list[tuple[str, Path, Path | None]]] = {}  # split → file name, folder, label file
-    for key in LISTS:
-        for entry in _entries(settings.get(key)):
-            folder = _within(root, settings.get("path"), entry)
-            if folder is None or (images is not None and folder.is_dir()):
-                continue
-            pairs = _from_list(folder, root, follow_links) if folder.is_file() else _from_folder(folder)
-            found.setdefault(split_name(key), []).extend(pairs)
-    if not any(found.values()):
-        found = _by_layout(root, split) if images is None else {}
-    if not any(found.values()):
-        found = _labels_alone(root, split)
-    if not any(found.values()):
-        raise DataError(f"{source}: no YOLO label files and no pictures here.")
-    listed = []
-    if images is not None and images.is_dir():
-        stems = {Path(name).stem for rows in found.values() for name, _, _ in rows}
-        listed = [("picture without a label file, not taken", str(file))
-                  for file in files_below(images, PICTURES) if file.stem not in stems]  # fmt: skip
-    pictures = (reader.picture(name, *row) for name, rows in found.items() for row in rows)
-    categories = [Category(name) for name in names]
-    return Source(root, pictures, tuple(found), categories, sum(map(len, found.values())), listed)
+    remarks = [
+        f"class number {i} is an empty line in the list of classes: it counts, and has no name"
+        for i, name in enumerate(names) if not name
+    ]  # fmt: skip
+    splits = Splits(files, settings, images is None and bool(files.images), ledger, remarks)
+    found = splits.named() or splits.by_folders(split)
+    if not any(found.values()) and not settings.entries:
+        raise DataError(f"{source}: no YOLO label files and no images here.")
+    found = _one_split_each(found, splits.keys, ledger, remarks, root)
+    taken = {item.label for items in found.values() for item in items if item.label is not None}
+    _count_labels(files, taken, found, source, ledger, remarks)
+    rows = YoloRows(root, settings, names, lambda: sorted(taken), remarks, follow_links)
+    records = (
+        _record(name, item, rows, root, splits.with_images) for name, items in train_last(found.items(), itemgetter(0))
+        for item in items
+    )  # fmt: skip
+    categories = [Category(name) for name in names if name]
+    return Source(root, records, tuple(found), categories, sum(map(len, found.values())), remarks)
 
 
-def _settings(source: Path, root: Path, follow_links: bool) -> tuple[dict[str, Any], list[str] | None]:
-    """What data.yaml or obj.data says, and the class names."""
-    file = source if source.is_file() else None
-    if file is None:
-        choices = [*(root / name for name in ("data.yaml", "data.yml", "dataset.yaml")), *sorted(root.glob("*.yaml")),
-                   *sorted(root.glob("*.data"))]  # fmt: skip
-        file = next((choice for choice in choices if choice.is_file()), None)
-    settings: dict[str, Any] = {}
-    if file is not None and file.suffix in (".yaml", ".yml"):
-        settings = _yaml(file, root, follow_links)
-        if settings.get("names") is not None:
-            return settings, _names(settings["names"], str(file))
-    elif file is not None:
-        rows = decoded(readable(file, root, 1 << 20, follow_links), file).splitlines()
-        settings = {key.strip(): value.strip() for key, sign, value in (row.partition("=") for row in rows) if sign}
-        if found := _within(root, None, settings.get("names")):
-            return settings, _lines(found, root, follow_links)
-    for name in ("obj.names", "classes.txt", "labels/classes.txt", "names.txt"):
-        if (root / name).is_file():
-            return settings, _lines(root / name, root, follow_links)
-    return settings, None
+def _record(split: str, item: Item, rows: YoloRows, root: Path, with_images: bool) -> ImageRecord:
+    boxes = [] if item.label is None else rows.boxes(item.label)
+    location = str(root / (item.path if item.label is None else item.label))
+    return ImageRecord(
+        split, item.name, None, None, boxes, location, relative=True, path=Path(item.path) if with_images else None,
+        folders=((root / item.path).parent,),
+    )  # fmt: skip
 
 
-def names_of_yaml(file: Path) -> list[str]:
-    """The classes that a `data.yaml` names, in order; `DataError` where it names none."""
-    return _names(_yaml(file, file.parent, follow_links=True).get("names"), str(file))
+def _one_split_each(
+    found: dict[str, list[Item]], keys: dict[str, str], ledger: Ledger, remarks: list[str], root: Path
+) -> dict[str, list[Item]]:
+    """Leave an image that two splits name in the one that measures, test before val before train.
 
-
-def _yaml(file: Path, root: Path, follow_links: bool) -> dict[str, Any]:
-    import yaml
-
-    content = decoded(readable(file, root, 1 << 20, follow_links), file)
-    try:
-        settings = yaml.safe_load(content)
-    except RecursionError:
-        raise DataError(f"{file}: nested too deeply.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{file}: no valid YAML: {' '.join(str(error).split())[:160]}.") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"{file}: expected keys train, val, names.")
-    return settings
-
-
-def _names(names: Any, place: str) -> list[str]:
-    if isinstance(names, dict):
-        if not all(type(key) is int for key in names) or sorted(names) != list(range(len(names))):
-            raise DataError(f"{place}: 'names' should number the classes 0, 1, 2 … without gaps.")
-        names = [names[key] for key in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{place}: 'names' should be a list of class names, or a dict from number to name.")
-    found = [text(name, place, f"the name of class {i}") for i, name in enumerate(names)]
-    if len(set(found)) < len(found):
-        raise DataError(f"{place}: a class name stands twice in 'names'. Rename one.")
-    return found
-
-
-def _lines(file: Path, root: Path, follow_links: bool) -> list[str]:
-    rows = decoded(readable(file, root, 1 << 20, follow_links), file).splitlines()
-    return _names([row.strip() for row in rows if row.strip()], str(file))
-
-
-def _keypoint_numbers(shape: Any, place: str) -> int:
-    """How many numbers follow the box in a row of keypoints; 0 where the set has none."""
-    if shape is None:
-        return 0
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and 0 < n < 10_000 for n in shape):
-        raise DataError(f"{place}: 'kpt_shape' should be [number of keypoints, 2 or 3].")
-    return shape[0] * shape[1]
-
-
-def _entries(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
-
-
-def _within(root: Path, base: Any, entry: Any) -> Path | None:
-    """The folder or file that an entry means, inside `root`; None if there is none."""
-    if not isinstance(entry, str) or not entry or "\0" in entry or len(entry) > 1000:
-        return None
-    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    bases = [root]
-    if isinstance(base, str) and base and "\0" not in base and not base.startswith("/") and ".." not in base:
-        bases.insert(0, root / base)
-    for i in range(len(parts)):  # data/obj.names is obj.names where there is no data/
-        for home in bases:
-            path = home.joinpath(*parts[i:])
-            try:
-                if path.exists() and path.resolve().is_relative_to(root.resolve()):
-                    return path
-            except OSError:
-                continue
-    return None
-
-
-def _from_folder(folder: Path) -> Iterator[tuple[str, Path, Path | None]]:
-    for file in files_below(folder, PICTURES):
-        yield file.relative_to(folder).as_posix(), folder, _label_file(file)
-
-
-def _from_list(file: Path, root: Path, follow_links: bool) -> Iterator[tuple[str, Path, Path | None]]:
-    """Pictures that a text file lists. Their names are the last part; without pictures their label files count."""
-    for row in decoded(readable(file, root, 256 << 20, follow_links), file).splitlines():
-        if not (row := row.strip()):
-            continue
-        found = _within(file.parent, None, row) or _within(root, None, row)
-        if found is not None:
-            yield found.name, found.parent, _label_file(found)
-            continue
-        name = row.replace("\\", "/").rpartition("/")[2]
-        label = _within(root, None, row.rpartition(".")[0] + ".txt")
-        yield name, root, label
-
-
-def _label_file(picture: Path) -> Path | None:
-    """Beside the picture, or in `labels` where the picture lies in `images`; whatever it is: reading refuses a pipe."""
-    parts = list(picture.parts)
-    places = [picture.with_suffix(".txt")]
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[:-1][::-1].index("images")
-        places.insert(0, Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
-    return next((place for place in places if _is_there(place)), None)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _by_layout(root: Path, split: str) -> dict[str, list[tuple[str, Path, Path | None]]]:
-    """images/train, train/images, or images/ alone."""
-    found = {}
-    for key in LISTS:
-        for folder in (root / "images" / key, root / key / "images", root / key, root / "images" / f"{key}2017"):
-            if folder.is_dir() and (pairs := list(_from_folder(folder))):
-                found.setdefault(split_name(key), pairs)
-    if not found:
-        for folder in (root / "images", root):
-            if folder.is_dir() and (pairs := list(_from_folder(folder))):
-                return {split: pairs}
-    return found
-
-
-def _labels_alone(root: Path, split: str) -> dict[str, list[tuple[str, Path, Path | None]]]:
-    """Label files without pictures beside them; folders train, val … are splits."""
-    home = root / "labels" if (root / "labels").is_dir() else root
-    found: dict[str, list[tuple[str, Path, Path | None]]] = {}
-    skip = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "names.txt", "readme.txt"}
-    for file in files_below(home, (".txt",)):
-        if file.name.lower() in skip or file.name.lower().startswith("readme"):
-            continue
-        parts = file.relative_to(home).parts
-        top = parts[0].lower().removesuffix("2017")
-        own = split_name(top) if len(parts) > 1 and top in LISTS else split
-        below = file.relative_to(home / parts[0]) if own != split or top in LISTS else file.relative_to(home)
-        name = below.with_suffix(".jpg").as_posix() if home != root else file.stem + ".jpg"
-        found.setdefault(own, []).append((name, file.parent, file))
-    return found
-
-
-class _Labels:
-    """Label files to pictures."""
-
-    def __init__(self, root: Path, names: list[str], keypoint_numbers: int, follow_links: bool):
-        self.root, self.names, self.follow_links = root, names, follow_links
-        self.keypoint_numbers = keypoint_numbers
-
-    def picture(self, split: str, name: str, folder: Path, label_file: Path | None) -> Picture:
-        place = str(label_file if label_file is not None else folder / name)
-        picture = Picture(split, name, None, None, [], place, relative=True, folders=(folder,))
-        if label_file is None:
-            return picture
-        content = decoded(readable(label_file, self.root, MOST_TEXT, self.follow_links), label_file)
-        for line, row in enumerate(content.splitlines(), 1):
-            if row.strip():
-                picture.boxes.append(self._box(row.split(), f"{label_file}, line {line}"))
-        return picture
-
-    def _box(self, fields: list[str], place: str) -> Box:
-        if self.keypoint_numbers and len(fields) == 5 + self.keypoint_numbers:
-            fields = fields[:5]
-        if len(fields) != 5 and (self.keypoint_numbers or len(fields) < 7 or len(fields) % 2 == 0):
-            way_out = "Keypoints? Say kpt_shape in data.yaml. Else correct the row."
-            if len(fields) == 6:
-                way_out = "Predictions with a score? Remove the last column."
-            raise DataError(
-                f"{place}: {len(fields)} numbers; a box has 5 (class cx cy w h), a polygon 1 + 2 for each of "
-                f"at least 3 points. {way_out}"
+    Where nothing would be left to train on, it stays in train; a split that has no image of its own then goes, which is
+    said.
+    """
+    for reverse in (False, True):
+        keeps: dict[str, str] = {}
+        for split in sorted(found, key=lambda name: ORDER.get(name, 1), reverse=reverse):
+            keeps.update((item.path, split) for item in found[split])
+        kept = {split: [item for item in items if keeps[item.path] == split] for split, items in found.items()}
+        if all(kept[split] for split, items in found.items() if items):
+            break
+    for split, items in found.items():
+        for item in items:
+            if keeps[item.path] != split:
+                ledger.skip("records", f"image is in {keeps[item.path]} as well", root / item.path)
+        if items and not kept[split]:
+            del kept[split]
+            other = keeps[items[0].path]
+            remarks.append(
+                f"all {len(items):,} images of {keys.get(split, split)!r} are in {keys.get(other, other)!r} as well: "
+                f"taken once, as {other} (dfine data split divides them)"
             )
-        label = number(fields[0], place, "the class")
-        values = [number(field, place, "a coordinate") for field in fields[1:]]
-        if max(map(abs, values)) > 10:
-            raise DataError(f"{place}: coordinates should be fractions of the picture, 0 to 1; got {max(values):g}.")
-        if label < 0 or label != int(label) or label >= len(self.names):
-            raise DataError(
-                f"{place}: class {label:g} has no name; there are {len(self.names)}, from 0. Add it or remove the row."
-            )
-        name = self.names[int(label)]
-        if len(values) == 4:
-            x, y, width, height = values
-            return Box(x - width / 2, y - height / 2, width, height, name, place=place)
-        return around(zip(values[::2], values[1::2]), name, place)
+    return kept
 
 
-class YoloWriter:
-    """images/SPLIT/, labels/SPLIT/NAME.txt, data.yaml. Crowd boxes have no place in YOLO and are left out."""
+def _count_labels(
+    files: YoloFiles, taken: set[str], found: dict[str, list[Item]], source: Path, ledger: Ledger, remarks: list[str]
+) -> None:
+    """Count label files, taken and left out, and images without one.
 
-    def __init__(self, folder: Path, splits: tuple[str, ...]):
-        self.folder, self.splits = folder, splits
-        self.stems: dict[tuple[str, str], str] = {}
-        for name in splits:
-            (folder / "images" / name).mkdir(parents=True)
-            (folder / "labels" / name).mkdir(parents=True)
+    Raises:
+        NothingLeft: not one image has a label file, or in a split whose label files are elsewhere.
+    """
+    total = sum(map(len, found.values()))
+    for image in files.sharing:
+        ledger.skip("records", "image shares its label file with one of another ending", files.root / image)
+    ledger.found("annotation files", len(taken))
+    ledger.taken("annotation files", len(taken))
+    left = dict(files.left_labels(taken))
+    for path, reason in left.items():
+        ledger.skip("annotation files", reason, files.root / path)
+    _check_labels(files, found, left, source)
+    if written := sorted({part for label in taken for part in label.split("/") if part.lower() == "labels" != part}):
+        remarks.append(f"label files are in a folder called {', '.join(written)}")
+    if (without := total - sum(item.label is not None for items in found.values() for item in items)) > 0:
+        remarks.append(f"{without:,} of {total:,} images have no label file: taken as images without objects")
+    if pairs := [pair for pair in files.paired_otherwise if pair[1] in taken]:
+        remarks.append(
+            f"{len(pairs):,} label files have the name of their image in another form ({pairs[0][1]} is that of "
+            f"{pairs[0][0]}, for example)"
+        )
 
-    def picture_place(self, picture: Picture) -> Path:
-        """Where the picture belongs, relative to the folder."""
-        return Path("images") / picture.split / picture.file_name
 
-    def add(self, picture: Picture, labels: list[int]) -> list[tuple[str, str]]:
-        """Write one picture's text file. Returns reason and place of every box left out."""
-        stem = picture.file_name.rpartition(".")[0] or picture.file_name
-        if (other := self.stems.setdefault((picture.split, stem), picture.place)) != picture.place:
-            raise DataError(f"{picture.place}: {stem[:80]!r} is there already, from {other}; one text file for both.")
-        rows, lost = [], []
-        for box, label in zip(picture.boxes, labels, strict=True):
-            if box.crowd:
-                lost.append(("crowd box, which YOLO has no word for", box.place))
-                continue
-            width, height = picture.width or 1, picture.height or 1
-            values = (
-                (box.left + box.width / 2) / width, (box.top + box.height / 2) / height, box.width / width,
-                box.height / height,
-            )  # fmt: skip
-            rows.append(f"{label} " + " ".join(f"{value:.12g}" for value in values) + "\n")
-        file = self.folder / "labels" / picture.split / f"{stem}.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(rows))
-        return lost
-
-    def finish(self, categories: list[Category]) -> None:
-        """The description of the set."""
-        import yaml
-
-        content: dict[str, Any] = {name: f"images/{name}" for name in self.splits}
-        content["names"] = {i: category.name for i, category in enumerate(categories)}
-        (self.folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
-
-    def close(self) -> None:
-        """Nothing stays open."""
+def _check_labels(files: YoloFiles, found: dict[str, list[Item]], left: dict[str, str], source: Path) -> None:
+    """Refuse images without label files where there are label files that seem to be theirs, or none at all."""
+    stems = {posixpath.splitext(posixpath.basename(path))[0] for path in left}
+    items = [item for ones in found.values() for item in ones]
+    groups = {"": items} if not any(item.label for item in items) else found
+    for split, ones in groups.items():
+        own = {posixpath.splitext(posixpath.basename(item.path))[0] for item in ones}
+        if not ones or any(item.label for item in ones) or (split and own.isdisjoint(stems)):
+            continue
+        where = files.folders_with("label files")
+        if files.linked:
+            where += f". Linked folders were not entered: {', '.join(files.linked[:3])} (--follow-links enters them)"
+        what = f"images of {split!r}" if split else "images"
+        raise NothingLeft(
+            f"{source}: not one of {len(ones):,} {what} has a label file. Folders with label files: {where}. The label "
+            f"file of {ones[0].path} would be {label_place(ones[0].path)}: rename the folder or the files, or give the "
+            "folder that holds both images and label files."
+        )

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from data_tools.box_writing import EDGE_PX, WRITINGS, fits, fractions_in, is_written_as
+from data_tools.convert.box_edges import SMALLEST
+from data_tools.convert.records import LARGEST
+from data_tools.doctor import frames
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
 
-EDGE_PX = 1.0  # what a box may stick out by without a word: rounding
 TINY_PX = 2.0
 EXTREME_ASPECT = 25.0
-FEWEST_FOR_A_VERDICT = 8  # boxes; fewer do not tell how a file writes them
 _DROPPED = "drops the annotation"
-_WRITING = "Boxes lie beside the objects, or outside the picture: nothing can be learned."
+_WRITING = "Boxes lie beside the objects, or outside the image: nothing can be learned."
 _COCO = "COCO boxes are [left, top, width, height] in pixels: convert them."
 CHECKS = (
     Check("box_malformed", ERROR, "bbox is missing or not four numbers", "The reader refuses the file.",
           "Write [left, top, width, height].", _DROPPED),
-    Check("box_not_finite", ERROR, "bbox holds NaN, infinity or a number beyond all pictures",
+    Check("box_not_finite", ERROR, "bbox holds NaN, infinity or a number beyond all images",
           "One such target makes the loss NaN.", "Correct or remove it.", _DROPPED),
+    Check("box_text", ERROR, "numbers of a bbox written as text", "The reader refuses the file.",
+          "Write them as numbers.", "writes numbers"),
+    Check("panoptic", ERROR, "a panoptic file", "The reader refuses the file.", "Give the file of instances.",
+          "takes the boxes of its segments, those of stuff left out"),
+    Check("box_from_outline", ERROR, "no bbox where there is an outline", "The reader refuses the file.",
+          "Write the box around the outline.", "takes the box around the outline"),
     Check("box_negative_side", ERROR, "negative width or height", "The reader refuses the file.",
-          "Corners in another order? Swap them.", "swaps the corners where that gives a box inside the image, else "
-          "drops the annotation"),
-    Check("box_no_area", WARNING, "zero width or height", "Training leaves them out, the evaluation counts them as "
+          "Corners in another order, or a width of the wrong sign? Correct it.", _DROPPED),
+    Check("box_no_area", ERROR, "zero width or height", "Training leaves them out, the evaluation counts them as "
           "objects that nobody finds.", "Remove them.", _DROPPED),
     Check("box_outside", ERROR, "a box wholly outside its image", "The reader refuses the file.",
           "Are these pixels of this image?", _DROPPED),
@@ -55,10 +60,12 @@ CHECKS = (
     Check("area_invalid", ERROR, "area is no number", "The evaluation refuses it, when the first epoch is done.",
           "Write the area of the object or of the box.", "writes width x height"),
     Check("area_missing", NOTE, "area is missing", "The area of the box is taken.", "Nothing."),
-    Check("crowd", NOTE, "crowd annotations (iscrowd = 1)", "Left out of training, ignored in the evaluation.",
-          "Nothing, if that is meant."),
+    Check("crowd", NOTE, "crowd annotations (iscrowd = 1, or ignore = 1)",
+          "Left out of training, ignored in the evaluation.", "Nothing, if that is meant."),
     Check("crowd_many", WARNING, "more than a fifth of the annotations are crowd", "Training leaves them all out.",
-          "Is iscrowd set by mistake?"),
+          "Is iscrowd, or ignore, set by mistake?"),
+    Check("difficult", NOTE, "objects marked difficult", "Trained on, ignored in the evaluation, as in PASCAL VOC.",
+          "Nothing, if that is meant."),
     Check("image_without_boxes", NOTE, "images without boxes", "They teach what background is; denoising has nothing "
           "to do in them.", "Nothing, if they are truly empty."),
     Check("image_without_boxes_many", WARNING, "more than half of the images have no boxes", "Most steps teach nothing "
@@ -70,12 +77,22 @@ def examine(case: Examination) -> None:
     """All checks of this file."""
     for split in case.splits:
         case.found("box_malformed", split, "annotations", np.isnan(split.boxes_xywh).any(1) & ~_nan_written(split))
-        huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) >= 1e9).any(1)
+        text = [i for i, record in enumerate(split.annotations) if _is_text(record.get("bbox"))]
+        case.found("box_text", split, "annotations", text)
+        if split.is_panoptic:
+            case.told("panoptic", split.name, [f"{split.annotation_file}: segments_info in place of bbox"])
+        case.found("box_from_outline", split, "annotations", split.outlined)
+        huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) > LARGEST).any(1)
         case.found("box_not_finite", split, "annotations", _nan_written(split) | huge)
         writing(case, split)
+        frames.place(split)
         _places(case, split)
         _repetitions(case, split)
         _rest(case, split)
+
+
+def _is_text(bbox: object) -> bool:
+    return type(bbox) is list and len(bbox) == 4 and str in map(type, bbox)
 
 
 def _nan_written(split: Split) -> np.ndarray:
@@ -88,69 +105,66 @@ def _nan_written(split: Split) -> np.ndarray:
     return written
 
 
-# How a file may write its boxes by mistake: numbers [n, 4] and image sizes [n, 2] to xywh in pixels.
-_WRITINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "boxes_as_corners": lambda b, wh: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
-    "boxes_as_centres": lambda b, wh: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, 2:]], 1),
-    "boxes_axes_swapped": lambda b, wh: b[:, [1, 0, 3, 2]],
-}
-
-
-def _fits(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
-    """bool `[n]`: positive sides, inside the image but for rounding."""
-    slack = EDGE_PX + 0.002 * sizes_wh
-    inside = (boxes_xywh[:, :2] >= -slack) & (boxes_xywh[:, :2] + boxes_xywh[:, 2:] <= sizes_wh + slack)
-    return (inside & (boxes_xywh[:, 2:] > 0)).all(1)
-
-
 def writing(case: Examination, split: Split) -> None:
-    """Find boxes that are written in another way, and put them right in `split.boxes_xywh`.
+    """Find boxes that are written in another way, and put them right in `split.boxes_xywh`."""
+    rows = np.flatnonzero(split.usable)
+    if not len(rows):
+        return
+    for name, chosen, boxes in other_writings(split.boxes_xywh[rows], split.size_of(rows), split.image_of[rows]):
+        split.boxes_xywh[rows[chosen]] = boxes
+        case.found(name, split, "annotations", rows[chosen])
+
+
+def other_writings(
+    boxes_xywh: np.ndarray, sizes_wh: np.ndarray, image_of: np.ndarray
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Boxes that are written otherwise than as left, top, width, height in pixels.
 
     A statistical test: as COCO's [left, top, width, height], boxes that are not leave their images again and again;
     read in the way that they are written, (nearly) all of them fit. Judged over the whole file, then image by image,
     since files are merged.
+
+    Args:
+        boxes_xywh: float64 `[M, 4]` as the file has them, finite.
+        sizes_wh: `[M, 2]`, width and height in pixels of the image of every box.
+        image_of: int64 `[M]`, from 0; boxes with the same number belong to one image.
+
+    Returns:
+        For each writing that was found: name of the check, places of its boxes int64 `[n]`, and these boxes as left,
+        top, width, height in pixels `[n, 4]`.
     """
-    rows = np.flatnonzero(split.usable)
-    boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
-    fractions = ((boxes >= 0) & (boxes <= 1.0)).all(1) & (boxes[:, 2:] > 0).all(1) & (sizes > 8).all(1)
-    fractions = _agreed(split, rows, fractions, fewest=2, share=1.0)
+    found = []
+    rows = np.arange(len(boxes_xywh))
+    fractions = fractions_in(boxes_xywh, sizes_wh, image_of)
     if fractions.any():
-        own, scale = boxes[fractions], np.tile(sizes[fractions], 2)
-        as_corner = own * scale
-        centres = _WRITINGS["boxes_as_centres"](as_corner, sizes[fractions])
-        corners = _WRITINGS["boxes_as_corners"](as_corner, sizes[fractions])
-        best = max((as_corner, centres, corners), key=lambda one: _fits(one, sizes[fractions]).mean())
-        split.boxes_xywh[rows[fractions]] = best
-        case.found("boxes_as_fractions", split, "annotations", rows[fractions])
-        rows, boxes, sizes = rows[~fractions], boxes[~fractions], sizes[~fractions]
+        wh = sizes_wh[fractions]
+        as_corner = boxes_xywh[fractions] * np.tile(wh, 2)
+        ways = (as_corner, *(WRITINGS[name](as_corner, wh) for name in ("boxes_as_centres", "boxes_as_corners")))
+        found.append(("boxes_as_fractions", rows[fractions], max(ways, key=lambda one: fits(one, wh).mean())))
+        rows = rows[~fractions]
+    boxes, sizes, image = boxes_xywh[rows], sizes_wh[rows], image_of[rows]
     if not len(rows):
-        return
-    plain = _fits(boxes, sizes)
-    for name, convert in _WRITINGS.items():
-        other = _fits(convert(boxes, sizes), sizes)
-        fewest = 0.05 if name == "boxes_as_centres" else 0.15  # those near the right and lower edges alone tell
-        whole = len(rows) >= FEWEST_FOR_A_VERDICT and other.mean() >= 0.98 and (~plain & other).mean() >= fewest
-        chosen = np.full(len(rows), bool(whole))
+        return found
+    plain = fits(boxes, sizes)
+    for name, convert in WRITINGS.items():
+        other = fits(convert(boxes, sizes), sizes)
+        whole = is_written_as(name, plain, other)
+        chosen = np.full(len(rows), whole)
         if not whole and name == "boxes_as_corners":
-            chosen = _agreed(split, rows, other, fewest=3, share=1.0) & _agreed(
-                split, rows, ~plain, fewest=3, share=0.5
-            )
+            chosen = _agreed(image, other, fewest=3, share=1.0) & _agreed(image, ~plain, fewest=3, share=0.5)
         if chosen.any():
-            split.boxes_xywh[rows[chosen]] = convert(boxes[chosen], sizes[chosen])
-            case.found(name, split, "annotations", rows[chosen])
-            return
+            found.append((name, rows[chosen], convert(boxes[chosen], sizes[chosen])))
+            break
+    return found
 
 
-def _agreed(split: Split, rows: np.ndarray, flags: np.ndarray, *, fewest: int, share: float) -> np.ndarray:
-    """bool `[rows]`: at least `share` of the image's boxes carry the flag, and it has `fewest` of them; in a file
-    where more than half of all boxes carry it, an image with fewer boxes is believed too."""
-    image = split.image_of[rows]
-    total = np.bincount(image, minlength=len(split.images))
-    flagged = np.bincount(image, flags, minlength=len(split.images))
-    if len(rows) and flags.mean() > 0.5:
+def _agreed(image_of: np.ndarray, flags: np.ndarray, *, fewest: int, share: float) -> np.ndarray:
+    """bool `[M]`: at least `share` of the image's boxes carry the flag, and it has `fewest` of them; in a file where
+    more than half of all boxes carry it, an image with fewer boxes is believed too."""
+    total, flagged = np.bincount(image_of), np.bincount(image_of, flags)
+    if flags.mean() > 0.5:
         fewest = 1
-    agreed = (total >= fewest) & (flagged >= share * total) & (flagged > 0)
-    return agreed[image] if len(rows) else np.zeros(0, bool)
+    return ((total >= fewest) & (flagged >= share * total) & (flagged > 0))[image_of]
 
 
 def _places(case: Examination, split: Split) -> None:
@@ -158,8 +172,8 @@ def _places(case: Examination, split: Split) -> None:
     boxes, sizes = split.boxes_xywh[rows], split.size_of(rows)
     left_top, side = boxes[:, :2], boxes[:, 2:]
     negative = (side < 0).any(1)
-    empty = (side == 0).any(1) & ~negative
-    outside = ((left_top >= sizes) | (left_top + side <= 0)).any(1) & (side > 0).all(1)
+    empty = (side < SMALLEST).any(1) & ~negative
+    outside = ((left_top >= sizes) | (left_top + side <= 0)).any(1) & ~negative & ~empty
     out = ((left_top < -EDGE_PX) | (left_top + side > sizes + EDGE_PX)).any(1) & ~outside & ~negative & ~empty
     proper = ~(negative | empty | outside)
     with np.errstate(all="ignore"):
@@ -188,6 +202,7 @@ def _repetitions(case: Examination, split: Split) -> None:
     boxes, image, label = split.boxes_xywh[rows], split.image_of[rows], split.category_of[rows]
     order = np.lexsort((np.arange(len(rows)), boxes[:, 0], image))
     rows, boxes, image, label = rows[order], boxes[order], image[order], label[order]
+    place = np.round(boxes, 2)
     exact, near, two = [], [], []
     xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     area = boxes[:, 2:].prod(1)
@@ -202,7 +217,7 @@ def _repetitions(case: Examination, split: Split) -> None:
         overlap = np.minimum(xyxy[active, 2:], xyxy[other, 2:]) - np.maximum(xyxy[active, :2], xyxy[other, :2])
         shared = overlap.clip(0).prod(1)
         iou = shared / (area[active] + area[other] - shared)
-        same = np.abs(boxes[active] - boxes[other]).max(1) < 0.01
+        same = (place[active] == place[other]).all(1)
         alike = label[active] == label[other]
         late = np.maximum(rows[active], rows[other])  # the later entry of the file
         exact += late[same & alike].tolist()
@@ -229,11 +244,14 @@ def _rest(case: Examination, split: Split) -> None:
     case.found("crowd", split, "annotations", split.crowd)
     if split.crowd.sum() > 0.2 * count:
         case.found("crowd_many", split, "annotations", split.crowd)
+    case.found("difficult", split, "annotations", split.difficult)
     own = np.bincount(split.image_of[split.image_of >= 0], minlength=len(split.images))
     case.found("image_without_boxes", split, "images", own == 0)
     if len(own) and (own == 0).mean() > 0.5:
         case.found("image_without_boxes_many", split, "images", own == 0)
     good = split.usable & ~split.crowd & (split.category_of >= 0)
+    if split.name == "val":
+        good &= ~split.difficult
     if split.images and not good.any():
         name = "no_boxes" if split.name == "train" else "no_boxes_in_val"
         case.told(name, split.name, [f"{split.annotation_file}: {count} annotations, none of them usable"])

@@ -15,7 +15,8 @@ CHECKS = (
     Check("category_name_missing", ERROR, "a category without a name", "The reader refuses the file.", "Name it.",
           "names it class_ID"),
     Check("category_name_repeated", ERROR, "two categories of one name", "One object is taught as two classes; the "
-          "reader refuses the file.", "Merge or rename them.", "merges them into the first"),
+          "reader refuses the file.", "Merge or rename them, or remove the one without boxes.",
+          "merges them into the first that has boxes"),
     Check("category_names_alike", WARNING, "categories whose names differ in case, blanks or a plural s alone",
           "One object is taught as two classes.", "Merge them."),
     Check("category_background", WARNING, "a category named background", "D-FINE has no background class: no object is "
@@ -31,7 +32,7 @@ CHECKS = (
           "scored against another one.", "Give both files the same list.",
           "follows the names of train; a name that train lacks becomes train's"),
     Check("category_only_in_val", ERROR, "val uses a category that train does not list", "The reader refuses the file.",
-          "List it in train, or remove its boxes.", "drops these annotations"),
+          "List it in train, or remove its boxes.", "lists it in both files"),
     Check("category_lists_differ", NOTE, "train and val list different categories", "Train's list counts.",
           "Nothing, if that is meant."),
     Check("category_without_val", WARNING, "categories of train without a box in val", "Their AP is not measured.",
@@ -74,7 +75,13 @@ def _names(case: Examination, split: Split) -> None:
     names = [name_of(split, i) for i in range(len(split.categories))]
     case.found("category_name_missing", split, "categories", [i for i, name in enumerate(names) if name is None])
     same = repeated(names)
-    case.found("category_name_repeated", split, "categories", same)
+    boxes = counts(split)
+
+    def alike(i: int) -> str:
+        own = [k for k, name in enumerate(names) if name == names[i]]
+        return ", ".join(f"id {shown(split.categories[k].get('id'))} has {boxes[k]:,} boxes" for k in own[:5])
+
+    case.found("category_name_repeated", split, "categories", same, alike)
     plain = [name and " ".join(name.split()).casefold().replace("_", " ").removesuffix("s") for name in names]
     known = set(same)
     case.found("category_names_alike", split, "categories", [i for i in repeated(plain) if i not in known])

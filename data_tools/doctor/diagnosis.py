@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.doctor import boxes, categories, duplicates, fit, images, structure
+from data_tools.doctor import boxes, categories, duplicates, fit, frames, image_search, images, structure
 from data_tools.doctor.finding import ERROR, LEVELS, NOTE, WARNING, Check, Examination, Finding
 from data_tools.doctor.reading import Split, locate, read_split
+from data_tools.image_frames import Frame
 from data_tools.parts import no_shards
 from dfine_lib.config import Recipe
 from dfine_lib.data.images import DataError
@@ -27,6 +28,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     splits: tuple[Split, ...]
     looked_at_images: bool
+    doubt: str = ""  # why it cannot be decided which frame the boxes of images that EXIF turns belong to
 
     def of(self, level: str) -> list[Finding]:
         """Findings of one level: `error`, `warning` or `note`."""
@@ -77,7 +79,7 @@ class Diagnosis:
                     lines += [f"  --fix {one.repair}"] if one.repair else []
         counts = Counter(one.level for one in self.findings)
         total = ", ".join(f"{counts[level]} {level}{'s' * (counts[level] != 1)}" for level in LEVELS)
-        skipped = "" if self.looked_at_images else "; the pictures were not looked at"
+        skipped = "" if self.looked_at_images else "; the images were not looked at"
         verdict = "" if counts[ERROR] or counts[WARNING] else " Nothing to worry about."
         return "\n".join([*lines, "", f"{len(CHECKS)} checks: {total}{skipped}.{verdict}"])
 
@@ -88,6 +90,7 @@ def examine(
     recipe: Recipe | str = "n_custom",
     image_size: int | str | None = None,
     look_at_images: bool = True,
+    exif: Frame | None = None,
 ) -> Diagnosis:
     """Find what is wrong with a data set; nothing about its content raises.
 
@@ -95,10 +98,12 @@ def examine(
         data: what `find_split` understands.
         recipe: what is to be trained on it, for queries, denoising, batch and input size.
         image_size: side of the input, or "HEIGHT,WIDTH", in place of the recipe's.
-        look_at_images: open and decode every picture. Otherwise no file but the annotations is touched.
+        look_at_images: open and decode every image. Otherwise no file but the annotations is touched.
+        exif: whether boxes of images that EXIF turns belong to the upright image or to the image as stored; None: by
+            the evidence of all images.
 
     Raises:
-        DataError: there is nothing at `data`, or its pictures lie in shards.
+        DataError: there is nothing at `data`, or its images lie in shards.
         ValueError: an unknown recipe or an impossible size.
     """
     data, recipe = Path(data), get_recipe(recipe)
@@ -122,8 +127,11 @@ def examine(
     for check, name, message in lost:
         case.told(check, name, [message])
     structure.examine(case)
+    doubt = ""
     if look_at_images:
+        image_search.find_and_look(case, data)
         images.examine(case)
+        doubt = frames.decide(case, exif)
     images.shapes(case)
     boxes.examine(case)
     categories.examine(case)
@@ -131,4 +139,4 @@ def examine(
     fit.examine(case)
     order = {level: i for i, level in enumerate(LEVELS)}
     findings = tuple(sorted(case.findings, key=lambda one: order[one.level]))
-    return Diagnosis(data, findings, tuple(case.splits), look_at_images)
+    return Diagnosis(data, findings, tuple(case.splits), look_at_images, doubt)

@@ -1,7 +1,8 @@
-"""A repaired copy of a data folder: new annotation files, the pictures linked. What was done is listed with it.
+"""A repaired copy of a data folder: new annotation files, the images linked. What was done is listed with it.
 
-The copy has the layout `annotations/instances_SPLIT.json`, `images/SPLIT/`, one link a picture under the name that
-the annotation file gives, and `repairs.json`. Nothing of the input is written to.
+The copy has the layout `annotations/instances_SPLIT.json`, `images/SPLIT/`, one link an image, and `repairs.json`.
+Nothing of the input is written to. What is dropped is what `dfine data convert` leaves out, and what the doctor alone
+can see: damage inside of an image, boxes that are written in another way.
 """
 
 from __future__ import annotations
@@ -11,28 +12,30 @@ import math
 import os
 import posixpath
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_tools.convert.box_edges import SMALLEST
 from data_tools.convert.new_folder import new_folder
-from data_tools.doctor.categories import name_of
+from data_tools.convert.writing import TINY
+from data_tools.doctor.category_repairs import followed, kept_categories
 from data_tools.doctor.diagnosis import Diagnosis
 from data_tools.doctor.finding import ERROR
 from data_tools.doctor.images import DROPPED
-from data_tools.doctor.pixels import turned
 from data_tools.doctor.reading import Split
+from data_tools.doctor.repair_log import RepairLog, harmless, plain_record
+from dfine_lib.data.coco_json import is_set
 from dfine_lib.data.images import DataError
 
 _IMAGES_DROPPED = (*DROPPED, "file_name_missing", "file_name_leaves_folder",
                    "duplicate_in_both_splits")  # fmt: skip
-_BOXES_DROPPED = ("box_malformed", "box_not_finite", "box_no_area", "box_outside", "annotation_orphan",
-                  "category_unknown", "box_repeated")  # fmt: skip
+_BOXES_DROPPED = ("box_malformed", "box_not_finite", "box_negative_side", "box_no_area", "box_outside",
+                  "annotation_orphan", "category_unknown", "box_repeated")  # fmt: skip
 _CONVERTED = ("boxes_as_corners", "boxes_as_centres", "boxes_as_fractions", "boxes_axes_swapped")
-_SAME_ASPECT = 0.02
+_SIZES = ("image_size_differs", "image_size_swapped", "image_exif_swapped")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,11 @@ class Repairs:
 
 
 def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
-    """Write a repaired copy; the pictures are links to where they lie.
+    """Write a repaired copy; the images are links to where they lie.
 
     Raises:
-        DataError: `out` exists, lies inside the input's folders, or there is nothing left to write.
+        DataError: `out` exists, lies inside the input's folders, there is nothing left to write, or it cannot be told
+            which boxes belong to the upright image (`Diagnosis.doubt`).
         OSError: `out` cannot be written.
     """
     out = Path(out)
@@ -62,14 +66,19 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
         raise DataError(f"{out}: lies inside the data folder, which is never written to. Give another place.")
     if not diagnosis.splits:
         raise DataError(f"{diagnosis.data}: no annotation file could be read, so there is nothing to repair.")
-    log = _Log()
+    if diagnosis.doubt:
+        raise DataError(
+            f"{diagnosis.data}: {diagnosis.doubt}. Look at one of them, and say --exif upright or --exif stored."
+        )
+    log = RepairLog()
     train = next((one for one in diagnosis.splits if one.name == "train"), None)
-    categories, place = _categories(train or diagnosis.splits[0], log)
+    categories, place = kept_categories(train or diagnosis.splits[0], log)
+    places = {one.name: place if one is train or train is None else followed(one, train, categories, log)
+              for one in diagnosis.splits}  # fmt: skip
     with new_folder(out, diagnosis.data) as partial:
         (partial / "annotations").mkdir()
         for split in diagnosis.splits:
-            places = place if split is train or train is None else _follow(split, train, categories, log)
-            content, files = _Mender(diagnosis, split, log).mend(categories, places)
+            content, files = _Mender(diagnosis, split, log).mend(categories, places[split.name])
             _link(files, partial / "images" / split.name)
             text = json.dumps(content, separators=(",", ":"), allow_nan=False)
             (partial / "annotations" / f"instances_{split.name}.json").write_bytes(text.encode())
@@ -77,81 +86,6 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
         report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(mended), "done": log.done}
         (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(mended)))
-
-
-class _Log:
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.done: list[str] = []
-
-    def note(self, check: str, what: str, where: str) -> None:
-        self.counts[f"{check}: {what}"] += 1
-        self.done.append(f"{check}: {what}: {where}")
-
-
-def _categories(split: Split, log: _Log) -> tuple[list[dict[str, Any]], dict[int, int]]:
-    """The list of the copy, and for each entry of the split's list its place there."""
-    numbers = [key for key in split.category_keys if isinstance(key, int)]
-    following = max(numbers, default=0) + 1
-    kept: list[dict[str, Any]] = []
-    by_name: dict[str, int] = {}
-    by_key: dict[int | str, int] = {}
-    place: dict[int, int] = {}
-    for i, (record, key) in enumerate(zip(split.categories, split.category_keys, strict=True)):
-        where = f"{split.name}: categories[{i}]"
-        if key is None:
-            log.note("category_id_invalid", "dropped", where)
-            continue
-        if key in by_key:
-            log.note("category_id_repeated", "dropped", where)
-            continue
-        name = name_of(split, i)
-        if name is None:
-            name = f"class_{key}"
-            log.note("category_name_missing", f"named {name}", where)
-        if name in by_name:
-            place[i] = by_key[key] = by_name[name]
-            log.note("category_name_repeated", "merged", where)
-            continue
-        identity = key
-        if not isinstance(key, int):
-            identity, following = following, following + 1
-            log.note("category_id_text", f"now {identity}", where)
-        elif isinstance(record.get("id"), str):
-            log.note("category_id_text", "written as a whole number", where)
-        place[i] = by_name[name] = by_key[key] = len(kept)
-        kept.append({**_plain(record), "id": identity, "name": name})
-    return kept, place
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without what JSON cannot hold: NaN, numbers beyond 64 bits, nesting beyond reason."""
-    return {
-        key: value
-        for key, value in record.items()
-        if (isinstance(value, str) and len(value) < 10_000)
-        or (isinstance(value, int) and abs(value) < 2**63)
-        or (isinstance(value, float) and math.isfinite(value))
-        or (isinstance(value, list | dict) and _harmless(value))
-    }
-
-
-def _follow(split: Split, train: Split, categories: list[dict[str, Any]], log: _Log) -> dict[int, int]:
-    """Places in the copy's list of the categories of val: by name where the two files agree on none, else by id."""
-    by_name = {record["name"]: i for i, record in enumerate(categories)}
-    theirs = {key: name_of(train, i) for i, key in reversed(list(enumerate(train.category_keys)))}
-    place: dict[int, int] = {}
-    for i, key in enumerate(split.category_keys):
-        name = name_of(split, i)
-        if name in by_name:
-            place[i] = by_name[name]
-            if key in theirs and theirs[key] not in (None, name):
-                log.note("category_renamed", f"follows the name {name}", f"{split.name}: category id {key}")
-        elif key in theirs and key is not None:
-            place[i] = by_name.get(theirs[key] or f"class_{key}", -1)
-            if name is not None:
-                log.note("category_renamed", f"now {theirs[key]}", f"{split.name}: category id {key} ({name})")
-    return {i: where for i, where in place.items() if where >= 0}
 
 
 def _link(files: dict[str, Path], folder: Path) -> None:
@@ -171,7 +105,7 @@ def _link(files: dict[str, Path], folder: Path) -> None:
 class _Mender:
     """One split, on its way to a copy."""
 
-    def __init__(self, diagnosis: Diagnosis, split: Split, log: _Log) -> None:
+    def __init__(self, diagnosis: Diagnosis, split: Split, log: RepairLog) -> None:
         self.split, self.log = split, log
         self._found = {
             one.name: set(one.rows.tolist()) for one in diagnosis.findings if one.split == split.name and len(one.rows)
@@ -184,6 +118,8 @@ class _Mender:
     def mend(self, categories: list[dict[str, Any]], places: dict[int, int]) -> tuple[dict[str, Any], dict[str, Path]]:
         """The new content, and the picture of each file name."""
         split = self.split
+        if split.is_panoptic:
+            self.log.note("panoptic", "segments taken as annotations", split.name)
         for table, rows in split.not_objects.items():
             self.log.note("record_not_object", f"dropped {len(rows)}", f"{split.name}: {table}")
         for name in ("reference_text", "crowd_invalid", "annotation_id_text"):
@@ -191,7 +127,7 @@ class _Mender:
                 self.log.note(name, "written as a whole number", split.annotation_words(row))
         images, number_of, files = self._images()
         annotations = self._annotations(categories, places, images, number_of)
-        content = {key: split.content[key] for key in ("info", "licenses") if _harmless(split.content.get(key))}
+        content = {key: split.content[key] for key in ("info", "licenses") if harmless(split.content.get(key))}
         return content | {
             "images": list(images.values()), "annotations": annotations, "categories": categories
         }, files  # fmt: skip
@@ -205,15 +141,15 @@ class _Mender:
         by_name: dict[str, int] = {}
         files: dict[str, Path] = {}
         unclear = self._unclear_ids()
-        renamed = {i for i in self.rows("file_name_leaves_folder") if split.file_names[i] is not None}
+        renamed = self.rows("file_name_leaves_folder") & split.found.keys()
         self._found["file_name_leaves_folder"] = self.rows("file_name_leaves_folder") - renamed
         for i, record in enumerate(split.images):
             why = next((name for name in _IMAGES_DROPPED if i in self.rows(name)), None)
             width, height = split.sizes_wh[i]
             if why is None and not (math.isfinite(width) and math.isfinite(height) and width % 1 == height % 1 == 0):
                 why = "image_size_invalid"
-            if why is None and i in self.rows("image_size_differs") and self._scale(i) is None:
-                why = "image_size_differs"
+            if why is None and i in split.placements and split.placements[i] is None:
+                why = next((name for name in _SIZES if i in self.rows(name)), "image_size_differs")
             if why is None and (split.image_keys[i] in unclear or i in self.rows("image_id_repeated")):
                 why = "image_id_repeated"
             if why is not None:
@@ -233,16 +169,13 @@ class _Mender:
                 log.note("image_id_text" if split.image_keys[i] else "image_id_invalid", f"now {key}",
                          split.image_words(i))  # fmt: skip
             size = [int(width), int(height)]
-            if self.looked and split.files[i] is not None and size != list(split.files[i].upright_wh):
-                size = list(split.files[i].upright_wh)
             if size != [record.get("width"), record.get("height")]:
                 log.note("image size", f"now {size[0]} x {size[1]}", split.image_words(i))
-            if i in split.moved:
-                log.note("image_elsewhere", f"linked {split.moved[i]}", split.image_words(i))
-            if i in renamed:
-                log.note("file_name_leaves_folder", f"now {name}", split.image_words(i))
+            if i in split.found:
+                log.note("file_name_leaves_folder" if i in renamed else "image_elsewhere", f"now {name}",
+                         split.image_words(i))  # fmt: skip
             by_name[plain] = stands_for[i] = i
-            kept[i] = {**_plain(record), "id": key, "file_name": name, "width": size[0], "height": size[1]}
+            kept[i] = {**plain_record(record), "id": key, "file_name": name, "width": size[0], "height": size[1]}
             if split.image_folder is not None and (path := split.path(i)).is_file():
                 files[name] = path
         return kept, stands_for, files
@@ -255,11 +188,6 @@ class _Mender:
             if key in names:
                 names[key].add(name)
         return {key for key, own in names.items() if len(own) > 1}
-
-    def _scale(self, image: int) -> np.ndarray | None:
-        """From the size that the file says to the picture's, `[2]`; None where the aspect is another."""
-        factor = np.array(self.split.files[image].upright_wh) / self.split.sizes_wh[image]
-        return factor if abs(factor[0] / factor[1] - 1) <= _SAME_ASPECT else None
 
     def _annotations(
         self,
@@ -283,27 +211,31 @@ class _Mender:
                 continue  # told with its image
             box = None if why else self._box(row, images[stands_for[image]])
             if why is None and box is None:
-                why = "box_negative_side" if row in self.rows("box_negative_side") else "box_outside"
+                why = "box_outside"
             if why is not None:
                 log.note(why, "dropped the annotation", split.annotation_words(row))
                 continue
-            for name in _CONVERTED:
+            for name in (*_CONVERTED, "box_text", "box_from_outline"):
                 if row in self.rows(name):
                     log.note(name, "converted", split.annotation_words(row))
             moved = box != record.get("bbox")
-            mended = _plain(record)
-            if moved:  # they lie where the box lay
+            mended = plain_record(record)
+            if moved and row not in self.rows("box_from_outline"):  # they lie where the box lay
                 mended.pop("segmentation", None), mended.pop("keypoints", None)
             mended |= {
                 "id": identities[row] if sound else len(kept) + 1,
                 "image_id": images[stands_for[image]]["id"],
                 "category_id": categories[category]["id"],
                 "bbox": box,
-                "iscrowd": int(bool(split.crowd[row])),
+                "iscrowd": int(is_set(record.get("iscrowd"))),
             }
             no_area = "area" in record and not np.isfinite(split.areas[row])
             if moved or no_area or row in self.rows("area_differs"):
-                mended["area"] = round(box[2] * box[3], 4)
+                own = split.areas[row] if self._area_is_right(row) else math.inf
+                mended["area"] = round(float(min(own, box[2] * box[3])), 4)
+            for name in _SIZES:
+                if moved and image in split.placements and image in self.rows(name):
+                    log.note(name, "box follows its image", split.annotation_words(row))
             for name in ("area_differs", "area_invalid"):
                 if row not in self.rows(name):
                     continue
@@ -311,37 +243,23 @@ class _Mender:
             kept.append(mended)
         return kept
 
+    def _area_is_right(self, row: int) -> bool:
+        """Whether the area of the file, scaled with its box, is that of the object."""
+        unsound = ("area_differs", "area_invalid", "area_missing", *_CONVERTED)
+        return bool(np.isfinite(self.split.areas[row])) and not any(row in self.rows(name) for name in unsound)
+
     def _box(self, row: int, image: dict[str, Any]) -> list[float] | None:
-        """The box in pixels of the picture, inside it; None where nothing is left of it."""
+        """The box, cut off at the edges of its image; None where nothing is left of it."""
         split = self.split
-        i = int(split.image_of[row])
         left, top, width, height = (float(number) for number in split.boxes_xywh[row])
-        corners = np.array([min(left, left + width), min(top, top + height), max(left, left + width),
-                            max(top, top + height)])  # fmt: skip
-        if i in self.rows("image_size_differs"):
-            corners *= np.tile(self._scale(i), 2)
-        elif i in self.rows("image_exif_swapped") and tuple(split.sizes_wh[i]) != split.files[i].upright_wh:
-            corners = turned(corners, split.files[i].stored_wh, split.files[i].orientation)
+        corners = np.array([left, top, left + width, top + height])
         inside = corners.clip(0, [image["width"], image["height"]] * 2)
-        if not (inside[2:] > inside[:2]).all():
+        if (inside[2:] - inside[:2] < SMALLEST).any():
             return None
-        if np.abs(inside - corners).max() > 1:
+        moved = np.abs(inside - corners).max()
+        if moved > TINY:
             self.log.note("box_sticks_out", "cut off at the edge", split.annotation_words(row))
-        elif row in self.rows("box_negative_side"):
-            self.log.note("box_negative_side", "swapped the corners", split.annotation_words(row))
-        elif np.abs(inside - corners).max() < 0.02 and type(split.annotations[row].get("bbox")) is list:
-            same = split.annotations[row]["bbox"]
-            if [left, top, width, height] == same and (corners == [left, top, left + width, top + height]).all():
-                return same
+        elif moved < 1e-9 and split.annotations[row].get("bbox") == [left, top, width, height]:
+            return split.annotations[row]["bbox"]
         box = [*inside[:2], *(inside[2:] - inside[:2])]
-        return [round(float(number), 4) for number in box]
-
-
-def _harmless(value: Any) -> bool:
-    """Whether a value is there and can be written as it is: no NaN, not nested beyond reason."""
-    if value is None:
-        return False
-    try:
-        return len(json.dumps(value, allow_nan=False)) < 10_000_000
-    except (ValueError, RecursionError):
-        return False
+        return [round(float(number), 6) for number in box]

@@ -1,6 +1,6 @@
-"""One look at an image file: what its header says, whether it decodes, and 32 x 32 grey values to compare it by.
+"""One look at an image file: what its header says, whether it decodes, and 32 × 32 grey values to compare it by.
 
-Nothing larger than `MOST_PIXELS` is decoded, only plain files are opened (a named pipe would wait for ever), and JPEGs
+Nothing larger than `MOST_DECODED` is decoded, only plain files are opened (a named pipe would wait for ever), and JPEGs
 are decoded at an eighth of their size, which reads all their bytes and holds few of their pixels.
 """
 
@@ -13,18 +13,18 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
-from dfine_lib.data.images import upright_rgb, upright_size
+from data_tools.convert.image_headers import MOST_DECODED, damage, frames, why_not_read
+from data_tools.image_frames import Header
+from dfine_lib.data.image_formats import image_suffixes, why_not_opened
+from dfine_lib.data.images import exif_orientation
 
-MOST_PIXELS = 89_478_485  # where PIL begins to warn of a decompression bomb
-PROGRAMS = ("EPS", "WMF")  # PIL hands these to an interpreter that runs what is in the file
-SIDE = 32  # of the grey thumbnail that pictures are compared by
+SIDE = 32  # of the grey thumbnail that images are compared by
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +39,29 @@ class ImageFile:
     mode: str = ""
     stored_wh: tuple[int, int] = (0, 0)  # pixels, as the header says
     upright_wh: tuple[int, int] = (0, 0)  # as training sees it, turned as EXIF says
-    orientation: int = 1
-    animated: bool = False
+    orientation: int = 1  # EXIF, 1 to 8
+    frames: int = 1
     transparent: bool = False
     leaves_folder: bool = False  # a link to somewhere else
     grey: bytes = b""  # uint8 [32, 32], empty where it was not decoded
 
     @property
+    def header(self) -> Header:
+        """What decides about the frame of the image's boxes."""
+        return Header(self.stored_wh, self.orientation)
+
+    @property
     def decodable(self) -> bool:
         """Whether it is small and whole enough to be drawn."""
-        return not self.fault and 0 < self.stored_wh[0] * self.stored_wh[1] <= MOST_PIXELS
+        return not self.fault and 0 < self.stored_wh[0] * self.stored_wh[1] <= MOST_DECODED
 
 
 def look_at(paths: Sequence[Path], folder: Path) -> list[ImageFile]:
     """Look at every file, in threads; `folder` is what links should not lead out of."""
     home = os.path.realpath(folder)
+    image_suffixes()  # registers the plug-ins that are installed
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PIL, about pictures that are told as findings
+        warnings.simplefilter("ignore")  # of PIL, about images that are reported as findings
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             found = pool.map(lambda path: _look(path, home), paths)
             return list(tqdm(found, "looking at images", len(paths), leave=False, unit="image", delay=2.0))
@@ -74,62 +80,35 @@ def _look(path: Path, home: str) -> ImageFile:
     known = dict(path=path, size_bytes=status.st_size, leaves_folder=outside)
     if not status.st_size:
         return ImageFile(fault="image_empty", message="0 bytes", **known)
+    if (why := why_not_opened(path)) is not None:
+        return ImageFile(fault="image_unreadable", message=why, **known)
     try:
         with Image.open(path) as image:
-            if image.format in PROGRAMS:
-                return ImageFile(fault="image_unreadable", message=f"{image.format}: drawn by a program", **known)
+            if (why := why_not_read(image)) is not None:
+                fault = "image_mode_unknown" if why.startswith("mode") else "image_unreadable"
+                return ImageFile(fault=fault, message=why, **known)
             known |= dict(format=image.format or "", mode=image.mode, stored_wh=image.size)
             known["transparent"] = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-            if image.width * image.height > MOST_PIXELS:
-                return ImageFile(fault="image_enormous", message=f"{image.width} x {image.height} pixels", **known)
-            known |= dict(upright_wh=upright_size(image), orientation=orientation(image))
-            known["animated"] = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-            if not _is_read(image.mode):
-                return ImageFile(fault="image_mode_unknown", message=f"mode {image.mode}", **known)
+            known |= dict(orientation=exif_orientation(image), frames=frames(image))
+            known["upright_wh"] = Header(image.size, known["orientation"]).upright
+            if image.width * image.height > MOST_DECODED:
+                return ImageFile(**known)
+            image.seek(0)
             return ImageFile(grey=_grey(image), **known)
     except Image.DecompressionBombError as error:
         return ImageFile(fault="image_enormous", message=str(error)[:120], **known)
     except MemoryError:
         return ImageFile(fault="image_enormous", message="does not fit into the memory", **known)
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
-        name = "image_truncated" if "truncated" in str(error) or isinstance(error, EOFError) else "image_unreadable"
-        message = "damaged, or of an unknown format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        return ImageFile(fault=name, message=message[:120] or type(error).__name__, **known)
+        why = damage(path, error)
+        name = "image_truncated" if why == "truncated" else "image_unreadable"
+        return ImageFile(fault=name, message=why if why != type(error).__name__ else _in_words(error), **known)
 
 
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation 2..8 that changes the picture, else 1."""
-    if image.format == "TIFF":
-        return 1
-    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
-        return 1
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:
-        return 1
-    return value if value in range(2, 9) else 1
-
-
-def turned(corners: np.ndarray, stored_wh: tuple[int, int], orientation: int) -> np.ndarray:
-    """Corners `[left, top, right, bottom]` of the stored picture in the upright one, as EXIF orientation turns it."""
-    width, height = stored_wh
-    left, top, right, bottom = corners
-    if orientation in (2, 3, 7, 8):  # mirrored along x before the axes are exchanged
-        left, right = width - right, width - left
-    if orientation in (3, 4, 6, 7):
-        top, bottom = height - bottom, height - top
-    if orientation >= 5:
-        left, top, right, bottom = top, left, bottom, right
-    return np.array([left, top, right, bottom])
-
-
-@lru_cache(maxsize=64)
-def _is_read(mode: str) -> bool:
-    try:
-        upright_rgb(Image.new(mode, (1, 1)))
-    except Exception:
-        return False
-    return True
+def _in_words(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "damaged, or of an unknown format"
+    return str(error)[:120] or type(error).__name__
 
 
 def _grey(image: Image.Image) -> bytes:

@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_tools.convert.records import LARGEST, number
+from data_tools.convert.segmentation import box_around
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.data.images import DataError
 
 if TYPE_CHECKING:
+    from data_tools.convert.image_files import Found
     from data_tools.doctor.pixels import ImageFile
+    from data_tools.image_frames import Placement
 
 TABLES = ("images", "annotations", "categories")
 MEMORY_PER_BYTE = 10  # a byte of JSON text, parsed and in columns; measured: 9 at 700,000 boxes
@@ -69,7 +73,7 @@ def keys_of(records: Sequence[dict[str, Any]], name: str) -> list[int | str | No
 
 
 def numbers(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-    """Column of numbers, float64 `[records]`; NaN where there is none."""
+    """Column of numbers, float64 `[records]`, also of those written as text; NaN where there is none."""
     values = [record.get(name) for record in records]
     if set(map(type, values)) <= {int, float}:
         try:
@@ -80,12 +84,47 @@ def numbers(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _number(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            return number(value, "", "")
+        except DataError:
+            return float("nan")
     if type(value) not in (int, float):
         return float("nan")
     try:
         return float(value)
     except OverflowError:
         return float("inf")
+
+
+def _of_segments(annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The segments of a panoptic file as annotations, those of stuff left out; the same list where there are none."""
+    panoptic = [isinstance(record.get("segments_info"), list) and not record.get("bbox") for record in annotations]
+    if not any(panoptic):
+        return annotations
+    stuff = {key_of(one.get("id")) for one in categories if one.get("isthing", 1) in (0, False)}
+    found: list[dict[str, Any]] = []
+    for record, is_panoptic in zip(annotations, panoptic, strict=True):
+        segments = [one for one in record["segments_info"] if type(one) is dict] if is_panoptic else [record]
+        for segment in segments:
+            if not is_panoptic or key_of(segment.get("category_id")) not in stuff:
+                found.append({**segment, "id": len(found) + 1, "image_id": record.get("image_id")})
+    return found
+
+
+def _from_outlines(annotations: Sequence[dict[str, Any]], boxes_xywh: np.ndarray) -> list[int]:
+    """Fill in the boxes around outlines where there is no bbox; returns their places."""
+    made = []
+    for i in np.flatnonzero(np.isnan(boxes_xywh).any(1)).tolist():
+        if annotations[i].get("bbox") in (None, []) and annotations[i].get("segmentation"):
+            try:
+                box = box_around(annotations[i]["segmentation"], "")
+            except DataError:
+                continue
+            if box is not None:
+                boxes_xywh[i] = box
+                made.append(i)
+    return made
 
 
 def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -120,10 +159,15 @@ class Split:
     image_of: np.ndarray  # int64 [M], -1: none
     category_of: np.ndarray  # int64 [M], place in `categories`, -1: none
     boxes_xywh: np.ndarray  # float64 [M, 4] pixels; NaN where no number can be read
-    crowd: np.ndarray  # bool [M]
+    crowd: np.ndarray  # bool [M], iscrowd or ignore
+    difficult: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
-    moved: dict[int, Path] = field(default_factory=dict)  # image → where its file was found under another name
+    is_panoptic: bool = False  # `annotations` are the segments of a panoptic file
+    outlined: list[int] = field(default_factory=list)  # places of annotations whose box was made from the outline
+    found: dict[int, Found] = field(default_factory=dict)  # image → its file, found otherwise than under its name
+    placements: dict[int, Placement | None] = field(default_factory=dict)  # image → how its boxes get into the upright
+    # image, where they are not in its pixels yet; None: the annotation is not of this image
 
     @cached_property
     def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
@@ -136,11 +180,11 @@ class Split:
         return order[start[image] : start[image + 1]]
 
     def path(self, image: int) -> Path | None:
-        """Where the picture should lie; None where the name gives no safe path."""
+        """Where the image lies, or should lie; None where the name gives no safe path."""
+        if image in self.found:
+            return self.found[image].path
         name = self.file_names[image]
-        if name is None or self.image_folder is None:
-            return None
-        return self.moved.get(image, self.image_folder / name)
+        return None if name is None or self.image_folder is None else self.image_folder / name
 
     def image_words(self, image: int) -> str:
         """`train: image id 7 (a.jpg)`."""
@@ -161,7 +205,7 @@ class Split:
         known = self.image_of >= 0
         sized = np.zeros(len(known), bool)
         sized[known] = np.isfinite(self.sizes_wh[self.image_of[known]]).all(1)
-        return np.isfinite(self.boxes_xywh).all(1) & (np.abs(self.boxes_xywh) < 1e9).all(1) & sized
+        return np.isfinite(self.boxes_xywh).all(1) & (np.abs(self.boxes_xywh) <= LARGEST).all(1) & sized
 
     def size_of(self, rows: np.ndarray) -> np.ndarray:
         """float64 `[rows, 2]`: width and height of the image that each annotation is of."""
@@ -220,10 +264,14 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         if len(tables[key]) < len(records):
             not_objects[key] = [i for i, record in enumerate(records) if type(record) is not dict]
     images, annotations, categories = (tables[key] for key in TABLES)
+    annotations = _of_segments(as_written := annotations, categories)
     image_keys, category_keys = keys_of(images, "id"), keys_of(categories, "id")
     sizes = np.stack([numbers(images, key) for key in ("width", "height")], axis=1)
     sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
-    crowd = np.array([record.get("iscrowd", 0) not in (0, None, False, "0") for record in annotations], bool)
+    boxes = _boxes(annotations)
+    outlined = _from_outlines(annotations, boxes)
+    crowd = np.array([is_set(record.get("iscrowd")) or is_set(record.get("ignore")) for record in annotations], bool)
+    difficult = np.array([is_set(record.get("difficult")) for record in annotations], bool)
     return Split(
         name=name,
         annotation_file=file,
@@ -239,10 +287,13 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         sizes_wh=sizes,
         image_of=_places(image_keys, keys_of(annotations, "image_id")),
         category_of=_places(category_keys, keys_of(annotations, "category_id")),
-        boxes_xywh=_boxes(annotations),
+        boxes_xywh=boxes,
         crowd=crowd,
+        difficult=difficult,
         areas=numbers(annotations, "area"),
         files=[None] * len(images),
+        outlined=outlined,
+        is_panoptic=annotations is not as_written,
     )
 
 

@@ -26,7 +26,8 @@ CHECKS = (
     Check("no_boxes", ERROR, "no boxes to train on", "The loss has no targets: the run stops.",
           "Is it the right annotation file?"),
     Check("no_boxes_in_val", ERROR, "no boxes to find in val", "AP is no number without them, and the best weights "
-          "are chosen by AP. Crowd boxes do not count.", "Is it the right annotation file? Is iscrowd meant?"),
+          "are chosen by AP. Crowd, ignored and difficult boxes do not count.",
+          "Is it the right annotation file? Are iscrowd, ignore and difficult meant?"),
     Check("no_categories", ERROR, "no categories", "The number of classes comes from this list.",
           "List id and name of every class."),
     Check("image_id_invalid", ERROR, "an image without a usable id", _REFUSED,

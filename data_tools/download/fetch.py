@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import told_of
-from data_tools.convert.pictures import bring
+from data_tools.convert.new_folder import bring, told_of
 from data_tools.convert.records import decoded
 from data_tools.download.archives import SUFFIXES, unpack
 from data_tools.download.data_set import DataSet, RemoteFile

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.convert.coco_layouts import spare_names
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import told_of
-from data_tools.convert.pictures import bring
+from data_tools.convert.new_folder import bring, told_of
 from data_tools.objects365.whole_files import remove_quietly
 from dfine_lib.data.images import DataError
 from dfine_lib.files import process_lock, write_atomically
@@ -125,6 +125,14 @@ def finish(out: Path, annotations: Mapping[str, str], work: dict[str, Any], resu
     named = {split: {"annotations": f"{split}/{name}", "images": split} for split, name in annotations.items()}
     write_atomically(out / DATA_FILE, (json.dumps(named, indent=1) + "\n").encode())
     write_atomically(out / REPORT, (json.dumps({"work": work, "result": result}, indent=1) + "\n").encode())
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """An image of a list: at the path that the list gives, or where the published archives unpack it."""
+    path = folder / name
+    return path if path.is_file() else next(
+        (spare for other in spare_names(name) if (spare := folder / other).is_file()), path
+    )  # fmt: skip
 
 
 def link_picture(path: Path, target: Path, how: str) -> bool:

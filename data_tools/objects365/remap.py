@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from data_tools.convert.records import PICTURES, clean_name, files_below, inside
+from data_tools.convert.records import clean_name, files_below, inside
 from data_tools.objects365.lists import LargeFile, Records
 from data_tools.objects365.places import (
     CACHE,
@@ -30,10 +30,12 @@ from data_tools.objects365.places import (
     finished,
     link_picture,
     only_one,
+    place_of,
     resumable,
     work_of,
 )  # fmt: skip
 from data_tools.objects365.whole_files import FileInOrder
+from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
 
 KEPT_VALIDATION_IMAGES = 5000
@@ -311,12 +313,14 @@ def _bring_pictures(
     source: Path, out: Path, val: _Validation, how: str, follow_links: bool, progress: bool
 ) -> tuple[int, list[str]]:
     """Link what there is; the validation pictures that are not there."""
-    if how == "none" or not any(next(files_below(source / split, PICTURES), None) for split in ("train", "val")):
+    if how == "none" or not any(
+        next(files_below(source / split, image_suffixes()), None) for split in ("train", "val")
+    ):
         return 0, []
     linked, missing = 0, []
     bar = tqdm(desc="linking pictures", unit="image", leave=False, dynamic_ncols=True, delay=2.0, disable=not progress)
     with bar:
-        for path in files_below(source / "train", PICTURES):
+        for path in files_below(source / "train", image_suffixes()):
             inside(path, source, follow_links)
             linked += link_picture(path, out / "train" / path.relative_to(source / "train"), how)
             bar.update()
@@ -325,7 +329,7 @@ def _bring_pictures(
                 name = clean_name(records.parsed(i).get("file_name"), records.place_and_id(i))
                 stays = val.stays[records.first + i]
                 target = out / "val" / name if stays else out / "train" / moved_name(name)
-                path = source / "val" / name
+                path = place_of(source / "val", name)
                 if path.is_file():
                     inside(path, source, follow_links)
                     linked += link_picture(path, target, how)

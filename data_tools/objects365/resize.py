@@ -24,10 +24,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from data_tools.convert.pictures import UnreadablePicture, header_size
+from data_tools.convert.image_headers import UnreadableImage, header_size
 from data_tools.convert.records import LARGEST, clean_name, inside, numbers
+from data_tools.image_frames import fits
 from data_tools.objects365.lists import LargeFile, Records
-from data_tools.objects365.places import annotations_of, finish, finished, link_picture, only_one, resumable, work_of
+from data_tools.objects365.places import (
+    annotations_of,
+    finish,
+    finished,
+    link_picture,
+    only_one,
+    place_of,
+    resumable,
+    work_of,
+)
 from data_tools.objects365.shrink import shrink, target_size
 from data_tools.objects365.whole_files import FileInOrder, remove_quietly
 from dfine_lib.data.coco_json import short
@@ -68,7 +78,9 @@ class Resized:
 
 
 MISSING, UNREADABLE = "left out, picture missing", "left out, picture unreadable"
-SWAPPED, OTHER_SIZE = "width and height were swapped in the list", "the list told another size"
+SWAPPED, NO_SIZE = "width and height were swapped in the list", "the list gave no size"
+RESIZED = "boxes scaled to the size of the image, which was resized before"
+OTHER_SIZE = "left out, image of another size than the list gives"
 LOST_BOXES = "boxes left out, their image is not listed"
 ODD_BOXES = "boxes left out, 'bbox' is not four numbers"
 ODD_AREAS = "'area' was no number, now that of the box"
@@ -82,10 +94,10 @@ def resize(
 
     Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, pictures
     that were shrunk with `_resized` in their name, and links to the others. Boxes are scaled by `size` / longer side,
-    areas by its square. A picture that is missing or unreadable is left out with its boxes, one whose size is not as
-    the list says gets its true size; a box that is not four numbers is left out; all are told. Pictures are turned
-    upright, as everywhere in this library. Stopped at any moment, the same call goes on, also after a fault in an
-    annotation file was mended.
+    areas by its square. An image that is missing or unreadable is left out with its boxes, and so is one of another
+    size than the list gives, unless it was resized (its boxes follow) or its sides are swapped in the list; a box that
+    is not four numbers is left out; all are reported. Images are turned upright, as everywhere in this library. Stopped
+    at any moment, the same call goes on, also after a fault in an annotation file was repaired.
 
     Args:
         source: folder that `remap` made, or as published; never changed.
@@ -134,13 +146,25 @@ class _Picture:
     told_wh: tuple[Any, Any]
 
 
+def _of_the_list(given: tuple[Any, Any], true: tuple[int, int]) -> tuple[float, tuple[str, ...]]:
+    """What takes a box from the size that the list gives to the true one, 0 where nothing does; and what to note."""
+    if given == true:
+        return 1.0, ()
+    if given == true[::-1]:
+        return 1.0, (SWAPPED,)
+    if not all(type(side) is int and side > 0 for side in given):
+        return 1.0, (NO_SIZE,)
+    return (max(true) / max(given), (RESIZED,)) if fits(given, true) else (0.0, (OTHER_SIZE,))
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """What became of it."""
 
     width: int = 0  # after shrinking; 0: left out
     height: int = 0
-    scale: float = 0.0
+    scale: float = 0.0  # of the image
+    box_scale: float = 0.0  # of its boxes, which are in pixels of the size that the list gives
     made: bool = False
     notes: tuple[str, ...] = ()
 
@@ -153,6 +177,7 @@ class _Split:
         self.size, self.split = size, split
         self.follow_links, self.progress = follow_links, progress
         self.ids, self.widths, self.heights, self.scales = array("q"), array("i"), array("i"), array("d")
+        self.box_scales = array("d")
 
     def run(self, result: Resized, workers: int | None) -> None:
         """Pictures first, then the file that tells of them."""
@@ -211,6 +236,7 @@ class _Split:
             self.widths.append(outcome.width)
             self.heights.append(outcome.height)
             self.scales.append(outcome.scale)
+            self.box_scales.append(outcome.box_scale)
             result.shrunk += 0 < outcome.scale < 1
             result.made += outcome.made
             for note in outcome.notes:
@@ -235,16 +261,18 @@ class _Split:
         return [self._one(picture) for picture in pictures]
 
     def _one(self, picture: _Picture) -> _Outcome:
-        path = self.pictures / picture.name
+        path = place_of(self.pictures, picture.name)
         if not path.is_file():
             return _Outcome(notes=(MISSING,))
         inside(path, self.pictures, self.follow_links)
         try:
-            size_wh, told = header_size(path), picture.told_wh
-            notes = () if told == size_wh else (SWAPPED,) if told == size_wh[::-1] else (OTHER_SIZE,)
+            size_wh = header_size(path)
+            factor, notes = _of_the_list(picture.told_wh, size_wh)
+            if not factor:
+                return _Outcome(notes=notes)
             if max(size_wh) <= self.size:
                 link_picture(path, self.out / picture.name, "link")
-                return _Outcome(*size_wh, 1.0, notes=notes)
+                return _Outcome(*size_wh, 1.0, factor, notes=notes)
             target = self.out / resized_name(picture.name)
             made = not target.exists()
             if made:
@@ -252,13 +280,14 @@ class _Split:
                 part = target.with_name(f".{picture.identity}.part")
                 shrink(path, part, self.size)
                 part.replace(target)
-        except (UnreadablePicture, ValueError, RuntimeError, SyntaxError, EOFError):
+        except (UnreadableImage, ValueError, RuntimeError, SyntaxError, EOFError):
             return _Outcome(notes=(UNREADABLE,))
         except OSError as error:
             if error.errno is not None:  # the disk; Pillow's own have no number
                 raise
             return _Outcome(notes=(UNREADABLE,))
-        return _Outcome(*target_size(*size_wh, self.size), self.size / max(size_wh), made, notes)
+        scale = self.size / max(size_wh)
+        return _Outcome(*target_size(*size_wh, self.size), scale, scale * factor, made, notes)
 
     # ---- the annotation file -----------------------------------------------------------------------------------
 
@@ -289,7 +318,7 @@ class _Split:
 
     def _scaled(self, records: Records, i: int, at: int, result: Resized) -> bytes | None:
         """The record of a box; None where it has none."""
-        scale, record = self.scales[at], records.parsed(i)
+        scale, record = self.box_scales[at], records.parsed(i)
         try:
             box = numbers(record.get("bbox"), 4, "", "'bbox'")
         except DataError:

@@ -13,9 +13,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from opcode import opmap
 
 from dfine_lib import __version__
 from dfine_lib.cli import bench, compare, data, doctor, export, predict, recipes, training, waiting, weights
+from dfine_lib.errors import DfineError
 
 GROUPS = (training, compare, predict, export, bench, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError) as error:
         message = _message_to_the_caller(error)
         if message is None:
             raise
@@ -110,8 +112,8 @@ def _keep_examples_whole(parser: argparse.ArgumentParser) -> None:
 def _message_to_the_caller(error: ValueError | OSError) -> str | None:
     """The error in words if the caller can put it right, None if it is a fault of the code.
 
-    Ours to tell are the error classes of this library, a ValueError that its own code raised (one from below, out of
-    torch say, is a fault), and files and folders that are not there, not to be written, or full.
+    The caller's are `DfineError`, a ValueError that a check of ours raised, and files and folders that are not there,
+    not to be written, or full.
     """
     if isinstance(error, OSError):
         if error.errno not in _ABOUT_FILES:
@@ -120,9 +122,18 @@ def _message_to_the_caller(error: ValueError | OSError) -> str | None:
         if error.errno in _ABOUT_ROOM and error.filename2:
             place = error.filename2
         return f"{place}: {error.strerror}" if place else (error.strerror or str(error))
+    return str(error) if isinstance(error, DfineError) or _raised_on_purpose(error) else None
+
+
+def _raised_on_purpose(error: ValueError) -> bool:
+    """Whether a `raise` statement of this project made the error, as its checks of arguments do.
+
+    A ValueError of a built-in function (`int("x")`, unpacking, `zip(strict=True)`) or of another library also comes
+    out of our code, but is a fault of it. What tells them apart is the instruction at which the innermost frame stands.
+    """
     innermost = error.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
+    while innermost.tb_next is not None:
         innermost = innermost.tb_next
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-    raised_here = innermost is not None and innermost.tb_frame.f_code.co_filename.startswith(home)
-    return str(error) if raised_here or type(error).__module__.startswith("dfine_lib") else None
+    frame = innermost.tb_frame
+    ours = frame.f_globals.get("__name__", "").partition(".")[0] in ("dfine_lib", "data_tools")
+    return ours and frame.f_code.co_code[innermost.tb_lasti] == opmap["RAISE_VARARGS"]

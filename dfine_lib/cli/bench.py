@@ -12,7 +12,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what measures how fast a detector is."""
     bench = commands.add_parser(
         "bench",
-        help="parameters, operations, milliseconds, images a second, memory",
+        help="parameters, operations, milliseconds, images/s, peak memory",
         description="Each MODEL is weights, an exported .onnx or .xml file, or a published size (n, s, m, l, x) with "
         "random weights. Parameters and FLOPs are counted as in the published table. Model only: pixels in memory to "
         "boxes; end to end: from the picture's file. Median and middle half of repeated calls after a warm-up.",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dfine_lib.cli import published_data
 from dfine_lib.cli.doctor import add_stats
 
+NOTHING_LEFT = 1  # exit code
 FROM = ("voc", "yolo", "crowdhuman", "objects365", "labelme", "cvat", "openimages", "createml", "csv", "coco")
 
 
@@ -37,8 +41,8 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
         "convert",
         help="from one annotation format to another",
         description="SOURCE is a folder or a file. OUT is made whole or not at all: with --to coco, "
-        "annotations/instances_SPLIT.json and images/SPLIT/, as `dfine train --data OUT` takes it. Images and boxes "
-        "left out or cut are counted, and listed in OUT/conversion_report.json.",
+        "annotations/instances_SPLIT.json and images/SPLIT/, as `dfine train --data OUT` takes it. What is left out or "
+        "changed is counted, and listed in OUT/conversion_report.json. Exit code 1 where no image or no box is left.",
         epilog="example: dfine data convert VOCdevkit/VOC2012 my_set --from voc",
     )
     add = convert.add_argument
@@ -60,6 +64,13 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--sizes", type=Path, metavar="FILE", help="sizes of pictures that are not at hand: COCO JSON, or CSV with "
         "file_name,width,height")  # fmt: skip
+    add(
+        "--exif", choices=("upright", "stored"),
+        help="where EXIF turns images: boxes were drawn on the upright image, or on the image as it is stored. "
+        "Default: by the evidence of all images; refused where there is none",
+    )  # fmt: skip
+    add("--fractions", action="store_true", help="boxes are fractions of the image where the format says pixels")
+    add("--keep-groups", action="store_true", help="LabelMe: shapes of one group_id stay boxes of their own")
     add("--keep-outside", action="store_true", help="do not cut boxes at the edge of their image")
     add("--follow-links", action="store_true", help="read files that links in SOURCE lead to, outside of it")
     add(
@@ -71,11 +82,30 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     convert.set_defaults(call=_convert, after_interrupt=" Nothing was left behind; the same command starts again.")
 
 
-def _convert(arguments: argparse.Namespace) -> None:
-    from data_tools.convert.conversion import Options, convert, summary
+def _or_nothing(call: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
+    """The command, with exit code 1 where nothing is left."""
 
-    names = ("images", "categories", "split", "pictures", "sizes", "keep_outside", "follow_links", "voc_corners")
-    options = Options(**{name: getattr(arguments, name) for name in names}, person_box=arguments.person_box)
+    @functools.wraps(call)
+    def guarded(arguments: argparse.Namespace) -> int | None:
+        from data_tools.convert.report import NothingLeft
+
+        try:
+            return call(arguments)
+        except NothingLeft as error:
+            print(f"dfine data {arguments.kind}: {error}", file=sys.stderr)
+            return NOTHING_LEFT
+
+    return guarded
+
+
+@_or_nothing
+def _convert(arguments: argparse.Namespace) -> None:
+    from data_tools.convert.conversion import convert
+    from data_tools.convert.report import Options, summary
+
+    names = ("images", "categories", "split", "pictures", "sizes", "keep_outside", "keep_groups", "fractions", "exif",
+             "follow_links", "voc_corners", "person_box")  # fmt: skip
+    options = Options(**{name: getattr(arguments, name) for name in names})
     result = convert(arguments.source, arguments.out, read=arguments.read, write=arguments.write, options=options)
     print(summary(result, arguments.read, arguments.write))
 
@@ -212,12 +242,14 @@ def _told(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
     return told
 
 
+@_or_nothing
 def _split(arguments: argparse.Namespace) -> None:
     from data_tools.subset import split_data
 
     print(split_data(arguments.source, arguments.out, **_told(arguments, "val", "test", *_PLACES)))
 
 
+@_or_nothing
 def _subset(arguments: argparse.Namespace) -> None:
     from data_tools.subset import subset_data
 
@@ -225,6 +257,7 @@ def _subset(arguments: argparse.Namespace) -> None:
     print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **told))
 
 
+@_or_nothing
 def _filter(arguments: argparse.Namespace) -> None:
     from data_tools.subset import filter_data
 
@@ -233,6 +266,7 @@ def _filter(arguments: argparse.Namespace) -> None:
     print(filter_data(arguments.source, arguments.out, categories=names, **told))
 
 
+@_or_nothing
 def _merge(arguments: argparse.Namespace) -> None:
     from data_tools.subset import merge_data
 

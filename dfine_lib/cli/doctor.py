@@ -13,10 +13,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_stats(commands, "dfine stats")
     doctor = commands.add_parser(
         "doctor",
-        help="find what would ruin a run on a data set, and mend a copy of it",
-        description="Examines annotations and pictures with over a hundred checks and lists everything, worst first. "
+        help="find what would ruin a run on a data set, and repair a copy of it",
+        description="Examines annotations and images with over a hundred checks and lists everything, worst first. "
         "Exit code 1 where an error was found, 0 otherwise, 2 where the examination could not be made.",
-        epilog="example: dfine doctor my_set --fix my_set_mended --html doctor.html",
+        epilog="example: dfine doctor my_set --fix my_set_repaired --html doctor.html",
     )
     doctor.add_argument("data", type=Path, metavar="DATA", help="folder with a train and a val split, or a JSON file "
                         "that names the paths of both")  # fmt: skip
@@ -25,9 +25,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     doctor.add_argument("--image-size", metavar="S", help="side of the input, in place of the recipe's")
     doctor.add_argument("--no-images", dest="images", action="store_false", help="read the annotation files alone")
-    doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a mended copy; the pictures are links")
+    doctor.add_argument(
+        "--exif", choices=("upright", "stored"),
+        help="where EXIF turns images: boxes were drawn on the upright image, or on the image as it is stored. "
+        "Default: by the evidence of all images",
+    )  # fmt: skip
+    doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy; the images are links")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
-    doctor.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with pictures")
+    doctor.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with images")
     doctor.add_argument("--checks", action="store_true", help="list all checks too")
     doctor.set_defaults(call=_doctor, after_interrupt="")
 
@@ -57,8 +62,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from data_tools.doctor import CHECKS, examine, repair
 
     diagnosis = examine(
-        arguments.data, recipe=arguments.recipe, image_size=arguments.image_size, look_at_images=arguments.images
-    )
+        arguments.data, recipe=arguments.recipe, image_size=arguments.image_size, look_at_images=arguments.images,
+        exif=arguments.exif,
+    )  # fmt: skip
     print(diagnosis.text())
     if arguments.checks:
         print("\n" + "\n".join(f"{check.level:8} {check.name:30} {check.title}" for check in CHECKS))
@@ -73,9 +79,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.fix:
         repairs = repair(diagnosis, arguments.fix)
         for what, count in repairs.counts.items():
-            print(f"mended   {what} ({count:,})")
+            print(f"repaired {what} ({count:,})")
         for name in repairs.left:
-            print(f"left     {name}: cannot be mended in a copy")
+            print(f"left     {name}: cannot be repaired in a copy")
         print(f"copy     {repairs.out} (every repair: {repairs.out / 'repairs.json'})")
     return FOUND_ERRORS if diagnosis.of("error") else 0
 

@@ -35,10 +35,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--data", required=True, type=Path, metavar="DIR", help=_DATA_HELP)
     train.add_argument("--out", type=Path, metavar="DIR", help="what the run writes (default: runs/NAME)")
     train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of fresh weights")
-    train.add_argument(
-        "--row", action="append", default=[], metavar="NEW=OLD",
-        help="of --weights, take class OLD for your class NEW, as taxi=car; may be given again (default: equal names)",
-    )  # fmt: skip
+    _add_rows(train)
     train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
     _add_input_size(train)
     train.add_argument("--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them")
@@ -86,6 +83,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--weights", required=True, type=Path, metavar="FILE", help=".safetensors, .pth, or a published name"
     )
     evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a val split")
+    _add_rows(evaluate)
     evaluate.add_argument("--recipe", metavar="NAME", help="needed where the file does not say what it is of (.pth)")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the numbers to this file too, as JSON")
     _add_input_size(evaluate)
@@ -106,6 +104,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_nproc(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument("--nproc", type=int, default=1, metavar="N", help=about)
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--row", action="append", default=[], metavar="NEW=OLD",
+        help="of --weights, take class OLD for your class NEW, as taxi=car; of a file without class names, class row "
+        "OLD, counted from 0; may be given again (default: equal names)",
+    )  # fmt: skip
 
 
 def _add_compile(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +180,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     recipe = get_recipe(arguments.recipe) if arguments.recipe else None
+    rows = _rows_of(arguments)
     _find_splits(arguments.data, "val")
     if arguments.nproc != 1 and not _started_by_torchrun():
         return _start_processes(arguments)
@@ -184,14 +191,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     }
 
     def work(ranks: Ranks) -> None:
-        from dfine_lib.evaluate.saved import evaluate_weights
+        from dfine_lib.evaluate.saved import open_saved
+        from dfine_lib.model.compilation import compile_model
 
-        metrics = evaluate_weights(
+        saved = open_saved(
             arguments.weights, arguments.data, recipe=recipe, settings=_given(settings), device=arguments.device,
-            compiled=arguments.compile,
-        ).to_dict()  # fmt: skip
+            rows=rows,
+        )  # fmt: skip
+        if arguments.compile:
+            compile_model(saved.model)
+        metrics = saved.detect()[0].to_dict()
         if ranks.first:
-            _tell(metrics, arguments.out)
+            _tell(metrics, saved.class_rows, arguments.out)
 
     return _as_one(arguments, work)
 
@@ -204,7 +215,7 @@ def _find_splits(data: Path, *names: str) -> None:
         find_split(data, name)
 
 
-def _tell(metrics: dict[str, Any], out: Path | None) -> None:
+def _tell(metrics: dict[str, Any], class_rows: dict[str, Any], out: Path | None) -> None:
     """COCO's numbers and AP by class, printed, and written where a file is named."""
     per_class = metrics.pop("per_class")
     for name, value in metrics.items():
@@ -212,7 +223,8 @@ def _tell(metrics: dict[str, Any], out: Path | None) -> None:
     for name, value in per_class.items():
         print(f"  {_number(value):>5}  {name}")
     if out:
-        content = json.dumps(metrics | {"per_class": per_class}, indent=1) + "\n"
+        metrics |= {"per_class": per_class} | ({"class_rows": class_rows} if class_rows else {})
+        content = json.dumps(metrics, indent=1) + "\n"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(content, encoding="utf-8")
 
@@ -284,9 +296,9 @@ def _print_result(run: Path) -> None:
     """AP, best and last, and the files of a finished run that are there."""
     result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     last = result["last"]
-    print(
-        f"AP {_number(result['ap'])} (best, epoch {result['best_epoch'] + 1} of {result['recipe']['train']['epochs']})"
-    )
+    kept = "best" if result["ap"] is not None else "the val split has no boxes to measure it on; kept are the latest"
+    epochs = result["recipe"]["train"]["epochs"]
+    print(f"AP {_number(result['ap'])} ({kept}, epoch {result['best_epoch'] + 1} of {epochs})")
     print(f"last epoch: {_number(last['ema']['ap'])} averaged weights, {_number(last['raw']['ap'])} raw weights")
     for name, file in (("report", "report.html"), ("weights", "model.safetensors"), ("numbers", "metrics.json")):
         if (run / file).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from dfine_lib.recipes import changed, get_recipe
@@ -23,7 +24,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="write them: NAME.safetensors (ours), NAME.pth (the authors'), else a folder (Hugging Face's)",
     )  # fmt: skip
     weights.add_argument("--recipe", metavar="NAME", help="the model, where the file does not tell it")
-    weights.add_argument("--names", metavar="A,B,…", help="class names in order, where the file does not hold them")
+    weights.add_argument(
+        "--names", metavar="FILE",
+        help="class names in the order of the class rows, where the file does not hold them: a text file, one name a "
+        "line, or A,B,…; an empty name is of a row that stands for no class, and is left out",
+    )  # fmt: skip
     weights.add_argument("--image-size", metavar="S", help="input size, where the file does not hold it (default: 640)")
     weights.add_argument("--half", action="store_true", help="16-bit numbers, half the file (ours only)")
     weights.set_defaults(call=_weights, after_interrupt="")
@@ -36,10 +41,19 @@ def _weights(arguments: argparse.Namespace) -> None:
         for name, value in describe_weights(arguments.source).items():
             print(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
         return
-    names = [name.strip() for name in (arguments.names or "").split(",") if name.strip()]
+    names = _names(arguments.names) if arguments.names else ()
     size = None
     if arguments.image_size is not None:
         size = changed(get_recipe("l_coco"), {"data.image_size": arguments.image_size}).data.image_size
     print(convert_weights(
         arguments.source, arguments.to, recipe=arguments.recipe, names=names, image_size=size, half=arguments.half
     ))  # fmt: skip
+
+
+def _names(value: str) -> list[str]:
+    """Those of a text file, one a line, or those between commas."""
+    is_file = os.path.isfile(value)  # a list of names may be longer than a path can be, which is an OSError to pathlib
+    if not is_file and "," not in value and Path(value).suffix:
+        raise ValueError(f"{value}: no such file. --names wants a text file with one class name a line, or A,B,…")
+    names = Path(value).read_text(encoding="utf-8-sig").splitlines() if is_file else value.split(",")
+    return [name.strip() for name in names]

@@ -42,7 +42,7 @@ def build_criterion(recipe: str | Recipe) -> Criterion:
     return Criterion(get_recipe(recipe).loss)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Answers:
     """All guesses at one set of queries: decoder layers, then the initial guess, then (if there) the encoder's."""
 
@@ -57,7 +57,7 @@ class _Answers:
         return self.boxes[len(self.corner_logits)].detach()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Matching:
     """Which query learns which box in each of K guesses, and what the sums over them are divided by."""
 
@@ -72,7 +72,7 @@ _BOXES, _PAIRS = 0, 1
 _MATCHING, _DENOISING = slice(1, 3), slice(3, 5)  # queries with a box, and those without
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Share:
     """What the losses of a step are divided by, where several passes or processes share its images.
 

@@ -13,7 +13,7 @@ from dfine_lib.boxes import box_cxcywh_to_xyxy, paired_iou_giou
 from dfine_lib.config import LossConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of a query and a box. Each field is int64 `[K, P]`: K layers, P pairs a layer."""
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
+from dfine_lib.data.coco_json import integers, is_set, read_json, records_of, short, unique, where
 from dfine_lib.data.images import DataError, check_images
 from dfine_lib.data.layouts import how_to_divide, how_to_use, listing
+from dfine_lib.data.plausible import written_as_fractions
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 
@@ -87,10 +88,11 @@ class CocoIndex:
     box_offsets: np.ndarray  # int64 [I + 1]; boxes of image i are box_offsets[i] : box_offsets[i + 1]
     boxes_xyxy: np.ndarray  # float32 [M, 4] pixels
     labels: np.ndarray  # int64 [M]
-    iscrowd: np.ndarray  # bool [M]; all False in a training index
+    iscrowd: np.ndarray  # bool [M], also what is marked `ignore`; all False in a training index
     category_ids: tuple[int, ...]  # [C], rising
     category_names: tuple[str, ...]  # [C]
-    dropped: dict[str, int] = field(default_factory=dict)  # counts: crowd, zero_area (left out), clamped (kept)
+    # Counts of boxes: crowd (also what is marked `ignore`) and zero_area, both left out; clamped, kept.
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -129,14 +131,16 @@ def read_coco(
     Args:
         annotation_file: COCO instances JSON.
         image_folder: folder that `file_name` is relative to.
-        training: crowd and zero-area boxes are left out and boxes clamped to the image (counted in `dropped`).
+        training: crowd and zero-area boxes, and those marked `ignore`, are left out and boxes clamped to the image
+            (counted in `dropped`). Boxes marked `difficult` are of real objects: they are trained on, which is logged.
             Otherwise every box stays as the file has it, since evaluation sees the untouched file.
         category_ids: those of the train split, so that labels agree; None takes the file's own.
         category_names: their names, for ids that this file does not list.
 
     Raises:
         DataError: the file is missing, no JSON, of another structure, or names an unknown or repeated id, a box
-            wholly outside its image, with a negative side or without finite numbers; no images; in training no boxes.
+            wholly outside its image, with a negative side or without finite numbers; boxes that are fractions of
+            the image; no images; in training no boxes.
     """
     file, folder = Path(annotation_file), Path(image_folder)
     if file.suffix == ".packed":
@@ -162,8 +166,11 @@ def read_coco(
     image_of = _lookup(file, annotations, "image_id", image_ids, annotation_ids, "an entry of 'images'")
     labels = _lookup(file, annotations, "category_id", np.array(ids, np.int64), annotation_ids, _known(category_ids))
     crowd = integers(file, "annotations", annotations, "iscrowd", default=0) != 0
+    crowd |= np.array([is_set(annotation.get("ignore")) for annotation in annotations], dtype=bool)
+    difficult = sum(is_set(annotation.get("difficult")) for annotation in annotations) if training else 0
     boxes_xywh = _boxes(file, annotations)
     _check_boxes(file, boxes_xywh, sizes_wh[image_of], annotation_ids, image_ids[image_of])
+    _check_unit(file, boxes_xywh, sizes_wh, image_of, annotation_ids, image_ids)
     boxes_xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
     del content, images, annotations
@@ -185,6 +192,8 @@ def read_coco(
             )
         if any(dropped.values()):
             logger.info("%s: %s", file, ", ".join(f"{count} boxes {what}" for what, count in dropped.items() if count))
+        if difficult:
+            logger.info("%s: %d boxes marked difficult are trained on; an evaluation ignores them", file, difficult)
     kept = np.flatnonzero(keep)
     kept = kept[np.argsort(image_of[kept], kind="stable")]
     per_image = np.bincount(image_of[kept], minlength=len(image_ids))
@@ -228,7 +237,8 @@ def _categories(
             raise DataError(f"{file}: {where('categories', categories, i)}: {what}.")
         if name in names.values():
             raise DataError(
-                f"{file}: {where('categories', categories, i)}: a second category named {name!r}; rename it."
+                f"{file}: {where('categories', categories, i)}: a second category named {name!r}; rename it. "
+                "Where both are one class, `dfine doctor DATA --fix OUT` merges them."
             )
         names[identity] = name
     ids = tuple(sorted(own_ids)) if wanted is None else tuple(int(identity) for identity in wanted)
@@ -324,3 +334,20 @@ def _check_boxes(
                 f"{file}: annotation id {annotation_ids[i]} of image id {image_ids[i]}: bbox [{box}] {what}; "
                 f"the image is {sizes_wh[i, 0]} x {sizes_wh[i, 1]}{others}. {way_out}"
             )
+
+
+def _check_unit(
+    file: Path, boxes_xywh: np.ndarray, sizes_wh: np.ndarray, image_of: np.ndarray, annotation_ids: np.ndarray,
+    image_ids: np.ndarray,
+) -> None:  # fmt: skip
+    bad = written_as_fractions(boxes_xywh, sizes_wh[image_of], image_of)
+    if bad.any():
+        i = int(bad.argmax())
+        box = ", ".join(f"{value:g}" for value in boxes_xywh[i])
+        count = f"all {len(bad)} boxes" if bad.all() else f"{int(bad.sum())} of {len(bad)} boxes"
+        width, height = sizes_wh[image_of[i]]
+        raise DataError(
+            f"{file}: {count} lie within 0..1: these are fractions of the image, not pixels (annotation id "
+            f"{annotation_ids[i]} of image id {image_ids[image_of[i]]}: bbox [{box}]; the image is {width} x {height})."
+            " `dfine doctor DATA --fix OUT` writes a copy with the boxes in pixels."
+        )

@@ -104,6 +104,11 @@ def integers(
     return np.array([int(value) for value in values], dtype=np.int64)
 
 
+def is_set(flag: Any) -> bool:
+    """Whether a mark such as `ignore` or `difficult` is there: 1, true, also as text; tools write all of these."""
+    return bool(flag) and str(flag).strip().lower() not in ("", "0", "0.0", "false", "no", "none")
+
+
 def where(key: str, records: list[dict[str, Any]], i: int) -> str:
     """`annotation id 7`, or `annotations[3]` where the record has no usable id."""
     identity = records[i].get("id")

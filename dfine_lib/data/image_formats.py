@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import PurePath
 
-# Formats that Pillow recognises and cannot decode by itself: containers of other data, and drawings that need a program.
+# Formats that Pillow recognises and cannot decode by itself: containers of other data, drawings that need a program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 _OTHER_JPEG = (".mpo", ".pjpeg", ".pjp", ".jps")  # JPEG under endings that Pillow does not register for reading
 _HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
@@ -40,7 +41,12 @@ def register_heif() -> bool:
 
 def is_image_name(name: str | PurePath) -> bool:
     """Whether the file's ending, in any case, is that of an image that can be opened here."""
-    return PurePath(name).suffix.lower() in image_suffixes()
+    return os.path.splitext(name)[1].lower() in _known_suffixes()
+
+
+@cache
+def _known_suffixes() -> frozenset[str]:
+    return frozenset(image_suffixes())
 
 
 def why_not_opened(name: str | PurePath) -> str | None:

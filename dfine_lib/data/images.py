@@ -12,14 +12,13 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from dfine_lib.data.image_formats import register_heif, why_not_opened
+from dfine_lib.errors import DataError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dfine_lib.data.coco import CocoIndex
-
-
-class DataError(ValueError):
-    """A data set that cannot be used as it is; the message names the place and the way out."""
 
 
 SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`dfine_lib.data.tars`)
@@ -94,16 +93,35 @@ def read_image(path: Path | str, content: bytes | None = None) -> Tensor:
     try:
         return decode_image(path, content)
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
-        raise DataError(f"{path}: {_explain(error)}") from error
+        raise DataError(f"{path}: {_explain(error, path)}") from error
 
 
 def decode_image(path: Path | str, content: bytes | None = None) -> Tensor:
     """What `read_image` reads, with the decoders' own errors: of nearly any class, in their own words."""
-    with Image.open(path if content is None else io.BytesIO(content)) as image:
-        plain = image.format == "JPEG" and image.mode == "RGB" and exif_orientation(image) == 1
-        if plain and (pixels := _decoded(path, content)) is not None:
-            return pixels
-        return to_tensor(upright_rgb(image))
+    with open_image(path, content) as image:
+        return decode_opened(image, path, content)
+
+
+def open_image(path: Path | str, content: bytes | None = None) -> Image.Image:
+    """An image file, its header read, by Pillow and the plug-ins that it knows or are installed (HEIC).
+
+    Raises:
+        OSError: and nearly any other class, from Pillow's decoders.
+    """
+    try:
+        return Image.open(path if content is None else io.BytesIO(content))
+    except Image.UnidentifiedImageError:
+        if not register_heif():  # once in every process: DataLoader workers too
+            raise
+        return Image.open(path if content is None else io.BytesIO(content))
+
+
+def decode_opened(image: Image.Image, path: Path | str, content: bytes | None = None) -> Tensor:
+    """The pixels of what `open_image` opened, uint8 `[3, H, W]`; of several frames, the first."""
+    plain = image.format == "JPEG" and image.mode == "RGB" and exif_orientation(image) == 1
+    if plain and (pixels := _decoded(path, content)) is not None:
+        return pixels
+    return to_tensor(upright_rgb(image))
 
 
 def _decoded(path: Path | str, content: bytes | None) -> Tensor | None:
@@ -127,10 +145,12 @@ def _decoded(path: Path | str, content: bytes | None) -> Tensor | None:
         return None
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, path: Path | str) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such image file. Copy it there or remove it from the annotation file."
     if isinstance(error, Image.UnidentifiedImageError):
+        if reason := why_not_opened(path):
+            return f"{reason}."
         return "not a readable picture (empty, damaged or of an unknown format). Replace it."
     if "truncated" in str(error) or isinstance(error, EOFError):
         return f"the picture is truncated ({error}). Copy or download it again."
@@ -144,7 +164,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if exif_orientation(image) >= 5 else (width, height)
 
 
-def _looks_whole(path: Path, image_format: str | None) -> bool:
+def looks_whole(path: Path, image_format: str | None) -> bool:
     """Whether the file ends as its format demands; False only means that decoding must tell."""
     ends = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
     if image_format not in ends:
@@ -158,15 +178,15 @@ def _looks_whole(path: Path, image_format: str | None) -> bool:
 def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
     """What is wrong with one image file, None if nothing."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             found = upright_size(image)
             stored = image.size
             if image.mode not in _PLAIN_MODES | _DEEP_MODES:
                 upright_rgb(image)
-            if every or not _looks_whole(path, image.format):
+            if every or not looks_whole(path, image.format):
                 image.load()
     except Exception as error:
-        return _explain(error)
+        return _explain(error, path)
     if found == size_wh:
         return None
     says = f"the annotation file says {size_wh[0]} x {size_wh[1]}, the picture is {found[0]} x {found[1]}"

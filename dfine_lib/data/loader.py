@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,18 @@ from dfine_lib.data.repeat_factor import draw_epoch, draws_per_epoch, repeat_fac
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
 from dfine_lib.heap import keep_freed_memory
 
-_ORDER, _AUGMENT, _SIZE = 0, 1, 2  # what a derived seed is for
+
+class Draw(IntEnum):
+    """What a derived seed is for; beside each, what it depends on besides the run's seed. Every run depends on these
+    numbers: none is ever changed or used again."""
+
+    ORDER = 0  # epoch
+    AUGMENT = 1  # epoch, image, and number of the copy from the second copy on
+    SIZE = 2  # epoch, step
+    SHARD_ORDER = 3  # epoch
+    SHARD_SHUFFLE = 4  # epoch, first image of the stream
+    WEIGHTS = 5  # nothing else
+    NOISE = 6  # step of the run
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +84,20 @@ class RawBatch(NamedTuple):
     indices: np.ndarray  # int64 [B]
 
 
-def derived_seed(*parts: int) -> int:
-    """A 63-bit seed that is a function of all parts, well mixed."""
-    words = np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)
+def derived_seed(draw: Draw, seed: int, *parts: int) -> int:
+    """A 63-bit seed for one draw of a run: a function of the kind of draw, the run's seed and `parts`, well mixed.
+
+    No two draws of a run share a seed, but for one pair: with seed 0, the weights and the order of epoch 0. These feed
+    two kinds of generator, torch's and numpy's, so the numbers that they draw have nothing in common.
+    """
+    entropy = [draw, seed, *parts]
+    # Weights and noise go without a tag, as in the runs that there are. `SeedSequence` pads with zeros: [k, k] would be
+    # [k, k, 0, 0], which is another draw where k is one of the tags.
+    if draw is Draw.WEIGHTS:
+        entropy = [seed, 0]
+    elif draw is Draw.NOISE and not seed == 1 + parts[0] <= Draw.SHARD_SHUFFLE:
+        entropy = [seed, 1 + parts[0]]
+    words = np.random.SeedSequence([int(part) % 2**64 for part in entropy]).generate_state(1, np.uint64)
     return int(words[0]) >> 1
 
 
@@ -104,7 +127,7 @@ class CocoImages(Dataset):
             sample = self._read(key.index, source, content)
             state = torch.get_rng_state()  # transforms draw from the global generator; the caller's stays as it was
             copy = (key.copy,) if key.copy else ()
-            torch.default_generator.manual_seed(derived_seed(_AUGMENT, self.seed, key.epoch, key.index, *copy))
+            torch.default_generator.manual_seed(derived_seed(Draw.AUGMENT, self.seed, key.epoch, key.index, *copy))
             try:
                 return self.train_transforms[key.strong](sample), key.index
             finally:
@@ -185,6 +208,12 @@ class _Chunks(Sampler):
         return len(self.chunks)
 
 
+def _start_method(num_workers: int) -> str | None:
+    """Forked workers share the index's memory. Only Linux's system libraries can be forked safely: elsewhere the
+    platform's own way, which sends the index to each worker."""
+    return "fork" if num_workers > 0 and sys.platform == "linux" else None
+
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -207,7 +236,7 @@ def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataL
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
+        multiprocessing_context=_start_method(num_workers),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
     )
@@ -281,7 +310,7 @@ class TrainLoader:
     def _draws(self, epoch: int) -> list[np.ndarray]:
         """The same, each place with the number of the copy: int64 `[B, 2]`."""
         batch_size = self.recipe.data.batch_size
-        order = draw_epoch(self.factors, np.random.default_rng(derived_seed(_ORDER, self.seed, epoch)))
+        order = draw_epoch(self.factors, np.random.default_rng(derived_seed(Draw.ORDER, self.seed, epoch)))
         if len(order) < batch_size:
             steps = [np.resize(order, (max(len(order), self.shares), 2))]
         else:
@@ -295,7 +324,7 @@ class TrainLoader:
             return data.image_hw
         sizes = multiscale_sizes(data.image_hw, data.base_size_repeat)
         step = batch // self.recipe.train.accumulate
-        return sizes[derived_seed(_SIZE, self.seed, epoch, step) % len(sizes)]
+        return sizes[derived_seed(Draw.SIZE, self.seed, epoch, step) % len(sizes)]
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches `start_batch`, `start_batch + 1`, … of that epoch.

@@ -8,7 +8,6 @@ epoch and number of ranks.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -25,11 +24,13 @@ from dfine_lib.data.images import SHARD_INDEX, DataError
 from dfine_lib.data.loader import (
     Batch,
     CocoImages,
+    Draw,
     EvalLoader,
     RawBatch,
     SampleKey,
     TrainLoader,
     _batches,
+    _start_method,
     _start_worker,
     collate,
     derived_seed,
@@ -40,7 +41,6 @@ from dfine_lib.data.tars import Shards, read_shards, webdataset
 
 STREAMS = 12  # that a rank reads, whatever the number of workers; divides by most of their numbers
 SHUFFLED = 4096  # pictures of a rank, still encoded, among which the next one is drawn
-_ORDER, _WITHIN = 3, 4  # what a derived seed is for
 
 
 def is_sharded(index: CocoIndex) -> bool:
@@ -114,7 +114,7 @@ class ShardStreams(IterableDataset):
         own = self._slice(int(self.starts[s]), int(self.starts[s + 1]))
         if self.train is None:
             return own
-        seed = derived_seed(_WITHIN, self.images.seed, self.train[0], int(self.starts[s]))
+        seed = derived_seed(Draw.SHARD_SHUFFLE, self.images.seed, self.train[0], int(self.starts[s]))
         size = max(1, SHUFFLED // STREAMS)
         return webdataset().shuffle(size, initial=size, rng=random.Random(seed))(own)
 
@@ -140,7 +140,7 @@ def _run(streams: ShardStreams, num_workers: int) -> Iterator[RawBatch]:
     workers = max((n for n in range(1, num_workers + 1) if STREAMS % n == 0), default=0)
     loader = DataLoader(
         streams, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if workers and os.name == "posix" else None,
+        multiprocessing_context=_start_method(workers),
         pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
     )  # fmt: skip
     return _batches(loader)
@@ -175,7 +175,7 @@ class ShardTrainLoader(TrainLoader):
             raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         size = self.recipe.data.batch_size // self.shares
         shards = len(self.images.shards.names)
-        order = np.random.default_rng(derived_seed(_ORDER, self.seed, epoch)).permutation(shards)
+        order = np.random.default_rng(derived_seed(Draw.SHARD_ORDER, self.seed, epoch)).permutation(shards)
         stage = (epoch, epoch < self.recipe.train.stop_epoch)
         start = self.rank * len(self) * size
         streams = ShardStreams(self.images, order, start, [size] * len(self), start_batch, stage)

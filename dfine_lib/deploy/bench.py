@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dfine_lib.config import SIZES, ModelConfig
+from dfine_lib.data.ledger import Ledger
 from dfine_lib.deploy.backends import Backend, open_backend
 from dfine_lib.deploy.gate import report_path
 from dfine_lib.deploy.timing import Cost, Peak, Spread, cost, latency, picture_files
@@ -39,7 +40,8 @@ class Latency:
     end_to_end: Spread  # files opened, decoded, resized, and the same; one after the other
     images_per_second: float  # model only: batch / median
     end_to_end_per_second: float  # of `Predictor.stream`, where reading and inference overlap
-    memory_mb: float | None  # largest growth of the process (of the GPU's memory on one) over opening and running
+    memory_mb: float | None  # peak over opening and running, where it can be counted
+    memory_counts: str  # what that is: "growth of the process", "allocated by torch on the GPU"; "" with None
     ap: float | None = None  # where a file beside the model says so
     ap_from: str = ""  # which file
 
@@ -51,6 +53,7 @@ class BenchReport:
     costs: tuple[Cost, ...]
     latencies: tuple[Latency, ...]
     pictures: str
+    ledger: Ledger  # of the images
     machine: dict[str, Any]
 
     def cost_rows(self) -> list[dict[str, Any]]:
@@ -75,7 +78,8 @@ class BenchReport:
                 "images/s": row.images_per_second, "end to end ms": row.end_to_end.median,
                 "its middle half": f"{row.end_to_end.low:.1f}..{row.end_to_end.high:.1f}",
                 "overlapped images/s": row.end_to_end_per_second,
-                "memory MB": None if row.memory_mb is None else round(row.memory_mb), "AP": row.ap,
+                "peak memory MB": None if row.memory_mb is None else round(row.memory_mb),
+                "memory counted": row.memory_counts or None, "AP": row.ap,
             }
             for row in self.latencies
         ]  # fmt: skip
@@ -90,14 +94,16 @@ class BenchReport:
                 for size, ms in PUBLISHED_LATENCY_MS.items()
             },
             "pictures": self.pictures,
+            "ledger": self.ledger.to_dict(),
             **self.machine,
         }  # fmt: skip
 
     def __str__(self) -> str:
         machine = self.machine["machine"]
+        left_out = [self.ledger.summary(kind) for kind in self.ledger.kinds() if self.ledger.reasons(kind)]
         about = f"{machine['processor']}, {machine['cores']} cores, {self.machine['threads']} thread(s) of torch"
         tables = [as_text(rows) for rows in (self.cost_rows(), self.latency_rows()) if rows]
-        return "\n\n".join([*tables, f"{about}; pictures: {self.pictures}"])
+        return "\n\n".join([*tables, f"{about}; pictures: {self.pictures}", *left_out])
 
 
 def bench(
@@ -118,8 +124,8 @@ def bench(
         backends: which run each file; one that cannot run a file passes it over. `auto`: one by the file.
         batches: images a call; a file of one batch size is measured with that.
         image_size: side, or (height, width); None: as the file says, else 640.
-        images: pictures to read end to end, as `find_source` takes them; None: two photographs that scikit-learn
-            brings.
+        images: to read end to end, as `find_source` takes them; what cannot be read is left out, and counted in the
+            report's ledger; None: two photographs that scikit-learn brings.
         device: as for `open_backend`.
         seconds: how long each kind of call is repeated, after a third of that to warm up.
 
@@ -134,7 +140,7 @@ def bench(
         raise ValueError(f"batches must be at least 1, got {list(batches)}")
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, got {seconds:g}")
-    files = picture_files(images)
+    files, ledger = picture_files(images)
     costs, latencies = [], []
     for model in models:
         source = _random(str(model)) if str(model) in SIZES else model
@@ -147,8 +153,9 @@ def bench(
                     break
                 row = latency(backend, files, backend.batch or batch, seconds=seconds)
                 known = known_ap(model, backend.name)
+                memory_mb, memory_counts = peak.megabytes(backend.name, backend.device)
                 latencies.append(Latency(
-                    model=_short(model), memory_mb=peak.megabytes(), ap=known and known[0],
+                    model=_short(model), memory_mb=memory_mb, memory_counts=memory_counts, ap=known and known[0],
                     ap_from=known[1] if known else "", **row,
                 ))  # fmt: skip
                 image_hw = backend.image_hw
@@ -156,8 +163,15 @@ def bench(
         config = _config(source)
         if config is not None:
             costs.append(cost(config, _short(model), image_hw))
-    machine = describe_machine(torch.device("cuda" if device.startswith("cuda") else "cpu"))
-    return BenchReport(tuple(costs), tuple(latencies), _told(files, images), machine | {"versions": _versions(machine)})
+    machine = describe_machine(_measured_on(latencies)) | {"devices": sorted({row.device for row in latencies})}
+    machine["versions"] = _versions(machine)
+    return BenchReport(tuple(costs), tuple(latencies), _told(files, images), ledger, machine)
+
+
+def _measured_on(latencies: Sequence[Latency]) -> torch.device:
+    """The CUDA device that was measured, whatever was asked for; the processor where none was."""
+    devices = [row.device.lower() for row in latencies if row.device.lower().startswith("cuda")]
+    return torch.device(devices[0] if devices else "cpu")
 
 
 def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
@@ -169,7 +183,8 @@ def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
             found = [c["numbers"]["exported"]["ap"] for c in checks if c["name"] == f"{backend}: AP"]
             return (float(found[0]), gate_report.name) if found and found[0] is not None else None
         if Path(model).suffix == ".safetensors" and run.is_file():
-            return float(json.loads(run.read_text(encoding="utf-8"))["ap"]), run.name
+            ap = json.loads(run.read_text(encoding="utf-8"))["ap"]
+            return None if ap is None else (float(ap), run.name)
     except (ValueError, TypeError, KeyError):
         return None  # another program's file of that name
     return None

@@ -11,15 +11,16 @@ from pathlib import Path
 from torch import Tensor
 
 from dfine_lib.config import DataConfig
-from dfine_lib.data import find_split, read_coco
+from dfine_lib.data import CocoIndex, find_split, read_coco
 from dfine_lib.deploy.backends import BackendError
 from dfine_lib.deploy.export import export_onnx, export_openvino
 from dfine_lib.deploy.gate import Check, GateReport, gate
 from dfine_lib.deploy.predict import network_input
 from dfine_lib.deploy.sources import read_picture
 from dfine_lib.deploy.tensorrt_engine import build_engine, tensorrt_library
+from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_lib.model.weights import Weights, WeightsError, load_weights, read_weights
 
 CALIBRATION = 100  # images that the ranges of 8-bit files are measured on
 FORMS = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
@@ -65,6 +66,8 @@ def export_file(
     stored = read_weights(weights)
     if stored.model is None:
         raise WeightsError(f"{weights}: the file does not say which model it is of. Convert it: dfine weights --to.")
+    if data is not None:
+        _check_classes(stored, read_coco(*find_split(data, "val"), training=False))
     own = stored.data or DataConfig()
     image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own.image_hw
     model = DFINE(stored.model)
@@ -88,6 +91,22 @@ def export_file(
     except ImportError as error:
         raise BackendError(str(error)) from error
     return gate(weights, out, data=data, image_size=image_hw, before=before)
+
+
+def _check_classes(stored: Weights, val: CocoIndex) -> None:
+    """Refuse to compare AP where nothing says which class row is which class of the folder."""
+    names = stored.category_names
+    what = f"{stored.path}: {stored.num_classes} class rows"
+    if not names and stored.num_classes != val.num_classes:
+        raise WeightsError(
+            f"{what} without names, for the {val.num_classes} classes of {val.annotation_file}. "
+            f"{how_to_name(stored.path)} Or export without --data."
+        )
+    if names and not set(names) & set(val.category_names):
+        raise WeightsError(
+            f"{what}, of which none has the name of a class of {val.annotation_file}; they are {', '.join(names[:8])}"
+            f"{' and more' if len(names) > 8 else ''}. Give the folder that these weights are for, or none."
+        )
 
 
 def _engine(weights: str | Path, file: Path, out: Path, data: str | Path | None) -> list[Check]:

@@ -24,6 +24,7 @@ from dfine_lib.deploy.predict import Predictor
 from dfine_lib.deploy.results import Prediction
 from dfine_lib.deploy.sources import SourceError, find_source
 from dfine_lib.deploy.ties import Limits, Reselection, Tie, compare
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
@@ -42,7 +43,7 @@ LIMITS = {
 }
 
 
-class GateError(ValueError):
+class GateError(DfineError):
     """Validation is not possible: nothing to compare on."""
 
 
@@ -286,7 +287,8 @@ def _average_precision(reference: Backend, exported: Backend, index: CocoIndex, 
     theirs, count, left_out = _metrics(exported, index, annotation_file)
     limit = limits_of(exported).ap
     passed = ours.ap - theirs.ap <= limit or (math.isnan(ours.ap) and math.isnan(theirs.ap))
-    detail = f"AP {theirs.ap:.4f}, torch {ours.ap:.4f}, on {count} images; may lose {limit:g}"
+    shown = ["-" if math.isnan(each.ap) else f"{each.ap:.4f}" for each in (theirs, ours)]  # no boxes, no AP
+    detail = f"AP {shown[0]}, torch {shown[1]}, on {count} images; may lose {limit:g}"
     if left_out:
         detail += f"; left out: {len(left_out)} that cannot be read, as {left_out[0]}"
     numbers = dict(exported=theirs.to_dict(), torch=ours.to_dict(), images=count, left_out=left_out, limit=limit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dfine_lib.data.ledger import Ledger
 from dfine_lib.data.transforms import Sample, stretch
 from dfine_lib.deploy.backends import Backend, open_backend
 from dfine_lib.deploy.backends.exported import STREAMS
 from dfine_lib.deploy.pipeline import in_background, in_groups, map_ahead
 from dfine_lib.deploy.results import Prediction
-from dfine_lib.deploy.sources import Frame, ImageSource, SourceError, VideoSource, find_source
+from dfine_lib.deploy.sources import UNREADABLE, Frame, ImageSource, SourceError, VideoSource, find_source
 from dfine_lib.deploy.video import VideoReader
 from dfine_lib.model.dfine import DFINE
 
@@ -83,13 +84,14 @@ class Predictor:
         self.backend: Backend = open_backend(
             weights, backend=backend, device=device, image_size=image_size, class_names=class_names, edges=edges
         )
-        self.skipped: list[str] = []  # of the latest source: pictures that could not be read, and why
+        self.skipped: list[str] = []  # of the latest source: images that could not be read, and why
+        self.ledger = Ledger()  # of the latest source: what was found in it, taken, and left out for which reason
 
     @classmethod
     def of(cls, backend: Backend) -> Predictor:
         """One over a backend that is open already."""
         predictor = cls.__new__(cls)
-        predictor.backend, predictor.skipped = backend, []
+        predictor.backend, predictor.skipped, predictor.ledger = backend, [], Ledger()
         return predictor
 
     @property
@@ -115,8 +117,14 @@ class Predictor:
             SourceError: nothing to read, or nothing that can be read; a source without end.
         """
         found = find_source(source)
-        if isinstance(found, VideoSource) and found.live:
-            raise SourceError(f"{found.location}: has no end, so no list of results; loop over `stream` instead.")
+        if isinstance(found, VideoSource):
+            where, live = found.location, found.live
+            if live is None:  # an address: what is behind it tells
+                found = opened(found)
+                if live := found.live:
+                    found.close()
+            if live:
+                raise SourceError(f"{where}: has no end, so no list of results; loop over `stream` instead.")
         return list(self.stream(found, score=score, batch_size=batch_size, progress=progress))
 
     predict = __call__
@@ -129,18 +137,21 @@ class Predictor:
         batch_size: int = 1,
         keep_images: bool = False,
         progress: bool = False,
+        listed: Callable[[str, str, str], None] | None = None,
     ) -> Iterator[Prediction]:
         """The same one by one, while the next pictures are being read and looked at; memory stays bounded.
 
-        A picture that cannot be read is left out, told in a warning and in `skipped`; where it is the only one, it is
-        an error. Of cameras and streams the latest frames are taken, older ones that came too fast are left out.
+        An image that cannot be read is left out, with a warning, and listed in `skipped`; where it is the only one, it
+        is an error. Of cameras and streams the latest frames are taken, older ones that came too fast are left out.
+        `ledger` counts it all; after the last result its sums agree.
 
         Args:
-            source: as `find_source` takes it, cameras and streams too.
+            source: as `find_source` takes it, cameras and streams too; or what `opened` returned.
             score: leave out objects below it.
             batch_size: pictures a forward pass; of cameras and streams one at a time is soonest.
             keep_images: keep each picture with its result, so that drawing does not read it again.
             progress: show a bar.
+            listed: called with kind, reason and place of all that is left out, as `Ledger` does.
 
         Raises:
             ValueError: `batch_size` below 1, `score` outside 0..1.
@@ -150,17 +161,20 @@ class Predictor:
             raise ValueError(f"batch_size must be at least 1, and whole, got {batch_size}")
         if not 0 <= score <= 1:
             raise ValueError(f"score must lie in 0..1, got {score}")
-        found = source if isinstance(source, ImageSource | VideoSource) else find_source(source)
+        found = opened(source)
         skipped = self.skipped = []  # its own: another thread may call meanwhile
-        if isinstance(found, VideoSource):
-            reader = VideoReader(found)
-            pictures, total, in_memory = self._of_video(reader, batch_size), reader.count, False
+        if isinstance(found, VideoReader):
+            ledger = self.ledger = Ledger(listed)
+            images, total, in_memory = self._of_video(found, batch_size), found.count, False
             many = not found.live
         else:
-            pictures, total = self._of_images(found, batch_size, skipped), len(found)
+            ledger = self.ledger = found.ledger(listed)
+            _report(found)
+            images, total = self._of_images(found, batch_size, skipped, ledger), len(found)
             many = total >= MANY
             in_memory = not any(isinstance(item, str | Path) for item in found.items)
-        return self._results(pictures, total, many, score, batch_size, keep_images or in_memory, progress, skipped)
+        results = self._results(images, total, many, score, batch_size, keep_images or in_memory, progress, skipped)
+        return _counted(results, found, ledger)
 
     def _results(self, pictures, total, many, score, batch_size, keep, progress, skipped) -> Iterator[Prediction]:
         def detected() -> Iterator[Prediction]:
@@ -200,7 +214,7 @@ class Predictor:
     def _ready(self, frame: Frame) -> _Ready:
         return _Ready(frame, network_input(frame.image, self.backend.image_hw))
 
-    def _of_images(self, source: ImageSource, batch_size: int, skipped: list[str]) -> Iterator[_Ready]:
+    def _of_images(self, source: ImageSource, batch_size: int, skipped: list[str], ledger: Ledger) -> Iterator[_Ready]:
         def read(number: int) -> _Ready | SourceError:
             try:
                 return self._ready(source.read(number))
@@ -208,18 +222,69 @@ class Predictor:
                 return error
 
         threads = max(1, min(4, os.cpu_count() or 1))
-        for picture in map_ahead(read, range(len(source)), threads, ahead=2 * batch_size + threads):
-            if isinstance(picture, _Ready):
-                yield picture
+        for image in map_ahead(read, range(len(source)), threads, ahead=2 * batch_size + threads):
+            if isinstance(image, _Ready):
+                if (frames := image.frame.in_file) > 1:
+                    ledger.found("frames", frames)
+                    ledger.taken("frames")
+                    ledger.left_out("frames", "only the first frame of an image is used", image.frame.path, frames - 1)
+                yield image
                 continue
             if len(source) == 1:
-                raise picture
-            skipped.append(str(picture))
-            log.warning("left out %s", picture)
+                raise image
+            skipped.append(str(image))
+            ledger.left_out(source.kind, UNREADABLE, image)
+            log.warning("left out %s", image)
         if len(skipped) == len(source):
-            raise SourceError(f"none of the {len(source)} pictures can be read; the first: {skipped[0]}")
+            raise SourceError(
+                f"none of the {len(source)} images can be read; the first: {skipped[0]} ({ledger.summary(source.kind)})"
+            )
 
     def _of_video(self, reader: VideoReader, batch_size: int) -> Iterator[_Ready]:
-        live = reader.source.live
         frames = (self._ready(frame) for frame in reader)
-        return in_background(frames, ahead=1 if live and batch_size == 1 else 2 * batch_size, drop_oldest=live)
+        ahead = 1 if reader.live and batch_size == 1 else 2 * batch_size
+        return in_background(frames, ahead=ahead, drop_oldest=reader.live)
+
+
+def opened(source: Any) -> ImageSource | VideoReader:
+    """What `find_source` finds, a video opened: then it is known whether it is live.
+
+    Raises:
+        SourceError: nothing to read, or a video that cannot be opened.
+    """
+    if isinstance(source, VideoReader):
+        return source
+    found = find_source(source)
+    return VideoReader(found) if isinstance(found, VideoSource) else found
+
+
+def _counted(results: Iterator[Prediction], found: ImageSource | VideoReader, ledger: Ledger) -> Iterator[Prediction]:
+    """The results, each entered in the ledger, whose sums are checked after the last."""
+    came = taken = 0  # frames, of a video
+    with contextlib.closing(results):
+        try:
+            for result in results:
+                if isinstance(found, ImageSource):
+                    ledger.taken(found.kind)
+                else:
+                    came, taken = result.frame + 1, taken + 1
+                yield result
+                del result
+        finally:  # once, not frame by frame: a camera may run for days
+            if isinstance(found, VideoReader):
+                where, missing = found.source.location, found.missing
+                ledger.found("frames", came + missing)
+                ledger.taken("frames", taken)
+                ledger.left_out("frames", "came faster than they were looked at", where, came - taken)
+                ledger.left_out("frames", "missing or damaged", where, missing)
+    ledger.check()
+
+
+def _report(source: ImageSource) -> None:
+    """Log what is left out before any image is read: a line for each reason, with the first few names."""
+    by_reason: dict[str, list[str]] = {}
+    for reason, path in source.left_out:
+        by_reason.setdefault(reason, []).append(str(path))
+    for reason, paths in by_reason.items():
+        more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+        log.warning("left out, %s: %s%s", reason, ", ".join(paths[:3]), more)

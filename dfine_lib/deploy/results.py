@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dfine_lib.viz.style import Picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """K objects found in one picture, scores falling."""
 
@@ -65,7 +65,11 @@ class Prediction:
     # ---- as numbers ----
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: the picture's name and size, and its objects with boxes in pixels."""
+        """JSON-safe: the image's name and size, and its objects with boxes in pixels.
+
+        `label` is the row of the class head, from 0; `category_id` the training data's id of the class, None where the
+        weights do not hold it.
+        """
         about: dict[str, Any] = {"image": self.name, "width": self.size_wh[0], "height": self.size_wh[1]}
         if self.path is not None:
             about["path"] = str(self.path)
@@ -74,10 +78,16 @@ class Prediction:
         columns = (self.labels.tolist(), self.names, self.scores.tolist(), self.boxes_xyxy.tolist())
         return about | {
             "detections": [
-                {"label": label, "name": name, "score": round(score, 5), "box_xyxy": [round(v, 2) for v in box]}
+                {
+                    "label": label, "category_id": self._category_id(label), "name": name, "score": round(score, 5),
+                    "box_xyxy": [round(v, 2) for v in box],
+                }
                 for label, name, score, box in zip(*columns, strict=True)
             ]
-        }
+        }  # fmt: skip
+
+    def _category_id(self, label: int) -> int | None:
+        return int(self.category_ids[label]) if 0 <= label < len(self.category_ids) else None
 
     def to_json(self) -> str:
         """`to_dict` as text."""

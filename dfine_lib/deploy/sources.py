@@ -1,10 +1,12 @@
-"""Where pictures come from: files, folders, patterns, arrays, lists of them; videos, cameras and streams."""
+"""Where images come from: files, folders, patterns, arrays, lists of them; videos, cameras and streams."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,28 +17,33 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dfine_lib.data.images import decode_image, to_tensor, upright_rgb
+from dfine_lib.data.image_formats import is_image_name, why_not_opened
+from dfine_lib.data.images import decode_opened, open_image, to_tensor, upright_rgb
+from dfine_lib.data.ledger import Ledger
+from dfine_lib.errors import DfineError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp",
     ".ogv",
 )  # fmt: skip
+_LIVE = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srtp", "srt", "udp", "tcp", "mms", "mmsh")  # schemes of streams
+UNREADABLE = "unreadable"  # reason in the ledger of a file that is named like an image and cannot be decoded
 
 
-class SourceError(ValueError):
+class SourceError(DfineError):
     """A source that gives no pictures; the message names it, and the way out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture on its way to the detector."""
+    """One image on its way to the detector."""
 
     image: Tensor  # uint8 [3, H, W], RGB, upright
-    name: str  # what to call it: file name, or "frame 12"
-    path: Path | None = None  # the picture's file, where it has one of its own
+    name: str  # what to call it: file name below the source's folder, or "frame 12"
+    path: Path | None = None  # the image's file, where it has one of its own
     number: int | None = None  # of a video's frames, from 0
     time_s: float | None = None  # since the video began
+    in_file: int = 1  # frames that the image's file holds (GIF, MPO, TIFF, WebP); this is the first
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -46,23 +53,44 @@ class Frame:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Pictures that are known beforehand, to be read in any order."""
+    """Images that are known beforehand, to be read in any order; and what was found beside them and is left out."""
 
-    items: tuple[Any, ...]  # paths, arrays, tensors, PIL pictures
+    items: tuple[Any, ...]  # paths, arrays, tensors, PIL images
     root: Path | None = None  # folder that all paths lie in
+    left_out: tuple[tuple[str, Path], ...] = ()  # reason and path
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def kind(self) -> str:
+        """What the ledger counts: `files`, or `images` where they came as arrays."""
+        return "files" if any(isinstance(item, str | Path) for item in self.items) or self.left_out else "images"
+
+    def ledger(self, listed: Callable[[str, str, str], None] | None = None) -> Ledger:
+        """A ledger of this source: everything in it is found, and nothing is taken yet.
+
+        Args:
+            listed: as for `Ledger`.
+        """
+        ledger = Ledger(listed)
+        ledger.found(self.kind, len(self.items) + len(self.left_out))
+        for reason, path in self.left_out:
+            ledger.left_out(self.kind, reason, path)
+        return ledger
 
     def read(self, number: int) -> Frame:
         """One of them.
 
         Raises:
-            SourceError: missing, damaged, or no picture.
+            SourceError: missing, damaged, or no image.
         """
         item = self.items[number]
         if isinstance(item, str | Path):
-            return Frame(read_picture(item), Path(item).name, Path(item))
+            path = Path(item)
+            below = self.root is not None and path.is_relative_to(self.root)
+            pixels, frames = _read(path)
+            return Frame(pixels, path.relative_to(self.root).as_posix() if below else path.name, path, in_file=frames)
         try:
             return Frame(as_picture(item), f"image {number}")
         except SourceError as error:
@@ -71,14 +99,21 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video file, a stream's address, or a camera's number; frames come one after the other."""
+    """A video file, an address, or a camera's number; frames come one after the other."""
 
     location: str | int
 
     @property
-    def live(self) -> bool:
-        """Whether frames come in their own time, and without end: a camera or a stream."""
-        return isinstance(self.location, int) or "://" in self.location
+    def remote(self) -> bool:
+        """Whether it is an address, so that bytes may fail to come."""
+        return isinstance(self.location, str) and "://" in self.location
+
+    @property
+    def live(self) -> bool | None:
+        """Whether frames come in their own time, and without end; None: `VideoReader.live` knows, once it is open."""
+        if isinstance(self.location, int) or self.location.split("://")[0].lower() in _LIVE:
+            return True  # of a recording behind rtsp://, too, frames come in their own time
+        return None if self.remote else False
 
     @property
     def name(self) -> str:
@@ -88,24 +123,30 @@ class VideoSource:
         return re.sub(r"[^\w.-]+", "_", self.location.split("?")[0].rstrip("/").rsplit("/", 1)[-1]) or "stream"
 
 
-def find_source(source: Any) -> ImageSource | VideoSource:
-    """What a source means. No picture is read yet.
+def find_source(source: Any, *, follow_links: bool = False) -> ImageSource | VideoSource:
+    """What a source means. No image is read yet.
+
+    Of a folder, its sub-folders included, every file is an item of the result or in its `left_out` with the reason.
+    Hidden files and folders (`.name`) are left out, and links that lead out of the folder.
 
     Args:
         source: an image file, a folder of images, a pattern such as `photos/*.jpg` (`**` goes into sub-folders), a
-            video file, a stream's address (`rtsp://`, `http://`, …), a camera's number; a PIL picture, an array
-            `[H, W, 3]` (RGB) or `[H, W]`, a tensor `[3, H, W]`; or a list of files and pictures, or what gives such
-            a list, as `folder.glob("*.jpg")` does: it is run through first.
+            video file, an address (`rtsp://`, `http://`, …), a camera's number; a PIL image, an array `[H, W, 3]` (RGB)
+            or `[H, W]`, a tensor `[3, H, W]`; or a list of files and images, or what gives such a list, as
+            `folder.glob("*.jpg")` does: it is run through first. What this function returned is returned as it is.
+        follow_links: also take files and enter folders that links in a folder lead to, outside of it.
 
     Raises:
         SourceError: there is no such thing, or nothing in it.
     """
+    if isinstance(source, ImageSource | VideoSource):
+        return source
     if isinstance(source, bool) or source is None:
         raise SourceError(f"{source!r} is no source of pictures")
     if isinstance(source, int):
         return VideoSource(source)
     if isinstance(source, str | Path):
-        return _of_words(str(source))
+        return _of_words(str(source), follow_links)
     if isinstance(source, np.ndarray | Tensor) and source.ndim == 4:
         source = list(source)
     if isinstance(source, bytes | bytearray):
@@ -123,21 +164,18 @@ def find_source(source: Any) -> ImageSource | VideoSource:
     return ImageSource((source,))
 
 
-def _of_words(words: str) -> ImageSource | VideoSource:
+def _of_words(words: str, follow_links: bool) -> ImageSource | VideoSource:
     if words.startswith("file://"):
         words = url2pathname(words.removeprefix("file://").removeprefix("localhost"))
     path = Path(words)
     if not words:
         raise SourceError("the source is empty; name a picture, a folder, a pattern, a video or a camera.")
     if "://" in words:
-        if Path(words.split("?")[0]).suffix.lower() in IMAGE_SUFFIXES:
+        if is_image_name(words.split("?")[0]):
             raise SourceError(f"{words}: pictures are not downloaded, only streams are opened. Download it first.")
         return VideoSource(words)
     if path.is_dir():
-        files = sorted((f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
-        if not files:
-            raise SourceError(f"{path}: {_what_is_there(path)}")
-        return ImageSource(tuple(files), path)
+        return _of_folder(path, follow_links)
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return VideoSource(words)
@@ -146,11 +184,85 @@ def _of_words(words: str) -> ImageSource | VideoSource:
         return VideoSource(int(words))
     if glob.has_magic(words):
         found = [Path(f) for f in glob.glob(words, recursive=True)]
-        files = sorted((f for f in found if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
-        if not files:
-            raise SourceError(f"{words}: no picture matches. (** goes into sub-folders; quote it in a shell.)")
-        return ImageSource(tuple(files), _before_magic(path))
+        sorted_out = [(_why_left_out(f), f) for f in found if not f.is_dir()]
+        return _usable(words, _before_magic(path), sorted_out, "no file matches. (** enters sub-folders; use quotes.)")
     raise SourceError(f"{words}: no such file or folder.")
+
+
+def _of_folder(folder: Path, follow_links: bool) -> ImageSource:
+    """Every file below the folder: its reason for being left out, None for images."""
+    found: list[tuple[str | None, Path]] = []
+    root = os.path.realpath(folder)
+    entered = {root}
+
+    def cannot_be_listed(error: OSError) -> None:
+        found.append((f"a folder that cannot be listed ({error.strerror})", Path(error.filename)))
+
+    for where, folders, names in os.walk(folder, onerror=cannot_be_listed, followlinks=True):
+        enter = []
+        for name in folders:
+            path = Path(where, name)
+            if reason := _why_not_entered(path, root, entered, follow_links):
+                found.append((reason, path))
+            else:
+                enter.append(name)
+        folders[:] = enter
+        for name in names:
+            path = Path(where, name)
+            leads_out = os.path.islink(path) and not _is_below(os.path.realpath(path), root)
+            linked = leads_out and not follow_links and os.path.exists(path)
+            found.append((_LINK if linked else _why_left_out(path), path))
+    return _usable(folder, folder, found, "the folder is empty.")
+
+
+_LINK = "a link, followed with --follow-links only"
+
+
+def _why_not_entered(path: Path, root: str, entered: set[str], follow_links: bool) -> str | None:
+    if path.name.startswith("."):
+        return "a hidden folder, not entered"
+    linked = os.path.islink(path)
+    if not linked and not follow_links:
+        return None
+    target = os.path.realpath(path)
+    if target in entered or (linked and _is_below(target, root)):
+        return "a link to a folder that is read anyway"
+    if linked and not follow_links:
+        return _LINK
+    entered.add(target)
+    return None
+
+
+def _is_below(path: str, root: str) -> bool:
+    """Whether a path lies in the folder, and in no hidden one there."""
+    inside = Path(path).is_relative_to(root)
+    return inside and not any(part.startswith(".") for part in Path(path).relative_to(root).parts)
+
+
+def _why_left_out(path: Path) -> str | None:
+    """Why a file of a folder is not taken; None: it is."""
+    if path.name.startswith("."):
+        return "a hidden file"
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return "not a regular file" if os.path.exists(path) else "a link that leads nowhere"
+    if is_image_name(path):
+        return None
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "a video, taken by its own name only"
+    return why_not_opened(path) or "not an image by the ending of its name"
+
+
+def _usable(where: str | Path, root: Path, found: list[tuple[str | None, Path]], nothing: str) -> ImageSource:
+    items = sorted((path for reason, path in found if reason is None), key=_natural)
+    left_out = sorted(
+        ((reason, path) for reason, path in found if reason is not None), key=lambda one: _natural(one[1])
+    )
+    source = ImageSource(tuple(items), root, tuple(left_out))
+    if not found:
+        raise SourceError(f"{where}: no image there: {nothing}")
+    if not items:
+        raise SourceError(f"{where}: no image there that can be opened: {source.ledger().summary(source.kind)}.")
+    return source
 
 
 def _before_magic(path: Path) -> Path:
@@ -160,33 +272,33 @@ def _before_magic(path: Path) -> Path:
     return Path()
 
 
-def _what_is_there(folder: Path) -> str:
-    inside = list(folder.iterdir())
-    videos = [f.name for f in inside if f.suffix.lower() in VIDEO_SUFFIXES]
-    if videos:
-        return f"no picture in this folder, but {len(videos)} video(s); give one by name, such as {videos[0]}."
-    if any(f.is_dir() for f in inside):
-        return f"no picture in this folder; for those of its sub-folders give '{folder}/**/*'."
-    return f"no picture in this folder (looked for {', '.join(IMAGE_SUFFIXES[:6])} and more)."
-
-
 def _natural(path: Path) -> list[Any]:
     """Sort key by which frame2 comes before frame10."""
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
 def read_picture(path: Path | str) -> Tensor:
-    """An image file as uint8 `[3, H, W]`, read as in training: upright, RGB.
+    """An image file as uint8 `[3, H, W]`, read as in training: upright, RGB; of several frames, the first.
 
     Raises:
-        SourceError: missing, damaged, or no picture.
+        SourceError: missing, damaged, or no image.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path | str) -> tuple[Tensor, int]:
+    """The same, and how many frames the file holds."""
     try:
-        return decode_image(path)
+        with open_image(path) as image:
+            frames = 1
+            with contextlib.suppress(Exception):  # counted through the whole file, whose end may be damaged
+                frames = getattr(image, "n_frames", 1)
+            return decode_opened(image, path), frames
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file.") from error
     except Image.UnidentifiedImageError as error:
-        raise SourceError(f"{path}: not a picture (empty, damaged or of an unknown format).") from error
+        reason = why_not_opened(path) or "not a picture (empty, damaged or of an unknown format)"
+        raise SourceError(f"{path}: {reason}.") from error
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
         raise SourceError(f"{path}: the picture cannot be read ({reason}).") from error

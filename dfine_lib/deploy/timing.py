@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import statistics
 import time
@@ -15,11 +16,14 @@ import numpy as np
 import torch
 
 from dfine_lib.config import SIZES, ModelConfig
+from dfine_lib.data.ledger import Ledger
 from dfine_lib.deploy.backends import Backend
+from dfine_lib.deploy.pipeline import map_ahead
 from dfine_lib.deploy.predict import Predictor, network_input
-from dfine_lib.deploy.sources import ImageSource, SourceError, find_source, read_picture
+from dfine_lib.deploy.sources import UNREADABLE, ImageSource, SourceError, find_source, read_picture
 from dfine_lib.evaluate.profile import PUBLISHED, profile
 
+log = logging.getLogger(__name__)
 AUTHORS_RUNS = 1000  # as many to warm up, and as many pictures that count
 _LEAST_RUNS, _MOST_RUNS = 5, 1000
 
@@ -105,9 +109,9 @@ def authors_latency(backend: Backend, folder: str | Path, runs: int = AUTHORS_RU
     val2017; not run on one yet.
 
     Raises:
-        SourceError: no pictures in the folder.
+        SourceError: no images in the folder that can be read.
     """
-    files = itertools.islice(itertools.cycle(picture_files(folder)), runs)
+    files = itertools.islice(itertools.cycle(picture_files(folder)[0]), runs)
     pictures = (read_picture(file) for file in files)
     times = []
     for number, picture in enumerate(pictures):
@@ -122,25 +126,45 @@ def authors_latency(backend: Backend, folder: str | Path, runs: int = AUTHORS_RU
 
 
 class Peak:
-    """Growth of memory from here on: of the process, or on a GPU of what torch has taken there."""
+    """Growth of memory from here on; which memory that is depends on what runs, and where.
+
+    Args:
+        device: as it is asked for; `auto` may become a GPU.
+    """
 
     def __init__(self, device: str = "cpu") -> None:
-        self.on_gpu = torch.cuda.is_available() and device != "cpu"
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
-            return
+        self.gpus_before: list[int] = []  # bytes, by device
+        if device != "cpu" and torch.cuda.is_available():
+            torch.cuda.init()  # without it there are no statistics to reset
+            for number in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(number)
+                self.gpus_before.append(torch.cuda.memory_allocated(number))
         try:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             self.before = _status("VmRSS")
         except OSError:  # no Linux, or not allowed
             self.before = None
 
-    def megabytes(self) -> float | None:
-        """The largest so far; None where the system does not tell."""
-        if self.on_gpu:
-            return (torch.cuda.max_memory_allocated() - self.before) / 2**20
-        return None if self.before is None else max(0, _status("VmHWM") - self.before) / 1024
+    def megabytes(self, backend: str = "torch", device: str = "cpu") -> tuple[float | None, str]:
+        """The largest so far, and what it counts; None where nobody tells.
+
+        Args:
+            backend, device: as the `Backend` that ran says.
+        """
+        if is_gpu(device):
+            if backend != "torch" or not self.gpus_before:  # others allocate past torch, which does not see it
+                return None, ""
+            number = torch.device(device).index or 0
+            grown = torch.cuda.max_memory_allocated(number) - self.gpus_before[number]
+            return grown / 2**20, "allocated by torch on the GPU"
+        if self.before is None:
+            return None, ""
+        return max(0, _status("VmHWM") - self.before) / 1024, "growth of the process"
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a backend's device is no CPU: `cuda:0`, `GPU`, `mps`."""
+    return device.lower().partition(":")[0] != "cpu"
 
 
 def _status(key: str) -> int:
@@ -160,11 +184,16 @@ def _times(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def picture_files(images: Any = None) -> list[Path]:
-    """The files of a source of pictures as `find_source` takes it; of None two photographs that scikit-learn brings.
+def picture_files(images: Any = None) -> tuple[list[Path], Ledger]:
+    """The readable files of a source of images as `find_source` takes it, and what was left out of it.
+
+    Every file is read once before; more than 1,000 are not needed, and not read.
+
+    Args:
+        images: None: two photographs that scikit-learn brings.
 
     Raises:
-        SourceError: no pictures, or pictures that are no files.
+        SourceError: no images, none that can be read, or images that are no files.
     """
     if images is None:
         from sklearn import datasets
@@ -172,5 +201,25 @@ def picture_files(images: Any = None) -> list[Path]:
         images = Path(datasets.__file__).parent / "images"
     found = find_source(images)
     if not isinstance(found, ImageSource) or not all(isinstance(item, str | Path) for item in found.items):
-        raise SourceError(f"{images}: speed is measured on picture files; give a folder of them.")
-    return [Path(item) for item in found.items]
+        raise SourceError(f"{images}: speed is measured on image files; give a folder of them.")
+    ledger, files = found.ledger(), []
+    for file, fault in zip(found.items, map_ahead(_fault, found.items[:_MOST_RUNS], 4, 8), strict=False):
+        if fault is None:
+            files.append(Path(file))
+            ledger.taken(found.kind)
+        else:
+            ledger.left_out(found.kind, UNREADABLE, fault)
+            log.warning("left out %s", fault)
+    ledger.left_out(found.kind, "not needed", images, max(0, len(found) - _MOST_RUNS))
+    ledger.check()
+    if not files:
+        raise SourceError(f"{images}: no image that can be read: {ledger.summary(found.kind)}.")
+    return files, ledger
+
+
+def _fault(file: Path) -> str | None:
+    try:
+        read_picture(file)
+    except SourceError as error:
+        return str(error)
+    return None

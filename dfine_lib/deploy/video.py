@@ -42,17 +42,23 @@ class VideoReader:
 
     Raises:
         SourceError: it cannot be opened, or holds no video; while reading: not one frame could be read.
+
+    Attributes:
+        live: frames come in their own time, and without end: a camera, a stream. A video file behind an address is not
+            live: it waits for its reader, who gets every frame.
+        missing: frames that the file counts and that could not be read; known after the last.
     """
 
     def __init__(self, source: VideoSource) -> None:
         self.source = source
         self.rate: Fraction = Fraction(25)  # frames a second
         self.count: int | None = None  # frames, as the file says
+        self.live, self.missing = bool(source.live), 0
         if isinstance(source.location, int):
             self._camera = _open_camera(source.location)
             return
         av, self._camera = _av(), None
-        timeout = dict(timeout=(_TIMEOUT_S, _TIMEOUT_S)) if source.live else {}
+        timeout = dict(timeout=(_TIMEOUT_S, _TIMEOUT_S)) if source.remote else {}
         try:
             self._container = av.open(source.location, **timeout)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -64,6 +70,15 @@ class VideoReader:
         self._stream.thread_type = "AUTO"
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.count = self._stream.frames or None
+        if source.live is None:
+            self.live = not _ends(self._container)
+
+    def close(self) -> None:
+        """Let go of a video that is not read to its end."""
+        if self._camera is not None:
+            self._camera.release()
+        else:
+            self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
         return self._of_camera() if self._camera is not None else self._of_container()
@@ -98,6 +113,7 @@ class VideoReader:
             raise SourceError(f"{where}: not one frame could be read ({fault or 'the file ends before the first'}).")
         missing = (self.count or 0) - count
         if fault or missing > _EDGE_FRAMES:
+            self.missing = max(0, missing)
             of = f" of {self.count}" if self.count else ""
             log.warning("%s: %d%s frames could be read; the rest is missing or damaged.", where, count, of)
 
@@ -114,6 +130,12 @@ class VideoReader:
             self._camera.release()
         if not count:
             raise SourceError(f"camera {self.source.location}: gives no pictures. Does another program use it?")
+
+
+def _ends(container: Any) -> bool:
+    """Whether what is behind an address has an end: it says how long it lasts, or its server how many bytes it has."""
+    # A playlist's size is not that of its video: of a live one the duration is unknown.
+    return container.duration is not None or (container.format.name != "hls" and container.size > 0)
 
 
 def _frame(pixels: np.ndarray, number: int, time_s: float) -> Frame:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.evaluate.coco_matching import Found, Objects
 from dfine_lib.evaluate.coco_precision import Scores, countable, score
 from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
-from dfine_lib.model.compilation import or_eager
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +62,9 @@ class CocoEvaluator:
     The ground truth is the untouched file: crowd regions swallow detections, boxes are not clamped. A file without
     `area` or `iscrowd` gets width * height and 0. Ids of annotations are not read: pycocotools takes an object with
     id 0 for unmatched, whatever is found there.
+
+    Objects marked `ignore` or `difficult` are ignored, as PASCAL VOC ignores difficult ones: neither missed, nor are
+    detections on them false, however many. pycocotools reads `iscrowd` alone; how many are ignored is logged.
     """
 
     def __init__(
@@ -86,6 +88,11 @@ class CocoEvaluator:
             if key not in data:
                 raise ValueError(f"{name}: no {key!r} in this COCO file")
         truths = [_annotation(a, name) for a in data["annotations"]]
+        marked = sum(ignored and not iscrowd for *_, iscrowd, ignored in truths)
+        if marked:
+            logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
+        if all(truth[-1] for truth in truths):
+            logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
         categories = data.get("categories") or [{"id": i} for i in sorted({t[1] for t in truths})]
         self._names = {int(c["id"]): str(c.get("name", c["id"])) for c in categories}
         self._class_ids = sorted(self._names)
@@ -193,6 +200,7 @@ class CocoEvaluator:
                 truth_labels=objects.classes[there],
                 truth_boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
                 truth_iscrowd=objects.iscrowd[there],
+                truth_ignored=objects.ignored[there],
                 labels=found.classes[mine].astype(np.int64),
                 boxes_xyxy=found.boxes_xyxy[mine].astype(np.float64),
                 scores=found.scores[mine].astype(np.float64),
@@ -248,6 +256,9 @@ def evaluate_model(
 
     Returns:
         The twelve numbers and the AP of each class.
+
+    Raises:
+        ValueError: the model has another number of classes than the evaluator.
     """
     if not isinstance(evaluator, CocoEvaluator):
         evaluator = CocoEvaluator(evaluator, getattr(getattr(loader, "index", None), "category_ids", None))
@@ -258,8 +269,9 @@ def evaluate_model(
     try:
         with torch.inference_mode():
             for batch in tqdm(loader, "evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=quiet):
-                outputs = or_eager(model, model, batch.images.to(device, non_blocking=True))
-                outputs = _without_spare_rows(outputs, evaluator)
+                outputs = model(batch.images.to(device, non_blocking=True))
+                if (rows := outputs.pred_logits.shape[-1]) != len(evaluator.category_ids):
+                    raise ValueError(f"a model of {rows} classes, for an evaluation of {len(evaluator.category_ids)}")
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))
     finally:
         model.train(was_training)
@@ -268,20 +280,13 @@ def evaluate_model(
     return evaluator.metrics()
 
 
-def _without_spare_rows(outputs: Any, evaluator: CocoEvaluator) -> Any:
-    """Published Objects365 models have a 366th row that stands for no class: leave it out of the ranking."""
-    if outputs.pred_logits.shape[-1] != len(evaluator.category_ids) + 1:
-        return outputs
-    return replace(outputs, pred_logits=outputs.pred_logits[..., :-1])
-
-
 def _read(annotation_file: str | os.PathLike[str] | dict[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(annotation_file, dict):
         return annotation_file, "ground truth"
     return read_json(Path(annotation_file)), str(annotation_file)
 
 
-_Truth = tuple[int, int, list[float], float, bool]  # image id, category id, xywh, area, iscrowd
+_Truth = tuple[int, int, list[float], float, bool, bool]  # image id, category id, xywh, area, iscrowd, ignored
 
 
 def _annotation(annotation: dict[str, Any], name: str) -> _Truth:
@@ -296,16 +301,18 @@ def _annotation(annotation: dict[str, Any], name: str) -> _Truth:
     except (TypeError, ValueError) as error:
         identity = annotation.get("id", "(none)")
         raise ValueError(f"{name}: annotation id {identity}: 'area' should be a number, got {area!r}") from error
-    return annotation["image_id"], annotation["category_id"], box, area, bool(int(annotation.get("iscrowd") or 0))
+    iscrowd = bool(int(annotation.get("iscrowd") or 0))
+    ignored = iscrowd or is_set(annotation.get("ignore")) or is_set(annotation.get("difficult"))
+    return annotation["image_id"], annotation["category_id"], box, area, iscrowd, ignored
 
 
 def _columns(truths: list[_Truth], images: dict[int, int], classes: dict[int, int]) -> Objects:
     """Those of known images and classes, by place."""
     known = [(images[i], classes[c], *rest) for i, c, *rest in truths if i in images and c in classes]
-    places, labels, boxes, areas, iscrowd = zip(*known, strict=True) if known else ((),) * 5
+    places, labels, boxes, areas, iscrowd, ignored = zip(*known, strict=True) if known else ((),) * 6
     return Objects(
         np.array(places, np.int64), np.array(labels, np.int64), np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(areas, np.float64), np.array(iscrowd, bool),
+        np.array(areas, np.float64), np.array(iscrowd, bool), np.array(ignored, bool),
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ class Objects(NamedTuple):
     boxes_xywh: np.ndarray  # float64 [G, 4], pixels
     areas: np.ndarray  # float64 [G], square pixels
     iscrowd: np.ndarray  # bool [G]
+    ignored: np.ndarray  # bool [G]: neither missed nor is what is found there false; all crowd regions, and others
 
     def take(self, which: np.ndarray) -> Objects:
         """Those of a mask or of indices."""
@@ -56,7 +57,7 @@ class Matches(NamedTuple):
 
     which: np.ndarray  # int64 [M], places of these detections, rising
     taken: np.ndarray  # int64 [M], where it took an object
-    ignored: np.ndarray  # int64 [M], where that object does not count: a crowd region, or of another size
+    ignored: np.ndarray  # int64 [M], where that object does not count: ignored, or of another size
 
 
 def overlaps(found_xywh: np.ndarray, objects_xywh: np.ndarray, iscrowd: np.ndarray) -> np.ndarray:
@@ -84,10 +85,10 @@ def to_xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
 
 
 def counted(objects: Objects) -> np.ndarray:
-    """Whether each object counts at each area, bool `[G, 4]`. A crowd region never does."""
+    """Whether each object counts at each area, bool `[G, 4]`. An ignored one never does."""
     low, high = np.array(AREAS).T
     inside = (objects.areas[:, None] >= low) & (objects.areas[:, None] <= high)
-    return inside & ~objects.iscrowd[:, None]
+    return inside & ~objects.ignored[:, None]
 
 
 def outside(found: Found) -> np.ndarray:
@@ -135,7 +136,7 @@ def match(objects: Objects, object_groups: np.ndarray, found: Found, found_group
                 there = object_at[pair]
                 fit = ~counts[there] if second_choice else counts[there]
                 now = reached[pair] & free[there] & fit & ~took[:n]
-                free[there] &= ~np.where(objects.iscrowd[there], 0, now)
+                free[there] &= ~np.where(objects.ignored[there], 0, now)  # ignored: for any number
                 took[:n] |= now
                 if second_choice:
                     of_no_count[:n] |= now

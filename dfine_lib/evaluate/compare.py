@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfine_lib.errors import DfineError
+
 # Their list of twelve, in COCO's order: AP, AP50, AP75, then by size, then recalls.
 _PLACES = {"ap": 0, "ap50": 1, "ap75": 2}
 # What else of a run bears on its result, beside the recipe.
 _ABOUT = ("seed", "weights", "annotations", "images", "classes", "device", "threads", "commit")
 
 
-class CompareError(ValueError):
+class CompareError(DfineError):
     """A run that cannot be compared: nothing to read there, or in no known format."""
 
 

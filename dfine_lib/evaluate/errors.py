@@ -30,13 +30,13 @@ _CLASSIFICATION, _LOCALISATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 _RECALLS = np.linspace(0, 1, 101)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdicts:
-    """A verdict on each of K detections and each of M objects of many images, as columns; crowds are no objects."""
+    """A verdict on each of K detections and each of M objects of many images, as columns; ignored objects are none."""
 
     labels: np.ndarray  # int64 [K], 0..C-1
     scores: np.ndarray  # float64 [K]
-    kinds: np.ndarray  # int64 [K]: place in KINDS, RIGHT, or IGNORED (in a crowd region)
+    kinds: np.ndarray  # int64 [K]: place in KINDS, RIGHT, or IGNORED (on an ignored object, or in a crowd region)
     objects: np.ndarray  # int64 [K], the object that the verdict is about, 0..M-1; -1 for background, both, ignored
     images: np.ndarray  # int64 [K], place of the image in the list that was judged
     object_labels: np.ndarray  # int64 [M]
@@ -84,7 +84,7 @@ def judge_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, b
         ValueError: thresholds that are not 0 < background < foreground <= 1.
 
     Source: section 2 of the paper; the order in which kinds are tried is that of its code (tidecv 1.0.1), but a
-    detection inside a crowd region is left out altogether.
+    detection on an ignored object of its class, or inside a crowd region, is left out altogether.
     """
     if not 0 < background < foreground <= 1:
         raise ValueError(f"thresholds should be 0 < background < foreground <= 1, got {background} and {foreground}")
@@ -92,7 +92,7 @@ def judge_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, b
     before = 0  # objects of earlier images
     for i, image in enumerate(tqdm(images, desc="judge", unit="image", leave=False, disable=len(images) < 500)):
         kinds, objects, found = _judge_image(image, foreground, background)
-        real = ~image.truth_iscrowd
+        real = ~image.truth_ignored
         values = {
             "labels": image.labels,
             "scores": image.scores,
@@ -170,8 +170,8 @@ def confusion_matrix(
     """What objects were taken for.
 
     Detections take objects of their own class first, the surest first, so the diagonal counts what COCO would call
-    right; those left over then take what is left over of other classes. A detection inside a crowd region of its
-    class is left out.
+    right; those left over then take what is left over of other classes. A detection on an ignored object of
+    its class, or inside a crowd region, is left out.
 
     Args:
         images: as `CocoEvaluator.by_image` gives them.
@@ -194,10 +194,10 @@ def confusion_matrix(
         every = np.concatenate([image.truth_labels, image.labels])
         if len(every) and not 0 <= every.min() <= every.max() < num_classes:
             raise ValueError(f"image id {image.image_id}: labels {every.min()} to {every.max()} for {num_classes}")
-        truth_labels, (overlap, in_crowd) = image.truth_labels[~image.truth_iscrowd], _overlaps(image)
+        truth_labels, (overlap, on_ignored) = image.truth_labels[~image.truth_ignored], _overlaps(image)
         same = image.labels[:, None] == truth_labels
         taken = _match(np.where(same, overlap, 0), iou)
-        taken = np.where((taken < 0) & _in_crowd(image, in_crowd, iou), IGNORED, taken)
+        taken = np.where((taken < 0) & _on_ignored(image, on_ignored, iou), IGNORED, taken)
         free = np.ones(len(truth_labels), dtype=bool)
         free[taken[taken >= 0]] = False
         other = _match(np.where(free & (taken == -1)[:, None], overlap, 0), iou)
@@ -246,8 +246,8 @@ def worst_images(
 
 
 def _judge_image(image: ImageBoxes, foreground: float, background: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`kinds` and `objects` of K detections, `found` of the G objects that are no crowds."""
-    truth_labels, (overlap, in_crowd) = image.truth_labels[~image.truth_iscrowd], _overlaps(image)
+    """`kinds` and `objects` of K detections, `found` of the G objects that count."""
+    truth_labels, (overlap, on_ignored) = image.truth_labels[~image.truth_ignored], _overlaps(image)
     same = image.labels[:, None] == truth_labels  # [K, G]
     own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)
     taken = _match(own, foreground)
@@ -256,7 +256,7 @@ def _judge_image(image: ImageBoxes, foreground: float, background: float) -> tup
     best_own, best_other = own.max(1, initial=0), other.max(1, initial=0)
     rules = [
         (taken >= 0, RIGHT, taken),
-        (_in_crowd(image, in_crowd, foreground), IGNORED, None),
+        (_on_ignored(image, on_ignored, foreground), IGNORED, None),
         ((best_own >= background) & (best_own < foreground), _LOCALISATION, own),
         (best_other >= foreground, _CLASSIFICATION, other),
         (best_own >= foreground, _DUPLICATE, own),
@@ -289,16 +289,17 @@ def _match(overlap: np.ndarray, least: float) -> np.ndarray:
 
 
 def _overlaps(image: ImageBoxes) -> tuple[np.ndarray, np.ndarray]:
-    """IoU with the objects that are no crowds `[K, G]`; the share of each detection inside a crowd region, `[K, R]`."""
+    """IoU with the objects that count `[K, G]` and with the ignored ones `[K, R]`; of a crowd region, the part of the
+    detection that lies in it."""
     crowd, found, there = image.truth_iscrowd, to_xywh(image.boxes_xyxy), to_xywh(image.truth_boxes_xyxy)
     overlap = overlaps(found[:, None], there[None], crowd)  # COCO's own: exactly what AP is measured with
-    return overlap[:, ~crowd], overlap[:, crowd]
+    return overlap[:, ~image.truth_ignored], overlap[:, image.truth_ignored]
 
 
-def _in_crowd(image: ImageBoxes, share: np.ndarray, least: float) -> np.ndarray:
-    """Whether so much of a detection lies in a crowd region of its class, bool `[K]`."""
-    same = image.labels[:, None] == image.truth_labels[image.truth_iscrowd]
-    return (same & (share >= min(least, 1 - 1e-10))).any(1)
+def _on_ignored(image: ImageBoxes, overlap: np.ndarray, least: float) -> np.ndarray:
+    """Whether a detection overlaps an ignored object of its class so much, bool `[K]`."""
+    same = image.labels[:, None] == image.truth_labels[image.truth_ignored]
+    return (same & (overlap >= min(least, 1 - 1e-10))).any(1)
 
 
 def _surest_on_unfound(mendable: np.ndarray, objects: np.ndarray, scores: np.ndarray, found: np.ndarray) -> np.ndarray:

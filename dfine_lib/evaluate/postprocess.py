@@ -19,7 +19,7 @@ class HasPredictions(Protocol):
     pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Objects found in one image, scores falling."""
 
@@ -44,7 +44,7 @@ class Detections:
         return Detections(**{k: None if v is None else change(v) for k, v in values.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageBoxes:
     """What is in one image beside what was found there. Boxes in pixels, left, top, right, bottom."""
 
@@ -52,6 +52,7 @@ class ImageBoxes:
     truth_labels: np.ndarray  # int64 [G], 0..C-1
     truth_boxes_xyxy: np.ndarray  # float64 [G, 4]
     truth_iscrowd: np.ndarray  # bool [G]; a crowd region swallows detections of its class
+    truth_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
     labels: np.ndarray  # int64 [K], 0..C-1
     boxes_xyxy: np.ndarray  # float64 [K, 4]
     scores: np.ndarray  # float64 [K], falling

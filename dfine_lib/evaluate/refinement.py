@@ -13,7 +13,7 @@ from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.model.outputs import DFINEOutput
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refinement:
     """One query through all decoder layers."""
 
@@ -48,7 +48,7 @@ def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor 
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoundObject:
     """A ground truth object, and the query that found it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 
 from dfine_lib.data.loader import EvalLoader, collate, finish
 from dfine_lib.evaluate.postprocess import postprocess
-from dfine_lib.model.compilation import or_eager
 
 IMAGES = 4  # the first ones of the validation split, the same at every evaluation
 LEAST_SCORE = 0.05
@@ -32,6 +30,9 @@ def sample_detections(
         For each image `file`, `image_id`, `size_wh` (pixels), `truth` (`labels`, `boxes_xyxy`) and `detections`
         (`labels`, `boxes_xyxy`, `scores`): what `postprocess` gives with a score of at least `LEAST_SCORE`, the surest
         first, at most `MOST`. Boxes are in pixels of the image file, labels are 0..C-1. JSON-safe.
+
+    Raises:
+        ValueError: the model has another number of classes than the index.
     """
     index, data = loader.index, loader.recipe.data
     chosen = range(min(images, len(index)))
@@ -40,10 +41,11 @@ def sample_detections(
     model.eval()
     try:
         with torch.inference_mode():
-            outputs = or_eager(model, model, batch.images)
+            outputs = model(batch.images)
     finally:
         model.train(was_training)
-    outputs = replace(outputs, pred_logits=outputs.pred_logits[..., : index.num_classes])  # without spare rows
+    if (rows := outputs.pred_logits.shape[-1]) != index.num_classes:
+        raise ValueError(f"a model of {rows} classes, for {index.num_classes} of {index.annotation_file}")
     found = [each.above(LEAST_SCORE) for each in postprocess(outputs, batch.sizes_wh, MOST)]
     return [_plain(index, i, detections) for i, detections in zip(chosen, found, strict=True)]
 

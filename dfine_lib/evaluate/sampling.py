@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dfine_lib.model.dfine import DFINE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerSampling:
     """Where the queries of one decoder layer looked. P places a head, level by level, fine to coarse."""
 

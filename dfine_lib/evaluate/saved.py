@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
 from dfine_lib.data.shards import eval_loader
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
+from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
@@ -56,6 +58,7 @@ class Saved:
     model: DFINE
     loader: EvalLoader  # `loader.index` holds the images, `loader.recipe` the input size
     device: torch.device
+    class_rows: dict[str, str | int | None]  # of `load_weights`: the file's class, or row, for each class; often empty
 
     def detect(self) -> tuple[CocoMetrics, CocoEvaluator]:
         """Run the model over all images: the numbers, and the evaluator that still holds every detection.
@@ -74,6 +77,7 @@ def evaluate_weights(
     recipe: str | Recipe | None = None,
     settings: dict[str, object] | None = None,
     device: str = "auto",
+    rows: Mapping[str, str] | None = None,
     compiled: bool = False,
 ) -> CocoMetrics:
     """Score a weights file on the val split of a COCO-style folder; arguments and errors are those of `open_saved`.
@@ -81,7 +85,7 @@ def evaluate_weights(
     Args:
         compiled: with `torch.compile`, where that works here.
     """
-    saved = open_saved(weights, data, recipe=recipe, settings=settings, device=device)
+    saved = open_saved(weights, data, recipe=recipe, settings=settings, device=device, rows=rows)
     if compiled:
         compile_model(saved.model)
     return saved.detect()[0]
@@ -94,11 +98,14 @@ def open_saved(
     recipe: str | Recipe | None = None,
     settings: dict[str, object] | None = None,
     device: str = "auto",
+    rows: Mapping[str, str] | None = None,
 ) -> Saved:
     """Load a weights file for the val split of a COCO-style folder.
 
     Classes are matched by name where the file holds names, so a folder with fewer classes, or in another order, is
-    scored on what it has. Of several processes that are joined, each gets its share of the images.
+    scored on what it has. A file without names is scored in the order of its class rows where it has as many as the
+    folder has classes, which is logged, and refused where it has not. Of several processes that are joined, each gets
+    its share of the images.
 
     Args:
         weights: `.safetensors` of ours, or a published `.pth`.
@@ -106,10 +113,11 @@ def open_saved(
         recipe: shape of the model and size of its input; None: as the file says.
         settings: fields to replace, as `{"data.image_size": 320}`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        rows: the file's class, or class row, for a class of the folder, as in `load_weights`.
 
     Raises:
-        WeightsError: the file is missing, damaged, of another model, lacks a class of the folder, or says nothing of
-            its shape and no recipe was given.
+        WeightsError: the file is missing, damaged, of another model, lacks a class of the folder, has no names for
+            another number of classes, or says nothing of its shape and no recipe was given.
         DataError: the folder's val split is missing or faulty.
         ValueError: unknown recipe or setting.
     """
@@ -128,16 +136,25 @@ def open_saved(
 
     annotation_file, image_folder = find_split(data, "val")
     index = read_coco(annotation_file, image_folder, training=False)
-    check_images(index, every=False)
-    spare = int(stored.num_classes == index.num_classes + 1)  # the published Objects365 models have a row too many
-    model = DFINE.from_recipe(recipe, num_classes=index.num_classes + spare)
-    rows = load_weights(model, stored, index.category_names).get("rows", {})
-    unknown = [name for name, source in rows.items() if source is None]
-    if unknown:
-        has = ", ".join(stored.category_names) or "classes that it does not name"
+    ranks.on_first(lambda: check_images(index, every=False))
+    named, rows = bool(stored.category_names), rows or {}
+    if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(
-            f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it has {has}. "
-            "Rename the categories of the folder, or fine-tune these weights on it."
+            f"{weights}: {stored.num_classes} class rows without names, for the {index.num_classes} classes of "
+            f"{annotation_file}: nothing says which row is which class. Name the row of every class, counted from 0, "
+            f"as --row {shlex.quote(index.category_names[0])}=ROW. Or: {how_to_name(weights, stored.model is None)}"
+        )
+    model = DFINE.from_recipe(recipe, num_classes=index.num_classes)
+    taken = load_weights(model, stored, index.category_names, rows).get("rows", {})
+    unknown = [name for name, source in taken.items() if source is None]
+    if unknown:
+        has = f"has {', '.join(stored.category_names)}" if named else f"names none of its {stored.num_classes} rows"
+        name = shlex.quote(unknown[0])
+        raise WeightsError(
+            f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it {has}. "
+            f"Where it is one of these under another name, say so, as --row {name}=ITS_{'NAME' if named else 'ROW'}; "
+            "else rename the categories of the folder, or fine-tune these weights on it."
         )
     where = pick_device(device, ranks)
-    return Saved(model.to(where), eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size), where)
+    loader = eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size)
+    return Saved(model.to(where), loader, where, taken)

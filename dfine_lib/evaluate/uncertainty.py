@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from dfine_lib.evaluate.refinement import FoundObject
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeReadings:
     """The four edges of M found objects: left, top, right, bottom."""
 

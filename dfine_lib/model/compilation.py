@@ -1,17 +1,17 @@
-"""torch.compile for training and evaluation: few shapes, and never the reason why a run ends."""
+"""torch.compile for training and evaluation: few shapes, and a machine that cannot compile goes on without."""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
+import torch._functorch.config  # not loaded by `import torch`
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 MOST_SHAPES = 64  # a dozen sides of multi-scale, in training and in evaluation, and the last batch's size
 
 
@@ -22,46 +22,34 @@ def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     queries are padded from now on, so that what is compiled sees one number of them. Copies of the model are compiled
     too. The state dict does not change.
 
+    Where compiling fails, one warning says why, and the model and its copies go on without, with the same results.
+    Only the call of the part that failed is made again, before anything else has seen it: no step is repeated. Nothing
+    is made again where batch norms are synchronised, since other processes may have answered already, nor where memory
+    ran out: those errors are raised, and a run goes on from its last state when it is started without compiling.
+
     Args:
         model: a `DFINE`.
         backend: of `torch.compile`.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+    # The backward pass is compiled with the forward pass, so that it fails there, where a call can be made again.
+    if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):  # older releases compile it when it runs
+        torch._functorch.config.force_non_lazy_backward_lowering = True
+    compilation = _Compilation(model)
     try:
         for module, name in _parts(model):
             compiled = torch.compile(getattr(type(module), name), dynamic=False, backend=backend)
-            setattr(module, name, functools.partial(compiled, module))
+            setattr(module, name, functools.partial(_call, module, compilation, name, compiled))
     except RuntimeError as error:  # as of a Python that torch cannot compile yet
-        make_eager(model)
-        _tell(error)
+        compilation.fail(_in_words(error))
         return
     model.decoder.denoising_multiple = 2 * model.config.num_denoising
 
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether `compile_model` was called, and no compilation has failed since."""
-    return hasattr(model, "decoder") and any(name in vars(module) for module, name in _parts(model))
-
-
-def or_eager(model: nn.Module, function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)`, which runs the model; if that fails, once more without compiling, which then is for good.
-
-    Where only the compiled model fails, one warning says why. What fails either way is raised as it is.
-    """
-    if not is_compiled(model):
-        return function(*arguments)
-    try:
-        return function(*arguments)
-    except Exception as error:  # of a compiler, or of what it made: it may be of any kind
-        failure = error
-    make_eager(model)
-    result = function(*arguments)
-    _tell(failure)
-    return result
-
-
-def _parts(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    return [(model.backbone, "forward"), (model.encoder, "forward"), (model.decoder, "_refine")]
+    calls = [vars(module).get(name) for module, name in _parts(model)] if hasattr(model, "decoder") else []
+    return any(call is not None and not call.args[1].failed for call in calls)
 
 
 def make_eager(model: nn.Module) -> None:
@@ -71,7 +59,62 @@ def make_eager(model: nn.Module) -> None:
     model.decoder.denoising_multiple = 0
 
 
-def _tell(error: Exception) -> None:
-    error = getattr(error, "inner_exception", error)
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    log.warning("torch.compile failed (%s); this goes on without it, with the same results, only not as fast", reason)
+class _Compilation:
+    """What a compiled model and its copies share: what was compiled already, and whether that has failed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.failed = model, False
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Compilation:
+        return self
+
+    def fail(self, reason: str) -> None:
+        """Compile nothing from now on, and say why."""
+        self.failed = True
+        make_eager(self.model)
+        log.warning("torch.compile failed (%s); this goes on without it, with the same results, only slower", reason)
+
+
+def _parts(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    return [(model.backbone, "forward"), (model.encoder, "forward"), (model.decoder, "_refine")]
+
+
+def _call(
+    module: nn.Module, compilation: _Compilation, name: str, compiled: Callable[..., Any], *arguments: Any
+) -> Any:
+    """A part of the model, compiled; plain where compiling it for these shapes fails."""
+    plain = getattr(type(module), name)
+    if compilation.failed:
+        return plain(module, *arguments)
+    key = (id(module), module.training, torch.is_grad_enabled(), *map(_shapes, arguments))
+    # What has run once is compiled: an error that comes later is none of the compiler.
+    if key in compilation.seen or any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
+        return compiled(module, *arguments)
+    buffers = list(module.buffers()) if module.training else []
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        result = compiled(module, *arguments)
+        compilation.seen.add(key)
+        return result
+    except Exception as error:  # of a compiler, or of what it made: it may be of any kind
+        failure = getattr(error, "inner_exception", error)
+        if isinstance(failure, torch.cuda.OutOfMemoryError | MemoryError):
+            raise
+        reason = _in_words(failure)
+        del failure  # or the frames of the failed call would stay, and their tensors
+    for buffer, value in zip(buffers, before, strict=True):  # running statistics may have moved before the error
+        buffer.copy_(value)
+    result = plain(module, *arguments)  # what fails either way is raised as it is
+    compilation.fail(reason)
+    return result
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_shapes, value))
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else value
+
+
+def _in_words(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

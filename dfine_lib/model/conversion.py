@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 
+from dfine_lib.categories import OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.files import write_atomically
+from dfine_lib.model.class_rows import with_row_zero
 from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.huggingface import save_huggingface
 from dfine_lib.model.weights import (
-    CLASS_EMBEDDING,
-    CLASS_ROWS,
     Weights,
     WeightsError,
     load_weights,
     read_weights,
     save_weights,
+    without_unnamed_rows,
 )  # fmt: skip
 from dfine_lib.recipes import SIZES, get_recipe
 
@@ -33,7 +34,7 @@ def describe_weights(source: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: missing, damaged, or no weights.
     """
-    weights = read_weights(source)
+    weights = read_weights(source, unnamed_rows=True)
     state = {key: value for key, value in weights.state_dict.items() if value.is_floating_point()}
     about: dict[str, Any] = {"file": str(weights.path), "entries": len(weights.state_dict)}
     about["numbers"] = sum(value.numel() for value in state.values())
@@ -42,6 +43,8 @@ def describe_weights(source: str | Path) -> dict[str, Any]:
     about["model"] = _size_of(weights) or "none of the published sizes"
     about["classes"] = weights.num_classes
     named = [name for name in weights.category_names if name]
+    if len(named) < len(weights.category_names):
+        about["classes"], about["rows of no class"] = len(named), len(weights.category_names) - len(named)
     about["class names"] = ", ".join(named[:10]) + (" …" if len(named) > 10 else "") if named else "not in the file"
     if weights.data is not None:
         about["image size"] = weights.data.image_size
@@ -63,7 +66,8 @@ def convert_weights(
         source: anything that `read_weights` opens.
         out: `….safetensors` for ours, `….pth` for the authors' code, anything else is a folder for Hugging Face's.
         recipe: the model, where neither the file nor its shapes tell it.
-        names: of the classes, in the order of their rows, where the file does not hold them.
+        names: of the classes, in the order of their rows, where the file does not hold them; "" for a row that stands
+            for no class. Ours is written without such rows.
         image_size: side of the input, or (height, width), where the file does not hold it; 640 otherwise.
         half: floating-point numbers of 16 bits (ours only).
 
@@ -74,7 +78,7 @@ def convert_weights(
         WeightsError: no such weights, or nobody knows of which model; a wrong number of names; a model that only this
             library builds, for another than ours.
     """
-    weights, out = read_weights(source), Path(out)
+    weights, out = read_weights(source, unnamed_rows=True), Path(out)
     if recipe is not None:
         weights = replace(weights, model=replace(get_recipe(recipe).model, num_classes=weights.num_classes))
     if weights.model is None:
@@ -84,12 +88,10 @@ def convert_weights(
             f"{source}: trained with {', '.join(weights.model.only_ours)}, which neither the authors' code nor Hugging "
             f"Face's port can build. Only ours can hold it: {out.with_suffix('.safetensors')}."
         )
-    if not names and len(weights.category_names) + 1 == weights.num_classes and out.suffix != ".safetensors":
-        weights = _with_spare_row_first(weights)
-    names = tuple(names) or weights.category_names
-    spare = names == weights.category_names and len(names) + 1 == weights.num_classes  # ours keeps it, last
-    if names and not spare and len(names) != weights.num_classes:
-        raise WeightsError(f"{source}: {weights.num_classes} classes, but {len(names)} names for them.")
+    if names:
+        weights = _named(weights, tuple(names))
+    weights = _in_order_of(out, weights)
+    names = weights.category_names
     model = DFINE(weights.model)
     load_weights(model, replace(weights, category_names=()))
     data = weights.data or DataConfig()
@@ -97,7 +99,7 @@ def convert_weights(
         data = replace(data, image_size=image_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
-        ids = weights.category_ids or tuple(range(1, len(names) + 1))
+        ids = weights.category_ids or PUBLISHED_IDS.get(names, ())  # never made up: unknown ids stay unknown
         return save_weights(out, model, data=data, category_names=names, category_ids=ids, half=half)
     if out.suffix == ".pth":
         buffer = io.BytesIO()
@@ -107,18 +109,29 @@ def convert_weights(
     return save_huggingface(out, model, data=data, names=names)
 
 
-def _with_spare_row_first(weights: Weights) -> Weights:
-    """A model of Objects365 trained here, with its rows in the published order.
+def _named(weights: Weights, names: tuple[str, ...]) -> Weights:
+    """With these names, instead of those that the file holds; empty ones beyond the last row do not count."""
+    if not any(names[weights.num_classes :]):
+        names = names[: weights.num_classes]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice or len(names) != weights.num_classes or not any(names):
+        why = f"{twice[0]!r} is there twice" if twice else f"{weights.num_classes} classes, but {len(names)} names"
+        raise WeightsError(f"{weights.path}: {why} for them. Give one name a class row; an empty one is of no class.")
+    ids = weights.category_ids if len(weights.category_ids) == sum(map(bool, names)) else ()
+    return replace(weights, category_names=names, category_ids=ids)
 
-    Here the row that stands for no class comes last, there first: a row's number is the class's id.
-    """
-    state, count = dict(weights.state_dict), weights.num_classes
-    for key, value in state.items():
-        if any(
-            part in key for part in (*CLASS_ROWS, CLASS_EMBEDDING)
-        ):  # the embedding has a row for padding at its end
-            state[key] = torch.cat([value[count - 1 : count], value[: count - 1], value[count:]])
-    return replace(weights, state_dict=state, category_names=("", *weights.category_names))
+
+def _in_order_of(out: Path, weights: Weights) -> Weights:
+    """Class rows as a form has them: ours those with names alone; Objects365's of others begin with one of no class."""
+    names = weights.category_names
+    classes = tuple(name for name in names if name)
+    if out.suffix == ".safetensors":
+        return without_unnamed_rows(weights)
+    if classes != OBJECTS365:
+        return weights
+    model = replace(weights.model, num_classes=len(classes) + 1)
+    state = with_row_zero(weights.state_dict, names)
+    return replace(weights, state_dict=state, model=model, category_names=("", *classes))
 
 
 def _with_anchors(model: DFINE, data: DataConfig) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from dfine_lib.model.outputs import DenoisingPlan
 Targets = Sequence[Mapping[str, Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenoisingQueries:
     """Noised boxes and classes to decode, M of them an image."""
 

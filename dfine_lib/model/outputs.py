@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerOutput:
     """One decoder layer's answer."""
 
@@ -16,7 +16,7 @@ class LayerOutput:
     corner_logits: Tensor | None = None  # [B, Q, 4 * (N + 1)]; none for the initial boxes and the encoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DecoderOutput:
     """Answers of all decoder layers for one set of queries."""
 
@@ -33,7 +33,7 @@ class DecoderOutput:
         return tuple(LayerOutput(*one) for one in zip(self.logits, self.boxes_cxcywh, self.corner_logits, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenoisingPlan:
     """Which denoising query learns which box. P pairs: every positive query of every image and group."""
 
@@ -44,7 +44,7 @@ class DenoisingPlan:
     box: Tensor  # int64 [P], among the boxes of all images one after the other
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DFINEOutput:
     """Answer of the whole model."""
 

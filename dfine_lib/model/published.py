@@ -1,7 +1,8 @@
-"""The authors' published files: which there are, which model one holds, and how to get it here, once and whole."""
+"""Where a weights file is; the authors' published files: which there are, which model one holds, how to get it here."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dfine_lib.config import SIZES, ModelConfig
-from dfine_lib.download import DownloadError, download
+from dfine_lib.download import DownloadError, download, wrong_checksum
+from dfine_lib.model.class_rows import WeightsError
 from dfine_lib.model.hgnetv2 import ARCHITECTURES
 
-__all__ = ["PUBLISHED", "DownloadError", "described", "fetch", "home"]
+__all__ = ["PUBLISHED", "DownloadError", "described", "fetch", "home", "locate_weights"]
 
 ADDRESS = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
 _WHOLE = {"coco": "nsmlx", "obj365": "smlx", "obj2coco": "smlx"}
@@ -27,6 +29,7 @@ PUBLISHED: dict[str, str] = {
 
 
 COCO_FILES = {Path(file).stem for name, file in PUBLISHED.items() if name.endswith(("_coco", "_obj2coco"))}
+OBJECTS365_FILES = {Path(file).stem for name, file in PUBLISHED.items() if "_obj365" in name}
 
 
 def home() -> Path:
@@ -59,6 +62,44 @@ def fetch(name: str, *, address: str | None = None, sha256: str | None = None, p
         hint=f"Without a network: fetch that address elsewhere and put the file into {file.parent}, or name another "
         "folder by DFINE_HOME.",
     )  # fmt: skip
+
+
+def locate_weights(path: str | Path, sha256: str | None = None) -> Path:
+    """The file that a path, a Hugging Face folder or the name of a published file means; the last is fetched.
+
+    Raises:
+        WeightsError: there is none, or one of another checksum than asked for.
+        DownloadError: a published file that could not be had.
+    """
+    if str(path) in PUBLISHED and not Path(path).exists():
+        path = fetch(str(path), sha256=sha256)
+    given = path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if given.is_dir() and not path.is_file():
+        inside = sorted(str(one) for end in (".safetensors", ".pth", ".pt") for one in given.glob(f"*{end}"))[:5]
+        raise WeightsError(
+            f"{given}: a folder without model.safetensors. "
+            + (
+                f"It holds {', '.join(inside)}: give one of them."
+                if inside
+                else "Give a weights file, or a run's folder."
+            )
+        )
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file. Give a .safetensors or .pth file that exists, a folder of Hugging Face's, "
+            f"or {_published_near(str(given))}."
+        )
+    if (reason := wrong_checksum(path, sha256 and f"sha256:{sha256}")) is not None:
+        raise WeightsError(f"{path}: {reason}. Fetch it again, or ask for the checksum that belongs to this file.")
+    with open(path, "rb"):  # a file that may not be read is told as that
+        return path
+
+
+def _published_near(name: str) -> str:
+    near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.7) or list(PUBLISHED)[:3]
+    return f"a published name such as {', '.join(near)}"
 
 
 def described(state: Mapping[str, Tensor]) -> ModelConfig | None:

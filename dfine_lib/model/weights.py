@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import pickle
@@ -16,31 +15,35 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
+from dfine_lib.categories import COCO, OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import DataConfig, ModelConfig
-from dfine_lib.download import wrong_checksum
 from dfine_lib.files import write_atomically
+from dfine_lib.model.class_rows import (
+    WeightsError,
+    by_class,
+    checked_names,
+    how_to_name,
+    of_heads,
+    source_rows,
+    take_rows,
+)
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
-from dfine_lib.model.published import COCO_FILES, PUBLISHED, described, fetch
+from dfine_lib.model.published import COCO_FILES, OBJECTS365_FILES, described, locate_weights
+
+__all__ = ["Weights", "WeightsError", "load_weights", "locate_weights", "read_weights", "save_weights"]
 
 log = logging.getLogger(__name__)
-CLASS_ROWS = ("enc_score_head.", "dec_score_head.")  # decoder entries with one row a class
 DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the input size, so not kept here
-CLASS_EMBEDDING = "denoising_class_embed.weight"
 
 
-class WeightsError(ValueError):
-    """A weights file that is missing, damaged, or of another model than asked for."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A state dict and what its file says of it."""
 
     path: Path
     state_dict: dict[str, Tensor]
-    category_names: tuple[str, ...] = ()  # row i of a class head is class i; empty where the file does not say
-    category_ids: tuple[int, ...] = ()
+    category_names: tuple[str, ...] = ()  # one a row of the class heads; empty where the file does not say
+    category_ids: tuple[int, ...] = ()  # one a name; likewise
     model: ModelConfig | None = None
     data: DataConfig | None = None
 
@@ -56,59 +59,48 @@ class Weights:
         return None if bias is None else len(bias)
 
 
-def locate_weights(path: str | Path, sha256: str | None = None) -> Path:
-    """The file that a path, a Hugging Face folder or the name of a published file means; the last is fetched.
-
-    Raises:
-        WeightsError: there is none, or one of another checksum than asked for.
-        DownloadError: a published file that could not be had.
-    """
-    if str(path) in PUBLISHED and not Path(path).exists():
-        path = fetch(str(path), sha256=sha256)
-    given = path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if given.is_dir() and not path.is_file():
-        inside = sorted(str(one) for end in (".safetensors", ".pth", ".pt") for one in given.glob(f"*{end}"))[:5]
-        raise WeightsError(
-            f"{given}: a folder without model.safetensors. "
-            + (
-                f"It holds {', '.join(inside)}: give one of them."
-                if inside
-                else "Give a weights file, or a run's folder."
-            )
-        )
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such weights file. Give a .safetensors or .pth file that exists, a folder of Hugging Face's, "
-            f"or {_published_near(str(given))}."
-        )
-    if (reason := wrong_checksum(path, sha256 and f"sha256:{sha256}")) is not None:
-        raise WeightsError(f"{path}: {reason}. Fetch it again, or ask for the checksum that belongs to this file.")
-    with open(path, "rb"):  # a file that may not be read is told as that
-        return path
-
-
-def _published_near(name: str) -> str:
-    near = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.7) or list(PUBLISHED)[:3]
-    return f"a published name such as {', '.join(near)}"
-
-
-def read_weights(path: str | Path, *, sha256: str | None = None) -> Weights:
+def read_weights(path: str | Path, *, sha256: str | None = None, unnamed_rows: bool = False) -> Weights:
     """Read our `.safetensors`, an authors' `.pth` (averaged weights where it holds them), or a Hugging Face folder.
 
     Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is. A
     published file may be given by name, such as `dfine_l_coco`; it is downloaded if it is not in the cache yet.
 
+    Where a file names its classes, class rows without a name are left out here, as the first of the 366 rows of the
+    published Objects365 files: no model that is built from what this returns can answer them.
+
     Args:
         path: of the file or folder, or a published name.
         sha256: refuse a file with another checksum, be it downloaded now or there already.
+        unnamed_rows: keep class rows without a name; theirs is "", and they have no category id.
 
     Raises:
         WeightsError: missing, damaged, of another checksum, or holding anything but tensors and plain values.
         DownloadError: a published file that could not be had.
     """
-    path = locate_weights(path, sha256)
+    weights = _read(locate_weights(path, sha256))
+    if weights.num_classes is None:
+        return weights
+    names = checked_names(weights.path, weights.category_names, weights.num_classes)
+    named = [name for name in names if name]
+    ids = weights.category_ids if names and len(weights.category_ids) == len(named) else ()
+    weights = replace(weights, category_names=names, category_ids=ids)
+    return weights if unnamed_rows else without_unnamed_rows(weights)
+
+
+def without_unnamed_rows(weights: Weights) -> Weights:
+    """Only the class rows that have names; all of them where the file names none."""
+    named = [i for i, name in enumerate(weights.category_names) if name]
+    if len(named) == len(weights.category_names):
+        return weights
+    return replace(
+        weights,
+        state_dict=take_rows(weights.state_dict, named),
+        category_names=tuple(weights.category_names[i] for i in named),
+        model=weights.model and replace(weights.model, num_classes=len(named)),
+    )
+
+
+def _read(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -141,9 +133,12 @@ def _of_authors(path: Path, state: dict[str, Tensor]) -> Weights:
     weights, names = Weights(path, state, model=described(state)), ()
     if weights.num_classes == len(OBJECTS365) + 1:
         names = ("", *OBJECTS365)  # their rows are the ids of the file, which begin at 1
+        if path.stem not in OBJECTS365_FILES:
+            log.warning("%s: names no classes; its 366 class rows are taken for Objects365's, by their number", path)
     elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
         names = COCO
-    return replace(weights, category_names=names)
+    ids = PUBLISHED_IDS.get(tuple(name for name in names if name), ())
+    return replace(weights, category_names=names, category_ids=ids)
 
 
 def _of_our_run(weights: Weights) -> Weights:
@@ -189,7 +184,7 @@ def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{file}: not the configuration of a D-FINE ({error}).") from error
     try:
-        return Weights(path, from_huggingface(tensors), names, model=model)
+        return Weights(path, from_huggingface(tensors), names, PUBLISHED_IDS.get(tuple(names), ()), model)
     except KeyError as error:
         raise WeightsError(f"{path}: an entry of the model is missing ({error}). Fetch it again.") from error
 
@@ -206,9 +201,18 @@ def save_weights(
     """Write a model as safetensors with everything needed to use it again; the file appears whole or not at all.
 
     Args:
+        category_names: one a class row; empty where they are not known.
+        category_ids: one a name.
         half: store floating-point tensors as float16.
+
+    Raises:
+        ValueError: names of another number than the model has class rows, or ids than names.
     """
-    path = Path(path)
+    path, count = Path(path), len(category_names)
+    if count not in (0, model.config.num_classes) or len(category_ids) not in (0, count):
+        raise ValueError(
+            f"{path}: {count} class names and {len(category_ids)} category ids, for {model.config.num_classes} classes"
+        )
     about = {
         "model": asdict(model.config), "data": asdict(data),
         "category_names": list(category_names), "category_ids": [int(i) for i in category_ids],
@@ -232,18 +236,24 @@ def load_weights(
     Rows are matched by class name; from Objects365 to COCO by the authors' table. Rows without a match, and the
     denoising embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
 
+    Rows of a file without names are taken in their order where the model has as many, which is logged, and otherwise
+    not at all.
+
     Args:
         model: to be filled.
         weights: from `read_weights`.
-        category_names: the model's classes, in order of its rows.
-        rows: the file's class to take for a class of the model, by name, where names differ: `{"taxi": "car"}`.
+        category_names: the model's classes, in order of its rows; empty: the model is the file's own.
+        rows: the file's class to take for a class of the model, by name, where names differ: `{"taxi": "car"}`; of a
+            file without names the number of the row, from 0: `{"taxi": "2"}`.
 
     Returns:
-        `{"rows": {target name: source name or None}}`; empty where every row was taken as it is.
+        `{"rows": {target name: source name, or number of the row in a file without names, or None}}`; empty where
+        every row was taken as it is, by equal names.
 
     Raises:
-        WeightsError: a model of another size, the first entries that differ are named; one with other bins; or a class
-            in `rows` that the model or the file does not have.
+        WeightsError: a model of another size, the first entries that differ are named; one with other bins, or of
+            another number of classes without names for them; or a class in `rows` that the model or the file does not
+            have.
     """
     if weights.backbone_only:
         if rows:
@@ -263,9 +273,9 @@ def load_weights(
             state.setdefault(key, own[key])
         else:
             del state[key]
-    by_class = [k for k in own if any(part in k for part in (*CLASS_ROWS, CLASS_EMBEDDING))]
+    class_keys = [k for k in own if by_class(k)]
     missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
-    other = [k for k in own if k in state and k not in by_class and own[k].shape != state[k].shape]
+    other = [k for k in own if k in state and k not in class_keys and own[k].shape != state[k].shape]
     if missing or unknown or other:
         shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in other]
         raise WeightsError(
@@ -273,41 +283,43 @@ def load_weights(
             f"{_first('Not in this model', unknown)}{_first('Of another shape', shapes)}"
             "Choose the recipe of the size that these weights were trained with."
         )
-    same_names = not category_names or not weights.category_names or category_names == weights.category_names
-    same_names = same_names and not rows
-    if same_names and all(own[k].shape == state[k].shape for k in by_class):
+    same_number = all(own[k].shape == state[k].shape for k in class_keys)
+    if same_number and not rows and (not category_names or category_names == weights.category_names):
         model.load_state_dict(state)
         return {}
-    sources = _source_rows(weights, category_names, rows or {})
-    for key in by_class:
+    if not category_names and not rows:
+        raise WeightsError(
+            f"{weights.path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose "
+            "classes are not named. Name them, or build the model with as many."
+        )
+    if same_number and not rows and not weights.category_names:
+        log.warning(
+            "%s: names no classes, so its %d class rows are taken in their order, row 0 for %r. Where they are in "
+            "another: %s", weights.path, weights.num_classes, category_names[0],
+            how_to_name(weights.path, weights.model is None),
+        )  # fmt: skip
+        model.load_state_dict(state)
+        return {"rows": {name: i for i, name in enumerate(category_names)}}
+    sources = source_rows(weights.path, weights.category_names, weights.num_classes, category_names, rows or {})
+    for key in class_keys:
         fresh, stored = own[key].clone(), state[key]
-        if CLASS_EMBEDDING not in key:
+        if of_heads(key):
             for i, j in enumerate(sources):
                 if j is not None:
                     fresh[i] = stored[j]
         state[key] = fresh
     model.load_state_dict(state)
-    taken = {
-        name: None if j is None else weights.category_names[j] for name, j in zip(category_names, sources, strict=True)
-    }
-    carried = ", ".join(name for name, source in taken.items() if source) or "none"
-    fresh = ", ".join(name for name, source in taken.items() if not source) or "none"
+    names = weights.category_names or range(weights.num_classes)
+    taken = {name: None if j is None else names[j] for name, j in zip(category_names, sources, strict=True)}
+    carried = ", ".join(name for name, j in zip(category_names, sources, strict=True) if j is not None) or "none"
+    fresh = ", ".join(name for name, j in zip(category_names, sources, strict=True) if j is None) or "none"
     log.info("%s: classes carried over: %s; fresh: %s", weights.path, carried, fresh)
+    if not weights.category_names and not rows:
+        log.warning(
+            "%s: names no classes, and has %d class rows for %d classes, so none is carried over. %s", weights.path,
+            weights.num_classes, len(category_names), how_to_name(weights.path, weights.model is None),
+        )  # fmt: skip
     return {"rows": taken}
-
-
-def _source_rows(weights: Weights, names: tuple[str, ...], rows: Mapping[str, str]) -> list[int | None]:
-    """The file's row for each class of the model, or None."""
-    place = {name: i for i, name in enumerate(weights.category_names) if name}
-    for target, source in rows.items():
-        if target not in names or source not in place:
-            whose, has = ("model", names) if target not in names else ("file", tuple(place))
-            raise WeightsError(
-                f"{weights.path}: the {whose} has no class {target if whose == 'model' else source!r}; "
-                f"it has {', '.join(has[:8])}{' and more' if len(has) > 8 else ''}."
-            )
-    published = dict(zip(COCO, (OBJECTS365[i] for i in OBJECTS365_OF_COCO), strict=True))
-    return [place.get(rows.get(name) or (name if name in place else published.get(name, ""))) for name in names]
 
 
 def _load_backbone(model: nn.Module, weights: Weights) -> dict[str, object]:

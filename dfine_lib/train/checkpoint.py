@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dfine_lib.files import write_atomically
+from dfine_lib.errors import DfineError
+from dfine_lib.files import whole_file
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DfineError):
     """A state file that is damaged or belongs to another run."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; a kill or a full disk leaves the old file as it was.
+    """Write tensors and plain values, one after the other; a kill or a full disk leaves the old file as it was.
 
     Raises:
         OSError: the file could not be written.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getbuffer())
+    with whole_file(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch ends its archive after a failed write, and fails again: tell the first
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -22,6 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dfine_lib.errors import DfineError
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # for a process that is busy: rank 0 decodes every picture before the first step
 JOINING = timedelta(minutes=10)  # for all processes to start
@@ -33,7 +35,7 @@ class ProcessLost(RuntimeError):
     """Another process of this run ended without a word: killed, or out of memory. A training's state is on disk."""
 
 
-class MeetingError(ValueError):
+class MeetingError(DfineError):
     """The processes of a run did not find each other: the address is taken, or nobody answers there."""
 
 

@@ -153,8 +153,8 @@ class _NewRows:
     def _take(self, row: dict[str, Any]) -> None:
         if row["kind"] == "train":
             self.train = row
-        elif row["kind"] == "eval":
-            self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"] or 0.0)
+        elif row["kind"] == "eval" and row["ema"]["ap"] is not None:  # no box to find, no AP
+            self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"])
 
 
 def _show(bar: tqdm, rows: _NewRows) -> None:
@@ -177,14 +177,11 @@ def _stop(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal_number)
         except ProcessLookupError:
             return
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-    try:  # workers that outlived their parent
+            break
+    with contextlib.suppress(ProcessLookupError):  # workers that outlived their parent
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _last_words(log_file: Path, start: int, most: int = 15) -> str:

@@ -13,16 +13,18 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.files import write_atomically
 from dfine_lib.train.checkpoint import save_state
 from dfine_lib.train.device import describe_device
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunFolder:
@@ -152,6 +154,8 @@ class RunFolder:
     def begin_curves(self, first_step: int) -> None:
         """Open the curves for tensorboard; those from `first_step` on are forgotten."""
         if self.writes:
+            from torch.utils.tensorboard import SummaryWriter  # here: whoever only reads a run needs none
+
             self._curves = SummaryWriter(str(self.path / "tensorboard"), purge_step=first_step)
 
     def curve(self, name: str, value: float, step: int) -> None:
@@ -202,12 +206,13 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    folder = Path(__file__).parent
+def _commit(source: Path = Path(__file__)) -> str | None:
+    """Commit of the repository that the library's own files are tracked in; not of one that merely encloses them."""
     try:
         run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(source.parent), *args], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
+        run("ls-files", "--error-unmatch", source.name)
         return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

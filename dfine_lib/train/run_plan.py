@@ -23,12 +23,12 @@ from dfine_lib.train.run_folder import RunFolder, recipe_to_dict
 log = logging.getLogger(__name__)
 LEAST_STEPS = 8  # steps an epoch that a batch of the recipe's own size should leave
 _FREE = {  # may be others when a run goes on: they change no result, or its last digits only
-    "data": ("num_workers", "eval_batch_size"),
+    "data": ("num_workers", "eval_batch_size", "fit_batch_size"),
     "train": ("compile", "checkpoint_activations", "matmul_precision", "cudnn_benchmark"),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunPlan:
     """Everything that decides what a run computes."""
 
@@ -109,15 +109,13 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     """The recipe with as many classes as the data has, and settings that suit the run's length.
 
     A batch that is the recipe's own, made for a hundred thousand images, is lowered to what gives a small set
-    `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen stays as chosen.
+    `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen (`data.fit_batch_size` false) stays.
     """
     images = draws_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))  # of an epoch
-    classes, batch_size = index.num_classes, recipe.data.batch_size
-    if classes + 1 == recipe.model.num_classes and recipe.name.endswith("_obj365"):
-        classes += 1  # published: 366 rows for 365 classes
+    batch_size = recipe.data.batch_size
     known = RECIPES.get(recipe.name)
     as_published = recipe.train.faithful or not recipe.train.adapt_to_length
-    own = known is not None and batch_size == known.data.batch_size
+    own = recipe.data.fit_batch_size and known is not None and batch_size == known.data.batch_size
     if own and not as_published and batch_size > 8 and images // batch_size < LEAST_STEPS:
         batch_size = max(8, 2 ** int(math.log2(max(images / LEAST_STEPS, 1))))
     if batch_size != recipe.data.batch_size:
@@ -125,7 +123,7 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     steps = max(1, images // batch_size) * recipe.train.epochs
     recipe = replace(
         recipe,
-        model=replace(recipe.model, num_classes=classes),
+        model=replace(recipe.model, num_classes=index.num_classes),
         # Evaluation must fit where a training step does, which keeps several times as much for each image.
         data=replace(
             recipe.data, batch_size=batch_size, eval_batch_size=min(recipe.data.eval_batch_size, 4 * batch_size)

@@ -13,7 +13,7 @@ from dfine_lib.data.loader import EvalLoader
 
 
 class Metrics(Protocol):
-    """What an evaluation returns: `ap` and a JSON-safe dict of all numbers."""
+    """What an evaluation returns: `ap`, NaN where there is none, and a JSON-safe dict of all metrics."""
 
     ap: float
 

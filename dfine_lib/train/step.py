@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dfine_lib.config import TrainConfig
 from dfine_lib.criterion.criterion import Criterion, Share, term_names
 from dfine_lib.data.loader import Batch
+from dfine_lib.errors import DfineError
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.train.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.train.ema import ModelEMA
@@ -21,7 +22,7 @@ from dfine_lib.train.ema import ModelEMA
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(DfineError, ArithmeticError):
     """Too many steps in a row gave a loss or gradient that is not a finite number."""
 
 

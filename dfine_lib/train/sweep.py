@@ -18,6 +18,7 @@ from typing import Any
 from scipy import stats
 from tqdm.auto import tqdm
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.launch import PATIENCE, start_training, training_command
@@ -25,7 +26,7 @@ from dfine_lib.train.launch import PATIENCE, start_training, training_command
 _KEYS = ("recipe", "data", "epochs", "image_size", "batch_size", "weights", "device", "seeds", "set")
 
 
-class SweepError(ValueError):
+class SweepError(DfineError):
     """A list of runs that cannot be read, or that another sweep has begun in the same folder."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,10 +18,10 @@ from tqdm import tqdm
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
-from dfine_lib.data.loader import Batch, derived_seed
+from dfine_lib.data.loader import Batch, Draw, derived_seed
 from dfine_lib.data.shards import eval_loader, train_loader
 from dfine_lib.heap import keep_freed_memory
-from dfine_lib.model.compilation import compile_model, is_compiled, make_eager, or_eager
+from dfine_lib.model.compilation import compile_model, is_compiled
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
@@ -144,7 +145,7 @@ class _Run:
     def _build(self, fresh: bool) -> dict[str, Any]:
         """Model, optimizer, average, loaders; which class rows came from the weights file."""
         recipe, device, rows = self.recipe, self.device, {}
-        torch.manual_seed(derived_seed(self.plan.seed, 0))
+        torch.manual_seed(derived_seed(Draw.WEIGHTS, self.plan.seed))
         self.model = DFINE.from_recipe(recipe)
         if self.plan.weights and fresh:
             stored = read_weights(self.plan.weights)
@@ -200,7 +201,7 @@ class _Run:
             factor = rate_factor(self.recipe, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
-            result = or_eager(self.model, self._step, number, micro)
+            result = self._step(number, micro)
             self._note_skipped(result, number, epoch, micro)
             if (number + 1) % ROW_EVERY == 0 or i + 1 == per_epoch:
                 reading = meter.read()
@@ -218,7 +219,7 @@ class _Run:
 
     def _step(self, number: int, micro: list[Batch]) -> StepResult:
         # Denoising draws: a function of seed and step, another on each rank.
-        torch.manual_seed(derived_seed(self.plan.seed, 1 + number) + self.ranks.rank)
+        torch.manual_seed(derived_seed(Draw.NOISE, self.plan.seed, number) + self.ranks.rank)
         return self.step(micro)
 
     def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list[Batch]) -> None:
@@ -253,11 +254,8 @@ class _Run:
         step = (epoch + 1) * self.loader.steps_per_epoch - 1
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
-        if not is_compiled(self.model):  # what has failed in training need not fail again
-            make_eager(self.ema.module)
         metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
-        ap = self.ranks.on_first(lambda: metrics["ema"].ap)
-        ap = ap if ap > 0 else 0.0  # not a number where the file has no box to find
+        ap = self.ranks.on_first(lambda: metrics["ema"].ap)  # NaN where the file has no box to find
         shown = self.score.samples(models["ema"], self.val_loader, self.device) if self.ranks.first else []
         about = {"step": step, "epoch": epoch, "category_names": self.plan.train.category_names}
         self.folder.write_json(self.folder.samples, about | {"images": shown})
@@ -266,16 +264,19 @@ class _Run:
         row |= {"images_per_second": len(models) * len(self.plan.val) / seconds, "memory_mb": memory_mb(self.device)}
         self.folder.append(row | {name: value.to_dict() for name, value in metrics.items()})
         for name, value in metrics.items():
-            self.folder.curve(f"eval/ap_{name}", value.ap, step)
+            if math.isfinite(value.ap):
+                self.folder.curve(f"eval/ap_{name}", value.ap, step)
         self.progress["seconds"] += seconds
         self._keep_best(epoch, ap)
         return metrics
 
     def _keep_best(self, epoch: int, ap: float) -> None:
         train, progress = self.recipe.train, self.progress
-        improved = ap > progress["best_ap"] or ap == progress["best_ap"] == 0  # while nothing is found, the latest
+        measured = math.isfinite(ap)
+        # While nothing is found, or nothing can be measured, the latest weights are kept.
+        improved = not measured or ap > progress["best_ap"] or ap == progress["best_ap"] == 0
         if improved:
-            progress |= {"best_ap": ap, "best_epoch": epoch}
+            progress |= {"best_ap": ap if measured else progress["best_ap"], "best_epoch": epoch}
             self._save_model()
         if epoch < train.stop_epoch:
             rewinds = train.stop_epoch < train.epochs and train.ema_restart_decay is not None
@@ -341,8 +342,9 @@ class _Run:
             numbers = {name: row[name] for name in ("ema", "raw")}
         else:
             numbers = {name: value.to_dict() for name, value in metrics.items()}
+        best_ap = self.progress["best_ap"]  # below 0 where there was nothing to measure
         result = {
-            "ap": self.progress["best_ap"], "best_epoch": self.progress["best_epoch"], "last": numbers,
+            "ap": None if best_ap < 0 else best_ap, "best_epoch": self.progress["best_epoch"], "last": numbers,
             "sessions": [row for row in self.folder.read_rows() if row["kind"] == "session"],
             "steps": self.total, "skipped_steps": self.progress["skipped"], "seconds": self.progress["seconds"],
             **over_a_run(self.folder.read_rows()), "compiled": is_compiled(self.model),

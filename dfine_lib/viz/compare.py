@@ -24,7 +24,7 @@ def runs_compared(runs: Sequence[RunCurve]) -> Picture:
     if not runs:
         raise ValueError("there is no run to draw")
     told = [
-        f"{run.name}: best AP {run.best[1]:.3f} in epoch {run.best[0]}" if run.best else f"{run.name}: no AP yet"
+        f"{run.name}: best AP {run.best[1]:.3f} in epoch {run.best[0]}" if run.best else f"{run.name}: no AP"
         for run in runs
     ]
     picture = new_picture(11.5, 4.2, f"AP and training loss of {len(runs)} runs by epoch. {'; '.join(told)}.")

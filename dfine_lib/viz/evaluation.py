@@ -41,19 +41,20 @@ def errors_by_kind(breakdown: ErrorBreakdown) -> Picture:
     """
     bars = {f"{kind} ({breakdown.counts[kind]:,})": breakdown.gains[kind] for kind in KINDS}
     sides = {"any false": breakdown.gain_false_positives, "any not found": breakdown.gain_false_negatives}
-    bars = {name: 0.0 if np.isnan(gain) else gain for name, gain in {**bars, **sides}.items()}
-    told = ", ".join(f"{name} {gain:.3f}" for name, gain in bars.items())
+    bars = {**bars, **sides}
+    told = ", ".join(f"{name} {'-' if np.isnan(gain) else f'{gain:.3f}'}" for name, gain in bars.items())
     at = "not measured" if np.isnan(breakdown.ap) else f"{breakdown.ap:.3f}"
     picture = new_picture(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; gained without each kind: {told}.")
     axes = picture.subplots()
     colours = [MAIN] * len(KINDS) + [MUTED] * len(sides)
-    axes.barh(range(len(bars)), list(bars.values()), color=colours, height=0.7)
-    for row, gain in enumerate(bars.values()):
-        axes.text(gain, row, f" {gain:+.3f}", va="center", fontsize=9)
+    widths = np.nan_to_num(list(bars.values()))  # without objects there is no AP to gain
+    axes.barh(range(len(bars)), widths, color=colours, height=0.7)
+    for row, (gain, width) in enumerate(zip(bars.values(), widths, strict=True)):
+        axes.text(width, row, " -" if np.isnan(gain) else f" {gain:+.3f}", va="center", fontsize=9)
     axes.axhline(len(KINDS) - 0.5, color=MUTED, linewidth=0.8)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, max(0.01, 1.15 * max(bars.values())))
+    axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
     axes.set_xlabel(f"AP gained at IoU {breakdown.foreground:g} by mending this kind alone (beside it how many)")
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
     axes.grid(visible=False, axis="y")
@@ -197,7 +198,7 @@ def mistakes(
 def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
     """Draw one image's boxes; how many objects were missed, and how many detections are false."""
     verdicts = judge_detections([image], foreground=iou)
-    real = ~image.truth_iscrowd
+    real = ~image.truth_ignored
     for box, label, found in zip(
         image.truth_boxes_xyxy[real], image.truth_labels[real], verdicts.found.tolist(), strict=True
     ):
@@ -206,8 +207,8 @@ def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: flo
         else:
             draw_box(axes, box, TRUTH, dashes=_DOTTED, width=2.4, label="object, missed")
             _say(axes, box[0], box[3], names[label], TRUTH, "top")
-    for crowd in image.truth_boxes_xyxy[~real]:
-        draw_box(axes, crowd, INK, dashes=_DOTTED, width=1.0, label="crowd region")
+    for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
+        draw_box(axes, box, INK, dashes=_DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
     named = np.flatnonzero(verdicts.kinds >= 0)[:_MOST_WORDS]  # scores fall: the surest
     drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, verdicts.kinds, strict=True)
     for k, box, label, score, kind in reversed(list(drawn)):

@@ -125,8 +125,9 @@ def _draw_ap(axes: Axes, rows: Sequence[Mapping[str, Any]], epochs: int | None) 
     axes.set(title="AP on the validation set", ylabel="AP, 0 to 1")
     evaluated = [{**row, "step": row["epoch"] + 1} for row in rows if row.get("kind") == "eval"]
     curves = {name: series(evaluated, "eval", name, "ap") for name in ("ema", "raw")}
-    if not _drawable(axes, max(len(values) for _, values in curves.values()), "no evaluation yet"):
-        return "no AP yet"
+    why = "no boxes to measure AP on" if evaluated else "no evaluation yet"
+    if not _drawable(axes, max(len(values) for _, values in curves.values()), why):
+        return why if evaluated else "no AP yet"
     said = []
     for name, colour, marker, words in (("ema", MAIN, "o", "averaged (EMA)"), ("raw", SECOND, "s", "raw")):
         at, values = curves[name]

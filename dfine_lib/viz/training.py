@@ -28,7 +28,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
         for name, key in (("AP", "ap"), ("AP50", "ap50"))
     }
     best = max(((y.max(), name) for name, (_, y) in curves.items() if len(y) and name.endswith("AP")), default=None)
-    summary = f"best AP {best[0]:.3f} ({best[1].split()[0]} weights)" if best else "no AP yet"
+    unmeasured = "no boxes to measure AP on" if any(row.get("kind") == "eval" for row in rows) else "no AP yet"
+    summary = f"best AP {best[0]:.3f} ({best[1].split()[0]} weights)" if best else unmeasured
     falls = f"loss {loss_y[0]:.3g} to {loss_y[-1]:.3g}, " if len(loss_y) else ""
     picture = new_picture(12, 3.7, f"Training curves over the steps of a run: {falls}{summary}.")
     loss, ap, rate = picture.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))

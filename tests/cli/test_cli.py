@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import shlex
@@ -10,15 +11,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import dfine_lib
 from dfine_lib import DFINE, cli
 from dfine_lib.config import DataConfig
-from dfine_lib.model.weights import save_weights
+from dfine_lib.data.images import DataError
+from dfine_lib.errors import DfineError
+from dfine_lib.model.weights import WeightsError, save_weights
+from dfine_lib.train.step import NonFiniteLoss
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,7 +177,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_names(folder):
         (("--epochs", "many"), ["--epochs"]),
         (("--image-size", 100), ["multiple of 32", "100"]),
         (("--image-size", "wide"), ["data.image_size must be int", "'wide'"]),
-        (("--batch-size", 0), ["batch sizes must be at least 1"]),
+        (("--batch-size", 0), ["batch_size must be at least 1, got 0"]),
         (("--set", "train.lr"), ["FIELD=VALUE", "'train.lr'"]),
         (("--set", "train.rate=1"), ["no setting 'train.rate'", "train.lr"]),
         (("--set", "train.lr=fast"), ["train.lr must be float", "'fast'"]),
@@ -189,8 +195,8 @@ def test_eval_of_weights_that_are_not_there_or_of_another_kind(refused, folder, 
     assert "text.safetensors: damaged" in refused(text, folder)
     assert "weights of another model" in refused(weights, folder, "--recipe", "n_coco")
     torch.save(DFINE.from_recipe("pico").state_dict(), bare)  # the size is told from the shapes
-    assert "knows no class 'dog'" in refused(bare, folder)
-    assert "knows no class 'dog'" in refused(bare, folder, "--recipe", "pico")
+    for recipe in ((), ("--recipe", "pico")):
+        assert "80 class rows without names, for the 2 classes of" in refused(bare, folder, *recipe)
     torch.save(DFINE.from_recipe("pico", hidden_dim=32).state_dict(), bare)
     assert "does not say which model" in refused(bare, folder)
 
@@ -304,6 +310,55 @@ def test_an_error_of_the_code_keeps_its_traceback(monkeypatch):
         end_of(monkeypatch, ValueError("from below"))  # not raised in dfine_lib
     with pytest.raises(OSError, match="Input/output"):
         end_of(monkeypatch, OSError(5, "Input/output error"))
+
+
+def part_of(package: str, body: str) -> Callable[[object], None]:
+    """A function that stands in a module of that package."""
+    scope = {"__name__": f"{package}.some_part"}
+    exec(f"def fails(_):\n    {body}", scope)
+    return scope["fails"]
+
+
+@pytest.mark.parametrize("package", ["dfine_lib", "data_tools"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise ValueError('side must be positive, got 0')",
+        "raise ValueError(\n        'side must be '\n        f'positive, got {0}'\n    ) from None",
+        "try:\n        int('x')\n    except ValueError as e:\n        raise ValueError('side must be positive, got 0')",
+    ],
+)
+def test_a_check_of_arguments_in_any_of_our_packages_is_told_without_a_traceback(monkeypatch, capsys, package, body):
+    monkeypatch.setattr(cli.recipes, "_recipes", part_of(package, body))
+    assert cli.main(["recipes"]) == 2
+    assert capsys.readouterr().err == "dfine recipes: side must be positive, got 0\n"
+
+
+@pytest.mark.parametrize("package", ["dfine_lib", "data_tools"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "one, two = [1]",
+        "list(zip([1], [1, 2], strict=True))",
+        "raise ValueError(int('x'))",
+        "try:\n        int('x')\n    except ValueError:\n        raise",
+        "1 // 0",
+        "[].index(3)",
+    ],
+)
+def test_an_error_of_a_built_in_function_is_a_fault_of_ours_and_keeps_its_traceback(monkeypatch, package, body):
+    monkeypatch.setattr(cli.recipes, "_recipes", part_of(package, body))
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        cli.main(["recipes"])
+
+
+def test_the_error_classes_of_the_library_have_one_base():
+    for path in sorted(Path(dfine_lib.__path__[0]).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "ValueError" for base in node.bases):
+                assert node.name == "DfineError", f"{path}: {node.name}"
+    assert issubclass(DataError, DfineError) and issubclass(WeightsError, DfineError)
+    assert issubclass(NonFiniteLoss, DfineError) and issubclass(NonFiniteLoss, ArithmeticError)
 
 
 def test_ctrl_c_ends_with_130(monkeypatch, capsys):

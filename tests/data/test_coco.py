@@ -66,6 +66,23 @@ def test_training_leaves_out_crowd_and_zero_area_clamps_and_counts(write, conten
     assert not index.iscrowd.any()
 
 
+def test_what_is_marked_ignore_is_left_out_of_training_and_difficult_boxes_are_trained_on_and_both_are_said(
+    write, content, caplog
+):
+    caplog.set_level("INFO")
+    before = len(read_coco(*write(content)).labels)
+    marks = {"ignore": 1}, {"ignore": "1", "difficult": 1}, {"difficult": True}, {"ignore": None}
+    content["annotations"] += [
+        {"id": 11 + i, "image_id": 9, "category_id": 4, "bbox": [1, 1, 5, 5], **mark} for i, mark in enumerate(marks)
+    ]
+    index = read_coco(*write(content))
+    assert index.dropped["crowd"] == 2 and len(index.labels) == before + 2
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "2 boxes crowd" in said and "2 boxes marked difficult are trained on; an evaluation ignores them" in said
+    whole = read_coco(*write(content), training=False)
+    assert len(whole.labels) == before + 4 and whole.iscrowd.sum() == 2
+
+
 def test_evaluation_keeps_every_box_as_the_file_has_it(write, content):
     content["annotations"] += [
         {"id": 11, "image_id": 9, "category_id": 4, "bbox": [1, 1, 5, 5], "iscrowd": 1},

@@ -81,8 +81,9 @@ def test_the_folder_above_and_an_annotation_file_itself_are_recognised(tmp_path)
         find_split(file, "train")
 
 
-def test_one_annotation_file_beside_a_folder_of_pictures_is_told_the_command_that_makes_both_splits(tmp_path):
-    folder = put(tmp_path / "my photos", "pictures/a.JPG", "all.json")
+@pytest.mark.parametrize("picture", ["a.JPG", "a.jfif", "a.gif", "a.AVIF"])
+def test_one_annotation_file_beside_a_folder_of_pictures_is_told_the_command_that_makes_both_splits(tmp_path, picture):
+    folder = put(tmp_path / "my photos", f"pictures/{picture}", "all.json")
     command = f"`dfine data split '{folder}/all.json' ready --images '{folder}/pictures' --val 0.2`"
     assert command in told(folder)
     (folder / "all.json").write_text('{"images": [], "annotations": [], "categories": []}')

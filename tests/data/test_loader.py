@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from dfine_lib.data import DataError, EvalLoader, TrainLoader, read_coco
 from dfine_lib.data.images import read_image
-from dfine_lib.data.loader import CocoImages, SampleKey, derived_seed
+from dfine_lib.data.loader import CocoImages, Draw, SampleKey, derived_seed
 from dfine_lib.data.transforms import multiscale_sizes
 
 
@@ -237,13 +237,30 @@ def test_the_images_travel_to_a_worker_that_is_started_afresh(many, recipe):
     assert all(torch.equal(a, b) for a, b in zip(sample, again, strict=True))
 
 
-def test_seeds_of_neighbours_have_nothing_in_common():
-    seeds = {
-        derived_seed(kind, seed, epoch, i)
-        for kind in (0, 1)
-        for seed in (-1, 0, 1)
-        for epoch in (0, 1)
-        for i in range(50)
-    }
-    assert len(seeds) == 600
-    assert all(0 <= seed < 2**63 for seed in seeds)
+@pytest.mark.parametrize("seed", [-1, 0, 1, 2, 3, 4, 5, 2**40])
+def test_no_two_draws_of_a_run_share_a_seed(seed):
+    epochs, images = range(6), range(8)
+    draws = [(Draw.WEIGHTS,), *((Draw.NOISE, step) for step in range(60))]
+    draws += [(draw, epoch) for draw in (Draw.ORDER, Draw.SHARD_ORDER) for epoch in epochs]
+    draws += [(draw, epoch, i) for draw in (Draw.SIZE, Draw.SHARD_SHUFFLE) for epoch in epochs for i in images]
+    draws += [(Draw.AUGMENT, epoch, i, *copy) for epoch in epochs for i in images for copy in ((), (1,), (2,))]
+    seeds = {derived_seed(draw, seed, *parts): (draw, *parts) for draw, *parts in draws}
+    assert all(0 <= value < 2**63 for value in seeds)
+    shared = set(draws) - set(seeds.values())
+    assert shared == ({(Draw.WEIGHTS,)} if seed == 0 else set())  # that of the order of epoch 0: for another generator
+
+
+def test_derived_seeds_stay_those_of_the_runs_that_there_are():
+    """Or no run could be repeated or resumed: every number here was drawn by a run before."""
+    assert derived_seed(Draw.ORDER, 7, 3) == 6017043774356144487
+    assert derived_seed(Draw.AUGMENT, 7, 3, 12) == 3713616506026228366
+    assert derived_seed(Draw.AUGMENT, 7, 3, 12, 2) == 4886237005998587948
+    assert derived_seed(Draw.SIZE, 7, 3, 40) == 2316555393319167243
+    assert derived_seed(Draw.SHARD_ORDER, 7, 3) == 56151162862707083
+    assert derived_seed(Draw.SHARD_SHUFFLE, 7, 3, 64) == 319989518812072595
+    assert derived_seed(Draw.WEIGHTS, 7) == 8460147692890830636
+    assert derived_seed(Draw.NOISE, 7, 40) == 1862694236168566762
+    assert derived_seed(Draw.WEIGHTS, 0) == 7896617691693857887
+    assert derived_seed(Draw.NOISE, 0, 0) == 2918264622725855778
+    assert derived_seed(Draw.NOISE, 1, 1) == 7764949442709860949
+    assert derived_seed(Draw.NOISE, -1, 2) == 5957258398962347266

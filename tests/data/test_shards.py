@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from data_tools.shard import pack_data, shard_data
 from dfine_lib.config import Recipe
-from dfine_lib.data import DataError, EvalLoader, TrainLoader, check_images, find_split, read_coco
+from dfine_lib.data import DataError, EvalLoader, TrainLoader, check_images, find_split, loader, read_coco, shards
 from dfine_lib.data.loader import SampleKey
-from dfine_lib.data.shards import STREAMS, ShardImages, eval_loader, is_sharded, train_loader
+from dfine_lib.data.shards import STREAMS, ShardImages, ShardStreams, eval_loader, is_sharded, train_loader
 from dfine_lib.data.tars import SOURCE, read_shards
 from tests.data.test_loader import equal, ids
 from tests.data_tools.planted_faults import enormous_header
@@ -346,3 +349,30 @@ def test_a_packed_set_trains_from_where_its_pictures_are(folder, tmp_path, small
     plain = read_coco(*find_split(folder, "train"))
     assert equal(list(TrainLoader(packed, small, seed=1).epoch(0)), list(TrainLoader(plain, small, seed=1).epoch(0)))
     assert find_split(tmp_path / "packed/data.json", "val") == find_split(folder, "val")
+
+
+@pytest.mark.parametrize(("platform", "method"), [("linux", "fork"), ("darwin", None), ("win32", None)])
+def test_workers_are_forked_on_linux_alone(index, small, monkeypatch, platform, method):
+    """A process of macOS that forks after its system libraries have started threads may crash."""
+    asked = []
+
+    class Recorded(torch.utils.data.DataLoader):
+        def __init__(self, *arguments, multiprocessing_context, **settings):
+            asked.append(multiprocessing_context)
+            super().__init__(*arguments, **settings | {"num_workers": 0})
+
+    monkeypatch.setattr(loader, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(loader, "_data_loader", lambda *_: None)
+    monkeypatch.setattr(shards, "DataLoader", Recorded)
+    small = replace(small, data=replace(small.data, num_workers=2))
+    next(train_loader(index, small, seed=0).epoch(0))
+    next(iter(eval_loader(index, small)))
+    assert asked == [method] * 2
+
+
+def test_streams_travel_to_a_worker_that_is_started_afresh(index, small):
+    """As on systems that cannot fork."""
+    images = ShardImages(index, read_shards(index), small, seed=3)
+    streams = ShardStreams(images, np.arange(len(images.shards.names)), 0, [4] * 8, train=(0, True))
+    expected, found = ([raw.images for raw in part] for part in (streams, pickle.loads(pickle.dumps(streams))))
+    assert len(found) == 8 and all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

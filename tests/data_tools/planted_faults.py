@@ -72,6 +72,7 @@ def change_box(name: str, bbox: object) -> None:
 
 
 change_box("box_malformed", [1, 2, "3"])
+change_box("box_text", lambda image, box: [str(value) for value in box])
 change_box("box_not_finite", [1.0, math.nan, 20.0, 20.0])
 change_box("box_negative_side", lambda image, box: [box[0] + box[2], box[1] + box[3], -box[2], -box[3]])
 change_box("box_no_area", [5, 5, 0, 10])
@@ -166,21 +167,41 @@ change_file("image_size_differs", lambda picture, path: saved(
 change_file("image_turned", turned_by_exif)
 
 
-@fault("image_exif_swapped")
-def _(folder: Folder) -> None:
-    image, _ = folder.take()
+def turned_with_size_as_stored(folder: Folder, boxes_xywh: list[list[int]]) -> None:
+    """An image of 64 × 48 that EXIF turns, the size as stored in its record, every box one of those given."""
+    image, boxes = folder.take()
     path = folder.file(image)
     turned_by_exif(Image.open(path).convert("RGB"), path)
     image["width"], image["height"] = Image.open(path).size
+    for number, annotation in enumerate(boxes):
+        left, top, width, height = boxes_xywh[number % len(boxes_xywh)]
+        annotation["bbox"] = [left, top, width, height + number / 10]
+
+
+@fault("image_exif_swapped")
+def _(folder: Folder) -> None:
+    turned_with_size_as_stored(folder, [[5, 40, 30, 20], [10, 5, 20, 20]])  # the first fits the upright image alone
+
+
+@fault("image_exif_swapped where boxes fit the stored image", alone=True)
+def _(folder: Folder) -> None:
+    turned_with_size_as_stored(folder, [[40, 5, 22, 30], [10, 5, 20, 20]])
+
+
+@fault("image_frame_undecided", alone=True)
+def _(folder: Folder) -> None:
+    turned_with_size_as_stored(folder, [[10, 5, 20, 20]])
 
 
 @fault("image_size_swapped")
 def _(folder: Folder) -> None:
-    image, _ = folder.take()
+    image, boxes = folder.take()
     path = folder.file(image)
     wide = Image.open(path).convert("RGB").resize((image["width"], image["width"] * 3 // 4))
     saved(wide, path, "PNG")
     image["width"], image["height"] = wide.height, wide.width
+    for number, annotation in enumerate(boxes):
+        annotation["bbox"] = [40, 5 + number, 22, 20]
 
 
 @fault("image_orphan")
@@ -265,7 +286,10 @@ change_record("file_name_leaves_folder", lambda folder, image, boxes: image.upda
 change_record("file_name_repeated", lambda folder, image, boxes: image.update(file_name=folder.take()[0]["file_name"]))
 change_record("crowd_invalid", lambda folder, image, boxes: boxes[0].update(iscrowd="no"))
 change_record("crowd", lambda folder, image, boxes: boxes[0].update(iscrowd=1))
+change_record("difficult", lambda folder, image, boxes: boxes[0].update(difficult=1))
 change_record("keys_ignored", lambda folder, image, boxes: boxes[0].update(segmentation=[[1, 2, 3, 4, 5, 6]]))
+change_record("box_from_outline", lambda folder, image, boxes: (
+    boxes[0].pop("bbox"), boxes[0].update(segmentation=[[5, 6, 25, 6, 25, 20, 5, 20]])))  # fmt: skip
 change_record("area_differs", lambda folder, image, boxes: boxes[0].update(area=1e7))
 change_record("area_invalid", lambda folder, image, boxes: boxes[0].update(area="large"))
 change_record("area_missing", lambda folder, image, boxes: boxes[0].pop("area"))
@@ -407,6 +431,19 @@ def _(folder: Folder) -> None:
 @fault("no_categories", alone=True)
 def _(folder: Folder) -> None:
     folder.categories.clear()
+
+
+@fault("panoptic", alone=True)
+def _(folder: Folder) -> None:
+    content = folder.content["train"]
+    content["categories"].append({"id": 99, "name": "sky", "isthing": 0})
+    content["annotations"] = [
+        {"image_id": image["id"], "file_name": image["file_name"], "segments_info": [
+            {"id": 7 + n, "category_id": one["category_id"], "bbox": one["bbox"], "area": 9, "iscrowd": 0}
+            for n, one in enumerate(folder.annotations) if one["image_id"] == image["id"]
+        ] + [{"id": 3, "category_id": 99, "bbox": [0, 0, 60, 20], "area": 9, "iscrowd": 0}]}
+        for image in folder.images
+    ]  # fmt: skip
 
 
 @fault("crowd_many", alone=True)

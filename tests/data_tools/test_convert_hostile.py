@@ -11,9 +11,11 @@ import zlib
 import pytest
 from PIL import Image
 
-from data_tools.convert.conversion import REPORT, Options, convert
+from data_tools.convert.conversion import convert
 from data_tools.convert.json_stream import CHUNK, list_records, object_records
 from data_tools.convert.records import files_below
+from data_tools.convert.report import FILE as REPORT
+from data_tools.convert.report import Options
 from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
 
@@ -131,8 +133,13 @@ def test_coco_names_of_another_machine_are_cut_to_their_last_part_where_the_fold
 
 
 def test_labelme_may_climb_inside_the_folder_but_not_out_of_it(tmp_path):
-    record = {"imagePath": "../../a.png", "imageWidth": 5, "imageHeight": 5, "shapes": []}
-    refused(tmp_path, "labelme", {"labels/a.json": json.dumps(record)}, "leaves the data folder")
+    Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
+    Image.new("RGB", (5, 5)).save(tmp_path / "b.png")
+    shape = {"label": "x", "points": [[1, 1], [4, 4]]}
+    record = {"imagePath": "../../b.png", "imageWidth": 5, "imageHeight": 5, "shapes": [shape]}
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (5, 5)).save(tmp_path / "set" / "c.png")
+    refused(tmp_path, "labelme", {"labels/a.json": json.dumps(record)}, "image missing")
 
 
 def test_links_that_lead_out_are_refused_until_they_are_trusted(tmp_path):
@@ -172,27 +179,33 @@ def test_a_damaged_picture_is_left_out_and_listed(tmp_path):
         (tmp_path / "set" / f"{name}.xml").write_text(text)
     result = convert(tmp_path / "set", tmp_path / "out", read="voc", options=Options(progress=False))
     assert result.images == {"train": 1}
-    assert result.dropped == {"image: picture unreadable (UnidentifiedImageError)": 1, "box of an image left out": 1}
+    assert result.left_out("records") == {"image unreadable (UnidentifiedImageError)": 1}
+    assert result.left_out("boxes") == {"image left out": 1}
     listed = json.loads((tmp_path / "out" / REPORT).read_text())["listed"]
-    assert len(listed) == 2 and all("b.xml" in entry["where"] for entry in listed)
+    assert {entry["kind"] for entry in listed} == {"records", "boxes", "images"}
+    assert all("set/b." in entry["where"] for entry in listed)
 
 
 @pytest.mark.parametrize(
     ("read", "files", "message"),
     [
         ("coco", {"instances_train.json": coco()[:-30]}, "no valid JSON|ends in the middle"),
-        ("coco", {"instances_train.json": "[]"}, "expected a JSON object"),
-        ("coco", {"instances_train.json": '{"images": []}'}, "no list 'annotations'"),
+        ("coco", {"instances_train.json": "[]"}, "a list, not the object that a COCO file is"),
+        ("coco", {"instances_train.json": '{"images": []}'}, r"no list 'annotations' \(keys: 'images'\)"),
         ("coco", {"instances_train.json": coco(images=COCO["images"] * 2)}, "second image with id 1"),
-        ("coco", {"instances_train.json": coco(categories=[])}, "not one box"),
-        ("coco", {"instances_train.json": coco(images=[])}, "not one usable image"),
+        ("coco", {"instances_train.json": coco(categories=[])}, "no box is left.*its category is not listed"),
+        ("coco", {"instances_train.json": coco(images=[])}, "no image is left"),
         ("coco", {"instances_train.json": coco(images=[3])}, r"images\[0\]: expected an object"),
-        ("coco", {"instances_train.json": coco().encode("utf-16")}, "instances_train.json"),
+        ("coco", {"instances_train.json": coco().encode("utf-16")[:-31]}, "instances_train.json"),
         ("coco", {"instances_train.json": coco() + "x"}, "after the end"),
-        ("coco", {"a.json": coco()}, "--images"),
+        ("coco", {"a.txt": coco()}, "no JSON file.*--images"),
         ("voc", {"a.xml": "<annotation><object></annotation>"}, "no valid XML"),
         ("voc", {"a.xml": "<html></html>"}, "no <annotation>"),
-        ("voc", {"a.xml": "<annotation><object><name>x</name></object></annotation>"}, "object 1: xmin"),
+        (
+            "voc",
+            {"a.xml": "<annotation><object><name>x</name><bndbox><xmax>1</xmax></bndbox></object></annotation>"},
+            "object 1: xmin",
+        ),
         ("voc", {"a.txt": ""}, "no VOC annotation files"),
         ("cvat", {"a.xml": "<annotations><track/></annotations>"}, "track 1: label should be text"),
         ("crowdhuman", {"annotation_train.odgt": "{}\n"}, "line 1: 'ID'"),
@@ -215,9 +228,7 @@ def test_what_cannot_be_understood_is_refused(tmp_path, read, files, message):
 
 def test_two_records_of_one_picture_are_refused(tmp_path):
     images = [COCO["images"][0], {**COCO["images"][0], "id": 2}]
-    told = refused(
-        tmp_path, "coco", {"instances_train.json": coco(images=images)}, "a second record for picture 'a.png'"
-    )
+    told = refused(tmp_path, "coco", {"instances_train.json": coco(images=images)}, "a second image named 'a.png'")
     assert "image id 2" in told
 
 

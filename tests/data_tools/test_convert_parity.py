@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_tools.convert.conversion import Options, convert
+from data_tools.convert.conversion import convert
+from data_tools.convert.report import Options
+from data_tools.convert.writing import IGNORED
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 VOC100 = DATA / "formats" / "voc100"
@@ -58,7 +60,7 @@ def test_all_writings_of_the_same_hundred_annotations_agree(tmp_path, read, sour
     options = Options(sizes=VOC100 / "coco_format_v2" / "instances_v2.json", **QUIET)
     result = convert(VOC100 / source, tmp_path / "out", read=read, options=options)
     assert result.images == {"train": 100} and result.boxes == {"train": 273}
-    assert result.dropped == {} and result.changed == {}
+    assert not result.left_out("records") and not result.left_out("boxes") and result.changed.keys() <= {IGNORED}
     assert_equal_boxes(boxes_of(content(tmp_path / "out")), boxes_of(truth), within=0.01)
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in content(tmp_path / "out")["images"]}
     assert sizes == {image["file_name"]: (image["width"], image["height"]) for image in truth["images"]}
@@ -90,8 +92,8 @@ def test_the_published_yolo_labels_of_coco_agree_with_coco(tmp_path):
     labels = DATA / "formats" / "yolo" / "coco_val2017"
     options = Options(images=DATA / "coco_free" / "val2017", **QUIET)
     result = convert(labels, tmp_path / "out", read="yolo", options=options)
-    assert result.dropped == {"picture without a label file, not taken": 11, "image: picture missing": 5,
-                              "box of an image left out": 47}  # fmt: skip
+    assert result.left_out("records") == {"image missing": 5} and result.left_out("boxes") == {"image left out": 47}
+    assert result.left_out("images") == {"no record names it": 11}  # they have no label file here
     found = boxes_of(content(tmp_path / "out"))
     assert len(found) == 6
     truth = boxes_of(json.loads((DATA / "coco_free" / "annotations" / "instances_val2017.json").read_text()))
@@ -104,7 +106,7 @@ def test_the_published_yolo_labels_of_coco_agree_with_coco(tmp_path):
 @needs_coco
 def test_coco_with_its_sparse_ids_is_kept_to_the_last_id(tmp_path):
     result = convert(DATA / "coco_free", tmp_path / "out", read="coco", options=Options(**QUIET, keep_outside=True))
-    assert result.dropped == {}
+    assert not result.left_out("records") and not result.left_out("boxes")
     for split in ("train", "val"):
         truth = json.loads((DATA / "coco_free" / "annotations" / f"instances_{split}2017.json").read_text())
         found = content(tmp_path / "out", split)
@@ -146,7 +148,7 @@ def test_any_set_comes_back_as_it_was(tmp_path, write, seed):
     categories = str(tmp_path / "set" / "annotations" / "instances_train.json")
     convert(tmp_path / "set", tmp_path / "there", read="coco", write=write, options=Options(**QUIET))
     result = convert(tmp_path / "there", tmp_path / "back", read=write, options=Options(**QUIET, categories=categories))
-    assert result.dropped == {} and result.changed == {}
+    assert not result.left_out("records") and not result.left_out("boxes") and result.changed == {}
     found = content(tmp_path / "back")
     assert_equal_boxes(boxes_of(found), boxes_of(truth), within=1e-5)
     assert {c["name"]: c["id"] for c in found["categories"]} == {c["name"]: c["id"] for c in truth["categories"]}
@@ -173,7 +175,7 @@ def test_crowd_and_difficult_survive_voc_and_yolo_counts_what_it_cannot_say(tmp_
     assert [(row["iscrowd"], row.get("difficult", 0)) for row in found] == [(1, 0), (0, 1), (0, 0)]
     assert all(row["bbox"] == [1, 2, 10.5, 20] and row["area"] == 210 for row in found)
     result = convert(tmp_path / "set", tmp_path / "yolo", read="coco", write="yolo", options=Options(**QUIET))
-    assert result.dropped == {"crowd box, which YOLO has no word for": 1} and result.boxes == {"train": 2}
+    assert result.left_out("boxes") == {"crowd box, which YOLO has no word for": 1} and result.boxes == {"train": 2}
     assert (tmp_path / "yolo" / "labels" / "train" / "a.txt").read_text().splitlines()[0].startswith("0 0.15625 0.4 ")
 
 

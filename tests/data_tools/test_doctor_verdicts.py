@@ -13,11 +13,10 @@ from planted_faults import FAULTS, Folder, noise
 
 from data_tools.doctor import examine, repair
 from data_tools.doctor.duplicates import near_pairs, perceptual_hashes
-from data_tools.doctor.pixels import look_at, turned
+from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import key_of, leaves_folder
 from data_tools.shapes import make_shapes
 from dfine_lib import cli
-from dfine_lib.data.images import upright_rgb
 
 
 @pytest.fixture(scope="session")
@@ -103,22 +102,6 @@ def test_another_writing_is_found_and_the_repair_gives_the_boxes_that_were_meant
     copy = repair(found, tmp_path / "copy").out
     mended = json.loads((copy / "annotations" / "instances_train.json").read_text())["annotations"]
     np.testing.assert_allclose([one["bbox"] for one in mended], meant, atol=1e-3)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_corners_turn_with_the_picture(orientation):
-    grey = np.zeros((40, 60), np.uint8)
-    grey[5:12, 20:50] = 255
-    stored = Image.fromarray(grey)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.info["exif"] = exif.tobytes()
-    stored.format = "PNG"
-    stored.getexif()[0x0112] = orientation
-    upright = np.asarray(upright_rgb(stored))[..., 0] > 128
-    rows, columns = np.flatnonzero(upright.any(1)), np.flatnonzero(upright.any(0))
-    expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    assert turned(np.array([20, 5, 50, 12]), (60, 40), orientation).tolist() == expected
 
 
 def grey_of(picture):

@@ -260,6 +260,7 @@ def test_missing_unreadable_and_swapped_pictures_are_told_and_survived(tmp_path)
     damaged.write_bytes(damaged.read_bytes()[:3000])
     images[2]["width"], images[2]["height"] = 600, 800
     images[3]["width"] = 444
+    images[4]["width"], images[4]["height"] = 1600, 1200
     made["train"]["annotations"][0]["image_id"] = 31337
     save_train(folder, made)
     result = resize(folder, tmp_path / "out", progress=False)
@@ -268,13 +269,29 @@ def test_missing_unreadable_and_swapped_pictures_are_told_and_survived(tmp_path)
         "left out, picture missing": [images[0]["file_name"]],
         "left out, picture unreadable": [images[1]["file_name"]],
         "width and height were swapped in the list": [images[2]["file_name"]],
-        "the list told another size": [images[3]["file_name"]],
+        "left out, image of another size than the list gives": [images[3]["file_name"]],
+        "boxes scaled to the size of the image, which was resized before": [images[4]["file_name"]],
         "boxes left out, their image is not listed": told["boxes left out, their image is not listed"],
     }
     assert json.loads((tmp_path / "out/objects365_report.json").read_text())["result"]["counts"] == result.counts
     train = written(tmp_path / "out", "zhiyuan_objv2_{}_resized.json")["train"]
-    assert [(image["width"], image["height"]) for image in train["images"]] == [(640, 480)] * 3
+    assert [(image["width"], image["height"]) for image in train["images"]] == [(640, 480)] * 2
+    halved = [box for box in train["annotations"] if box["image_id"] == images[4]["id"]]
+    assert halved and all(box["bbox"] == pytest.approx(np.array([1.5, 2.25, 10.125, 5]) * 0.4) for box in halved)
     assert {box["image_id"] for box in train["annotations"]} == {image["id"] for image in train["images"]}
+
+
+def test_pictures_are_found_where_the_archives_unpack_them(tmp_path):
+    folder, made = large_pictures(tmp_path, [(800, 600)] * 3)
+    names = [image["file_name"] for image in made["train"]["images"]]
+    patched = [name for name in names if "/patch" in name]
+    for name in patched:
+        (folder / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        target = folder / "train" / "/".join(name.split("/")[-2:])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "train" / name).rename(target)
+    result = resize(folder, tmp_path / "out", progress=False)
+    assert patched and result.images["train"] == len(names) and not result.counts
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])

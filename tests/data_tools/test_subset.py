@@ -25,12 +25,12 @@ QUIET = {"progress": False}
 
 def data_set(folder, rows, names=("a", "b", "c"), splits=("train",)):
     """`rows`: file name → classes of its boxes; record keys beyond COCO's must survive."""
-    for split in splits:
+    for k, split in enumerate(splits):
         images, boxes = [], []
         for i, (name, labels) in enumerate(rows.items()):
             path = folder / "images" / split / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (40, 30), i % 256).save(path)
+            Image.new("L", (40, 30), (i + 100 * k) % 256).save(path)
             images.append({"id": 5 * i, "file_name": name, "width": 40, "height": 30, "video": i // 4, "note": f"n{i}"})
             for label in labels:
                 boxes.append({"id": len(boxes) + 7, "image_id": 5 * i, "category_id": 10 * label, "iscrowd": 0,
@@ -177,7 +177,7 @@ def test_filter_by_class_size_and_number_of_boxes(tmp_path):
     assert [box["category_id"] for box in found["annotations"]] == [10, 20, 20, 20]
     with pytest.raises(DataError, match="no class 'dog'; there are a, b, c"):
         filter_data(source, tmp_path / "3", categories=["dog"], **QUIET)
-    with pytest.raises(DataError, match="no picture is left of train"):
+    with pytest.raises(DataError, match="no image is left of train"):
         filter_data(source, tmp_path / "3", min_boxes=9, **QUIET)
 
 
@@ -358,8 +358,8 @@ ODD_NAMES = ["C:\\Users\\me\\photos\\a.png", "photos\\b.png", "/home/me/photos/c
 def of_another_machine(folder):
     """Pictures in `photos` (one deeper), one annotation file beside it, names as another machine wrote them."""
     (folder / "photos/sub").mkdir(parents=True)
-    for name in ("a.png", "b.png", "c.png", "sub/d.png", "e.png"):
-        Image.new("L", (40, 30)).save(folder / "photos" / name)
+    for i, name in enumerate(("a.png", "b.png", "c.png", "sub/d.png", "e.png")):
+        Image.new("L", (40, 30), i).save(folder / "photos" / name)
     images = [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(ODD_NAMES)]
     boxes = [{"id": i, "image_id": i, "category_id": 3, "bbox": [1, 2, 4, 2]} for i in range(5)]
     text = json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "größer"}]})
@@ -371,7 +371,7 @@ def test_file_names_of_another_machine_are_found_in_the_folder_that_is_named(tmp
     file, photos = of_another_machine(tmp_path)
     with caplog.at_level("INFO"):
         split_data(file, tmp_path / "out", val=0.4, images=photos, **QUIET)
-    assert "first folders left off 4 file names, as 'C:" in caplog.text
+    assert "4 images found under another name than the file gives, as 'C:" in caplog.text
     names = [image["file_name"] for split in ("train", "val") for image in content(tmp_path / "out", split)["images"]]
     assert sorted(names) == ["a.png", "b.png", "c.png", "e.png", "sub/d.png"]
     for split in ("train", "val"):
@@ -379,3 +379,53 @@ def test_file_names_of_another_machine_are_found_in_the_folder_that_is_named(tmp
     (photos / "a.png").unlink()
     with pytest.raises(DataError, match=r"file name 'C:/Users/me/photos/a\.png' leaves the data folder"):
         split_data(file, tmp_path / "again", val=0.4, images=photos, **QUIET)
+
+
+def test_an_image_is_not_given_to_the_record_of_another_folder(tmp_path):
+    """cam2/0.png is not at hand: its boxes are not laid on the image of cam1, by whatever part of the name."""
+    images = [{"id": i, "file_name": f"cam{i}/0.png", "width": 40, "height": 30} for i in (1, 2)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 4, 2]} for i in (1, 2)]
+    (tmp_path / "all.json").write_text(
+        json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]})
+    )
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (40, 30)).save(tmp_path / "photos" / "0.png")
+    with pytest.raises(DataError, match=r"'cam2/0\.png' is not in .*other records begin with 'cam1'"):
+        split_data(tmp_path / "all.json", tmp_path / "out", val=0.5, images=tmp_path / "photos", **QUIET)
+
+
+def test_a_split_of_any_name_is_kept(tmp_path):
+    source = data_set(tmp_path / "set", many(12), splits=("train", "val", "Night 3"))
+    told = subset_data(source, tmp_path / "out", count=6, of=["Training"], **QUIET)
+    assert "Night 3 12 images" in told and len(content(tmp_path / "out", "Night 3")["images"]) == 12
+    shutil.rmtree(source / "images" / "Night 3")
+    with pytest.raises(DataError, match=r"instances_Night 3\.json: there is no folder"):
+        subset_data(source, tmp_path / "again", count=6, **QUIET)
+
+
+def test_copies_of_one_image_stay_in_one_part(tmp_path):
+    source = data_set(tmp_path / "set", many(12))
+    names = [source / "images" / "train" / name for name in many(12)]
+    for name in names[1:6]:
+        shutil.copy(names[0], name)
+    split_data(source, tmp_path / "out", val=0.5, **QUIET)
+    parts = [{image["file_name"] for image in content(tmp_path / "out", part)["images"]} for part in ("train", "val")]
+    copies = {name.name for name in names[:6]}
+    assert len(parts[0]) == len(parts[1]) == 6 and copies in parts
+    for name in names[6:]:
+        shutil.copy(names[0], name)
+    told = split_data(source, tmp_path / "again", val=0.5, **QUIET)
+    assert "6 images are copies of one in another part" in told
+
+
+def test_an_image_of_two_folders_is_merged_into_one_split(tmp_path):
+    one, two = data_set(tmp_path / "1", many(13)), data_set(tmp_path / "2", many(12), splits=("val",))
+    told = merge_data([one, two], tmp_path / "out", **QUIET)
+    assert "train 1 images" in told and "left out 12 (the same image is in val)" in told
+    assert len(content(tmp_path / "out", "train")["annotations"]) == len(many(13)["cam1_012.png"])
+
+
+def test_nothing_left_is_exit_code_1(tmp_path, capsys):
+    source = data_set(tmp_path / "set", many(12), splits=("train", "val"))
+    assert main(["data", "filter", str(source), str(tmp_path / "out"), "--min-side", "1000"]) == 1
+    assert "no box is left of train. Ask for less." in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,70 @@ def test_memory_that_is_taken_is_seen():
         pytest.skip("this system does not tell a process's peak of memory")
     block = mmap.mmap(-1, 40_000_000)  # new pages in any case; numpy may get some that were freed before
     np.frombuffer(block, np.uint8)[:] = 1
-    assert peak.megabytes() > 30
+    megabytes, counts = peak.megabytes()
+    assert megabytes > 30 and counts == "growth of the process"
+
+
+class FakeCuda:
+    """A machine with two GPUs on which only torch's allocations can be counted."""
+
+    taken = (100 << 20, 300 << 20)
+
+    def __getattr__(self, name: str):
+        return lambda *_: None
+
+    def is_available(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 2
+
+    def memory_allocated(self, number: int) -> int:
+        return 60 << 20
+
+    def max_memory_allocated(self, number: int) -> int:
+        return self.taken[number]
+
+
+def test_memory_on_a_gpu_is_torchs_own_or_nobody_counts_it(monkeypatch):
+    monkeypatch.setattr("torch.cuda", FakeCuda())
+    peak = Peak("auto")
+    assert peak.megabytes("torch", "cuda") == (40, "allocated by torch on the GPU")
+    assert peak.megabytes("torch", "cuda:1") == (240, "allocated by torch on the GPU")
+    for backend, device in (("onnxruntime", "cuda"), ("tensorrt", "cuda:0"), ("openvino", "gpu")):
+        assert peak.megabytes(backend, device) == (None, "")
+    assert Peak("cpu").megabytes("torch", "cuda") == (None, "")
+
+
+def test_the_device_in_the_report_is_the_one_that_was_measured(monkeypatch):
+    def on_a_gpu(*_, **__) -> Backend:
+        return replace(sleeper(1), device="cuda:0")
+
+    described = []
+    monkeypatch.setattr("dfine_lib.deploy.bench.open_backend", on_a_gpu)
+    monkeypatch.setattr("dfine_lib.deploy.timing.Predictor", type("P", (), {"of": lambda backend: Streams()}))
+    monkeypatch.setattr("dfine_lib.train.run_folder.describe_device", lambda device: described.append(device) or "GPU")
+    report = bench(["pico"], device="auto", seconds=0.05).to_dict()
+    assert [str(device) for device in described] == ["cuda:0"] and report["device"] == "GPU"
+    assert report["devices"] == ["cuda:0"] and report["latencies"][0]["device"] == "cuda:0"
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path, capsys):
+    for file in photographs():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(photographs()[0].read_bytes()[:3000])
+    (tmp_path / "notes.txt").touch()
+    words = ["bench", "pico", "--images", tmp_path, "--seconds", "0.05", "--image-size", "64", "--device", "cpu"]
+    assert cli.main([*map(str, words), "--json", str(tmp_path / "bench.json")]) == 0
+    assert "4 files found: 2 taken, 2 left out (" in capsys.readouterr().out
+    files = json.loads((tmp_path / "bench.json").read_text())["ledger"]["files"]
+    assert files["left_out"] == {"not an image by the ending of its name": 1, "unreadable": 1}
+    backend = sleeper(0)
+    assert authors_latency(backend, tmp_path, runs=5) >= 0
+    for file in photographs():
+        (tmp_path / file.name).write_bytes(b"")
+    with pytest.raises(SourceError, match=r"no image that can be read: .*\(unreadable: 3"):
+        authors_latency(backend, tmp_path, runs=5)
 
 
 def test_a_report_has_both_tables_the_machine_and_a_figure(tmp_path, capsys, exported):

@@ -175,6 +175,7 @@ def test_a_file_without_metadata_runs_as_the_authors_do(exported, tmp_path, back
     predictor = Predictor(bare, backend=backend)
     (found,) = predictor(photographs[0], score=0.0)
     assert predictor.class_names == COCO and "taken for the 80 of COCO" in caplog.text
+    assert predictor.backend.category_ids[:12] == (*range(1, 12), 13) and predictor.backend.category_ids[-1] == 90
     assert same_objects(found, predictors["edges"](photographs[0], score=0.0)[0], 0.3) == []
     assert Predictor(bare, backend=backend, class_names=NAMES)(photographs[0])[0].names[0] in NAMES
 
@@ -266,7 +267,7 @@ def test_one_damaged_picture_among_many_is_left_out_and_named(predictors, tmp_pa
     assert len(predictor.skipped) == 1 and "b.png" in caplog.text
     with pytest.raises(SourceError, match=r"b\.png: not a picture"):
         predictor(tmp_path / "b.png")
-    with pytest.raises(SourceError, match="none of the 2 pictures"):
+    with pytest.raises(SourceError, match="none of the 2 images"):
         predictor([tmp_path / "b.png", tmp_path / "nothing.png"])
 
 

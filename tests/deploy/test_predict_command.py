@@ -39,10 +39,11 @@ def test_a_folder_becomes_pictures_and_json(folder, tmp_path, capsys):
     out, file = tmp_path / "out", tmp_path / "new" / "found.json"
     assert dfine(folder, "--weights", WEIGHTS, "--out", out, "--json", file, "--score", "0.3") == 0
     said = capsys.readouterr().out
-    assert said.startswith("2 images, ") and "1 could not be read" in said and str(file) in said
-    assert sorted(p.name for p in out.iterdir()) == ["a.jpg", "b.gif.png"]
+    assert said.startswith("3 images, ") and str(file) in said
+    assert "4 files found: 3 taken, 1 left out (unreadable: 1)" in said
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["a.jpg", "b.gif.png", "deep/a.jpg"]
     records = json.loads(file.read_text())
-    assert [r["image"] for r in records] == ["a.jpg", "b.gif"]
+    assert [r["image"] for r in records] == ["a.jpg", "b.gif", "deep/a.jpg"]
     (found,) = Predictor(WEIGHTS, device="cpu")(folder / "a.jpg", score=0.3)
     assert records[0] == found.to_dict() and len(found) > 0
     assert all(d["score"] >= 0.3 for r in records for d in r["detections"])
@@ -61,8 +62,9 @@ def test_nothing_found_is_told_with_the_way_out(folder, capfd, caplog):
     assert "Nothing is as sure as --score 0.99; a lower one" in caplog.text
 
 
-def test_sub_folders_stay_apart(folder, tmp_path):
-    assert dfine(f"{folder}/**/*.jpg", "--weights", WEIGHTS, "--out", tmp_path / "out") == 0
+@pytest.mark.parametrize("source", ["", "/**/*.jpg"])
+def test_sub_folders_stay_apart(folder, tmp_path, source):
+    assert dfine(f"{folder}{source}", "--weights", WEIGHTS, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out" / "a.jpg").is_file() and (tmp_path / "out" / "deep" / "a.jpg").is_file()
 
 

@@ -54,7 +54,14 @@ def test_json_reads_back_as_it_was():
     assert (about["image"], about["width"], about["height"], about["frame"], about["time_s"]) == (
         "grey.png", 60, 40, 3, 0.12
     )  # fmt: skip
-    assert about["detections"][0] == {"label": 1, "name": "dog", "score": 0.9, "box_xyxy": [10, 5, 30, 25]}
+    assert about["detections"][0] == {
+        "label": 1, "category_id": 3, "name": "dog", "score": 0.9, "box_xyxy": [10, 5, 30, 25]
+    }  # fmt: skip
+
+
+def test_a_class_without_a_category_id_has_none_rather_than_its_label():
+    assert [one["category_id"] for one in prediction(category_ids=()).to_dict()["detections"]] == [None, None]
+    assert [one["category_id"] for one in prediction(category_ids=(7,)).to_dict()["detections"]] == [None, 7]
     assert json.loads(prediction().above(0.95).to_json())["detections"] == []
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
 import sys
 import threading
+import time
 import types
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from dfine_lib.deploy.backends import Backend
+from dfine_lib.deploy.predict import Predictor
 from dfine_lib.deploy.sources import SourceError, VideoSource
 from dfine_lib.deploy.video import VideoReader, VideoWriter
+from dfine_lib.evaluate.postprocess import Detections
 
 av = pytest.importorskip("av")
 FRAMES, RATE = 20, 10
@@ -155,17 +161,98 @@ def test_a_video_that_was_held_sideways_is_turned_upright(video, tmp_path):
     assert frame.image[0, 10, 40] > 180 > frame.image[0, 10, 10]  # red: top left becomes top right
 
 
-def test_a_stream_is_read_from_its_address(video):
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(video.parent))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        source = VideoSource(f"http://127.0.0.1:{server.server_port}/grey.mp4")
-        assert source.live and len(list(VideoReader(source))) == FRAMES
+class Server:
+    """A folder at an address, without a log; at `/endless.ts` a stream that goes on and on."""
+
+    def __init__(self, folder: Path, endless: bytes = b"") -> None:
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_) -> None: ...
+
+            def do_GET(self) -> None:
+                if self.path != "/endless.ts":
+                    return super().do_GET()
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):  # until nobody reads on
+                    while True:
+                        self.wfile.write(endless)
+                        time.sleep(0.02)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_a_video_is_read_from_its_address(video):
+    with Server(video.parent) as address:
+        assert len(list(VideoReader(VideoSource(f"{address}/grey.mp4")))) == FRAMES
         with pytest.raises(SourceError, match="cannot be opened"):
-            VideoReader(VideoSource(f"http://127.0.0.1:{server.server_port}/none.mp4"))
-    finally:
-        server.shutdown()
+            VideoReader(VideoSource(f"{address}/none.mp4"))
+
+
+def slow_detector() -> Predictor:
+    """Finds nothing, and takes longer over a frame than reading it does."""
+
+    def answer(images: np.ndarray, sizes: np.ndarray):
+        time.sleep(0.02)
+        nothing = torch.zeros(0)
+        return [Detections(nothing.long(), nothing.reshape(0, 4), nothing)] * len(images), None
+
+    return Predictor.of(Backend("torch", None, (32, 32), ("dot",), (1,), None, "cpu", answer))
+
+
+def test_of_a_video_at_an_address_no_frame_is_dropped_however_slow_the_detector(video):
+    predictor = slow_detector()
+    with Server(video.parent) as address:
+        assert [found.frame for found in predictor(f"{address}/grey.mp4?key=1")] == list(range(FRAMES))
+        assert predictor.ledger.to_dict() == {"frames": {"found": FRAMES, "taken": FRAMES, "left_out": {}}}
+
+
+def test_of_a_stream_frames_that_came_too_fast_are_left_out_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", fake_opencv(200))
+    predictor = slow_detector()
+    with pytest.raises(SourceError, match="has no end"):
+        predictor(0)
+    taken = [found.frame for found in predictor.stream(0)]
+    frames = predictor.ledger.to_dict()["frames"]
+    assert frames["found"] == 200 and frames["taken"] == len(taken) < 200
+    assert frames["left_out"] == {"came faster than they were looked at": 200 - len(taken)}
+
+
+def test_what_ends_is_told_from_what_is_live(tmp_path):
+    with av.open(str(tmp_path / "part.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(FRAMES):
+            pixels = np.full((48, 64, 3), shade(number), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\npart.ts\n"
+    (tmp_path / "live.m3u8").write_text(playlist)
+    (tmp_path / "whole.m3u8").write_text(playlist + "#EXT-X-ENDLIST\n")
+    with Server(tmp_path, (tmp_path / "part.ts").read_bytes()) as address:
+        for name, live in (("part.ts", False), ("whole.m3u8", False), ("live.m3u8", True), ("endless.ts", True)):
+            reader = VideoReader(VideoSource(f"{address}/{name}"))
+            assert reader.live == live, name
+            assert live or len(list(reader)) == FRAMES
+            reader.close()
+
+
+def test_frames_that_a_damaged_video_lacks_are_in_the_ledger(tmp_path):
+    write_video(tmp_path / "big.mp4", frames=60, size=(64, 96))
+    content = with_index_first(tmp_path / "big.mp4", tmp_path / "cut.mp4")
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 8 // 10])
+    predictor = slow_detector()
+    taken = len(predictor(tmp_path / "cut.mp4"))
+    frames = predictor.ledger.to_dict()["frames"]
+    assert 0 < taken < 58
+    assert frames == {"found": 60, "taken": taken, "left_out": {"missing or damaged": 60 - taken}}
 
 
 def fake_opencv(frames: int) -> types.ModuleType:

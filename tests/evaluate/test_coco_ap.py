@@ -203,6 +203,76 @@ def test_a_crowd_region_swallows_detections_and_is_no_object_itself():
     assert score(truth, {1: [*in_the_crowd, (0, (10, 10, 40, 40), 0.9)]}).ap == 1.0
 
 
+@pytest.mark.parametrize("mark", [{"difficult": 1}, {"ignore": 1}, {"ignore": True}, {"difficult": "1"}])
+def test_a_marked_object_is_neither_missed_nor_are_detections_on_it_false(mark, caplog):
+    caplog.set_level("INFO")
+    truth = ground_truth([(1, 1, (10, 10, 40, 40)), (1, 1, (200, 200, 100, 100), mark)])
+    good, on_it = (0, (10, 10, 40, 40), 0.9), (0, (200, 200, 100, 100), 0.95)
+    again, inside = (0, (202, 200, 100, 100), 0.94), (0, (200, 200, 40, 40), 0.96)
+    assert score(truth, {1: [good]}).ap == 1.0
+    assert score(truth, {1: [good, on_it, again]}).ap == 1.0  # VOC: however many
+    assert score(truth, {1: [good, inside]}).ap == pytest.approx(0.5)  # no crowd: IoU decides, not the common part
+    said = "1 objects marked ignore or difficult are ignored in the evaluation"
+    assert sum(said in record.getMessage() for record in caplog.records) == 3
+
+
+@pytest.mark.parametrize("mark", [{"difficult": 0}, {"ignore": False}, {"difficult": None}, {"ignore": "0"}])
+def test_a_mark_that_is_not_set_marks_nothing(mark, caplog):
+    caplog.set_level("INFO")
+    truth = ground_truth([(1, 1, (10, 10, 40, 40), mark)])
+    assert score(truth, {1: []}).ap == 0.0 and not caplog.records
+
+
+def test_a_file_of_ignored_objects_alone_has_no_ap_and_says_so(caplog):
+    truth = ground_truth([(1, 1, (10, 10, 40, 40), {"difficult": 1}), (1, 1, (90, 10, 40, 40), {"iscrowd": 1})])
+    metrics = score(truth, {1: [(0, (10, 10, 40, 40), 0.9), (0, (300, 300, 40, 40), 0.8)]})
+    assert all(math.isnan(v) for v in numbers(metrics))
+    assert "no boxes that count, so there is no AP to measure on it" in caplog.text
+
+
+class _WithIgnored(COCOeval):
+    """pycocotools, which overwrites `ignore` by `iscrowd`; here it is kept."""
+
+    def _prepare(self):
+        super()._prepare()
+        for one in (one for group in self._gts.values() for one in group):
+            one["ignore"] = int(one["iscrowd"] or one.get("difficult", 0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(placed, st.randoms(use_true_random=False))
+def test_with_one_detection_an_object_difficult_ones_count_as_in_pycocotools_with_its_ignore_kept(rows, random):
+    rows = [(i, c, b, {"difficult": int(random.random() < 0.4)}) for i, c, b in rows]
+    truth, found = ground_truth(rows, ((1, "a"), (2, "b"), (3, "c")), images=(1, 2, 3, 4)), defaultdict(list)
+    apart = {(image, category): box for image, category, box, _ in rows}  # one of each class: it cannot take another's
+    truth["annotations"] = [
+        a for a in truth["annotations"] if apart[a["image_id"], a["category_id"]] == tuple(a["bbox"])
+    ]
+    for (image, category), (x, y, w, h) in apart.items():
+        moved = (x + random.uniform(-0.3, 0.3) * w, y + random.uniform(-0.3, 0.3) * h, w, h)
+        found[image].append((category - 1, moved, random.random()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(by_pycocotools.__globals__, "COCOeval", _WithIgnored)
+        want = by_pycocotools(truth, found, [1, 2, 3])
+    np.testing.assert_allclose(numbers(score(truth, found, [1, 2, 3])), want, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(placed, placed, st.randoms(use_true_random=False))
+def test_difficult_objects_far_from_all_others_change_nothing_found_or_not(rows, more, random):
+    found = defaultdict(list)
+    for image, category, (x, y, w, h) in rows:
+        found[image].append((category - 1, (x + random.uniform(-0.5, 0.5) * w, y, w, h), random.random()))
+    names = ((1, "a"), (2, "b"), (3, "c"))
+    plain = numbers(score(ground_truth(rows, names, images=(1, 2, 3, 4)), found, [1, 2, 3]))
+    far = [(i, c, (x + 5000, y, w, h), {"difficult": 1}) for i, c, (x, y, w, h) in more]
+    for image, category, box, _ in far:
+        found[image] += [(category - 1, box, random.random())] * random.randrange(3)
+    with_far = numbers(score(ground_truth([*rows, *far], names, images=(1, 2, 3, 4)), found, [1, 2, 3]))
+    few = [NUMBERS.index("ar_1"), NUMBERS.index("ar_10")]  # of the surest one or ten, some are spent on ignored objects
+    np.testing.assert_allclose(np.delete(with_far, few), np.delete(plain, few), rtol=0, atol=1e-12)
+
+
 def test_an_annotation_id_of_zero_counts():
     """pycocotools takes an object with id 0 for never found; home-made files often count from 0."""
     truth = ground_truth([(1, 1, (10, 10, 40, 40))])

@@ -89,13 +89,14 @@ def columns(file: dict, results: dict) -> tuple[Objects, Found]:
     """The same for ours, boxes with the very numbers that pycocotools gets."""
     places = {image: place for place, image in enumerate(sorted(IMAGES))}
     annotations = file["annotations"]
+    iscrowd = np.array([a["iscrowd"] for a in annotations], bool)
     objects = Objects(
         np.array([places[a["image_id"]] for a in annotations], np.int64),
         np.array([CATEGORIES.index(a["category_id"]) for a in annotations], np.int64),
         np.array([a["bbox"] for a in annotations]).reshape(-1, 4),
         np.array([a["area"] for a in annotations], np.float64),
-        np.array([a["iscrowd"] for a in annotations], bool),
-    )
+        iscrowd, iscrowd,
+    )  # fmt: skip
     parts = [(np.full(len(r[0]), places[image], np.int32), *r) for image, r in sorted(results.items())]
     return objects, Found(*map(np.concatenate, zip(*parts, strict=True)))
 
@@ -107,7 +108,7 @@ def test_a_detection_takes_the_counted_object_before_one_that_overlaps_more():
     """Sides 31 and 34: the object of 34 px is no small one, but the better fit for what is found."""
     objects = Objects(
         np.zeros(2, np.int64), np.zeros(2, np.int64), np.array([[0.0, 0, 31, 31], [0, 0, 34, 34]]),
-        np.array([31.0**2, 34.0**2]), np.zeros(2, bool),
+        np.array([31.0**2, 34.0**2]), np.zeros(2, bool), np.zeros(2, bool),
     )  # fmt: skip
     found = Found(np.zeros(1, np.int32), np.zeros(1, np.int32), np.array([[0.0, 0, 34, 34]]), np.array([0.9]))
     result = match(objects, np.zeros(2, np.int64), found, np.zeros(1, np.int64))
@@ -128,12 +129,12 @@ def test_rank_counts_within_each_group():
     assert rank_in_group(np.zeros(0, np.int64)).tolist() == []
 
 
-def test_areas_include_both_their_ends_and_crowds_never_count():
+def test_areas_include_both_their_ends_and_what_is_ignored_never_counts():
     objects = Objects(
-        np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros((3, 4)), np.array([1024.0, 9216, 1024]),
-        np.array([False, False, True]),
+        np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros((4, 4)), np.array([1024.0, 9216, 1024, 1024]),
+        np.array([False, False, True, False]), np.array([False, False, True, True]),
     )  # fmt: skip
-    assert counted(objects).tolist() == [[True, True, True, False], [True, False, True, True], [False] * 4]
+    assert counted(objects).tolist() == [[True, True, True, False], [True, False, True, True], [False] * 4, [False] * 4]
     square = Found(np.zeros(1, np.int32), np.zeros(1, np.int32), np.array([[8.0, 8, 40, 40]]), np.ones(1))
     assert outside(square).tolist() == [[False, False, False, True]]
 

@@ -27,10 +27,17 @@ BOX = [0, 0, 10, 10]  # xywh, what most examples below are about
 
 
 def evaluator(truths, found, categories=(1, 2), images=(1,)) -> CocoEvaluator:
-    """`truths`: (image id, category id, xywh, crowd); `found`: (image id, category id, xywh, score)."""
+    """`truths`: (image id, category id, xywh, crowd or "difficult"); `found`: (image id, category id, xywh, score)."""
     annotations = [
-        {"id": n, "image_id": i, "category_id": c, "bbox": list(box), "iscrowd": int(any(crowd))}
-        for n, (i, c, box, *crowd) in enumerate(truths, start=1)
+        {
+            "id": n,
+            "image_id": i,
+            "category_id": c,
+            "bbox": list(box),
+            "iscrowd": int(mark == [True]),
+            "difficult": int(mark == ["difficult"]),
+        }
+        for n, (i, c, box, *mark) in enumerate(truths, start=1)
     ]
     file = {"images": [{"id": i} for i in images], "annotations": annotations}
     result = CocoEvaluator(file | {"categories": [{"id": c, "name": f"class {c}"} for c in categories]})
@@ -110,6 +117,18 @@ def test_of_two_badly_placed_boxes_on_one_object_the_surer_is_mended_and_the_oth
     breakdown = error_breakdown(by_image([(1, 1, BOX)], found, categories=(1,)))
     assert (breakdown.ap, breakdown.counts["localisation"]) == (0, 2)
     assert breakdown.gains["localisation"] == pytest.approx(1)
+
+
+def test_a_difficult_object_is_no_object_and_what_is_found_on_it_is_ignored():
+    truths = [(1, 1, BOX, "difficult"), (1, 1, [200, 0, 10, 10])]
+    found = [(1, 1, BOX, 0.9), (1, 1, [0, 0, 10, 8], 0.8), (1, 2, BOX, 0.7), (1, 1, [0, 0, 3, 3], 0.6)]
+    found.append((1, 1, [200, 0, 10, 10], 0.5))
+    assert kinds(truths, found) == ["ignored", "ignored", "background", "background", "right"]
+    breakdown = error_breakdown(by_image(truths, found[:2] + found[-1:]))
+    assert breakdown.ap == 1.0 and breakdown.counts == dict.fromkeys(KINDS, 0)
+    assert confusion_matrix(by_image(truths, found[:2] + found[-1:]), 2).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert worst_images(by_image(truths, found[:2] + found[-1:])) == []
+    assert [one.missed for one in worst_images(by_image(truths, []))] == [1]
 
 
 def test_a_crowd_swallows_detections_of_its_class_and_is_no_object():

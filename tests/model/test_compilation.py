@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from dataclasses import replace
 
 import pytest
 import torch
 from published import as_targets, filled
+from torch import nn
 from torch.testing import assert_close
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
 from dfine_lib.criterion import build_criterion
-from dfine_lib.model.compilation import compile_model, is_compiled, or_eager
+from dfine_lib.model.compilation import compile_model, is_compiled
 
 TINY = replace(
     SIZES["pico"], encoder_dim=32, encoder_feedforward=32, hidden_dim=32, feedforward=32, num_queries=10,
@@ -48,6 +50,12 @@ def gradients(model: DFINE, counts: list[int]) -> tuple[dict[str, torch.Tensor],
     return losses, [torch.zeros(1) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
+def agree(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    """Up to rounding: padded denoising queries change the order of sums."""
+    actual, expected = (torch.cat([g.flatten() for g in each]) for each in (actual, expected))
+    return bool((actual - expected).norm() < 1e-5 * expected.norm())
+
+
 @pytest.fixture(autouse=True)
 def nothing_compiled_before():
     torch._dynamo.reset()
@@ -61,8 +69,7 @@ def test_compiled_and_padded_a_step_has_the_same_losses_and_gradients():
         losses, expected = gradients(plain, counts)
         found, actual = gradients(compiled, counts)
         assert_close(found, losses, rtol=1e-5, atol=1e-6)
-        actual, expected = (torch.cat([g.flatten() for g in each]) for each in (actual, expected))
-        assert (actual - expected).norm() < 1e-5 * expected.norm()
+        assert agree(actual, expected)
     assert is_compiled(compiled) and not is_compiled(plain)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
@@ -77,8 +84,9 @@ def test_other_numbers_of_boxes_and_sizes_that_were_seen_compile_nothing_anew():
             for counts in ([2, 2], [1, 0], [4, 3], [3, 1]):
                 model(pictures(side), as_targets(counts, 3))
         model(pictures(), as_targets([0, 0], 3))
-        with pytest.raises(RuntimeError):  # the check can fail: a size that was not seen
-            model(pictures(128), as_targets([1, 2], 3))
+        assert is_compiled(model)
+        model(pictures(128), as_targets([1, 2], 3))  # the check can fail: a size that was not seen
+        assert not is_compiled(model)
 
 
 def test_a_copy_is_compiled_and_runs_with_its_own_weights():
@@ -113,11 +121,67 @@ def test_where_compiling_fails_one_warning_says_why_and_the_step_is_taken_withou
     with caplog.at_level(logging.WARNING, logger="dfine_lib"):
         for counts in ([1, 2], [3, 1]):
             _, expected = gradients(plain, counts)
-            _, actual = or_eager(model, gradients, model, counts)
-            assert_close(actual, expected)
+            _, actual = gradients(model, counts)
+            assert agree(actual, expected)
     (record,) = [r for r in caplog.records if r.name.startswith("dfine_lib")]
     assert "torch.compile failed (no C++ compiler)" in record.message
     assert not is_compiled(model) and model.decoder.denoising_multiple == 0
+
+
+def failing(error: Exception, calls: range):
+    """A backend whose compiled graphs run, and then raise an error in those of their calls that are named."""
+    count = itertools.count()
+
+    def backend(graph, inputs):
+        def run(*arguments):
+            result = graph(*arguments)
+            if next(count) in calls:
+                raise error
+            return result
+
+        return run
+
+    return backend
+
+
+def only_backbone(backend: object) -> DFINE:
+    model = tiny()
+    compile_model(model, backend=backend)
+    del model.encoder.forward, model.decoder._refine
+    return model
+
+
+def test_running_statistics_move_once_where_a_graph_fails_after_it_has_moved_them(caplog):
+    plain, model = tiny(), only_backbone(failing(RuntimeError("a kernel failed"), range(1)))
+    for _ in range(2):
+        expected, actual = plain(pictures()), model(pictures())
+        assert_close(actual.pred_logits, expected.pred_logits)
+    assert not is_compiled(model) and "a kernel failed" in caplog.text
+    for (name, buffer), (_, other) in zip(plain.named_buffers(), model.named_buffers(), strict=True):
+        assert_close(other, buffer, msg=name)
+
+
+def test_an_error_of_what_has_run_before_is_none_of_the_compiler(caplog):
+    model = only_backbone(failing(RuntimeError("a device was lost"), range(1, 9)))
+    model(pictures())
+    with pytest.raises(RuntimeError, match="a device was lost"):
+        model(pictures())
+    assert is_compiled(model) and "torch.compile" not in caplog.text
+
+
+def test_memory_that_ran_out_is_raised_as_it_is(caplog):
+    model = only_backbone(failing(torch.cuda.OutOfMemoryError("out of memory"), range(1)))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        model(pictures())
+    assert is_compiled(model) and "torch.compile" not in caplog.text
+
+
+def test_nothing_is_run_twice_where_processes_exchange_statistics(caplog):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(tiny())
+    compile_model(model, backend=broken_backend)
+    with pytest.raises(Exception, match=r"no C\+\+ compiler"):
+        model(pictures())
+    assert "this goes on" not in caplog.text
 
 
 def test_a_python_that_torch_cannot_compile_is_told_at_once(monkeypatch, caplog):
@@ -135,5 +199,5 @@ def test_what_fails_either_way_is_raised_as_it_is_and_not_laid_on_the_compiler(c
     model = tiny()
     compile_model(model, backend="eager")
     with pytest.raises(ValueError, match="multiples of 32"):
-        or_eager(model, model, torch.rand(1, 3, 65, 64))
+        model(torch.rand(1, 3, 65, 64))
     assert not [r for r in caplog.records if r.name.startswith("dfine_lib")]

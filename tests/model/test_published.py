@@ -16,6 +16,7 @@ from dfine_lib import DFINE
 from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import SIZES
 from dfine_lib.model import published
+from dfine_lib.model.conversion import convert_weights
 from dfine_lib.model.published import PUBLISHED, DownloadError, described, fetch
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 
@@ -160,23 +161,30 @@ def test_an_authors_full_checkpoint_opens_by_itself(tmp_path):
     torch.save(content, tmp_path / "dfine_n_coco.pth")
     model = DFINE.from_pretrained(tmp_path / "dfine_n_coco.pth")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), averaged.state_dict().values()))
-    assert read_weights(tmp_path / "dfine_n_coco.pth").category_names == COCO
+    stored = read_weights(tmp_path / "dfine_n_coco.pth")
+    assert stored.category_names == COCO
+    ids = dict(zip(stored.category_names, stored.category_ids, strict=True))  # COCO's own, which have gaps
+    assert (ids["person"], ids["stop sign"], ids["tv"], ids["toothbrush"]) == (1, 13, 72, 90)
+    converted = convert_weights(tmp_path / "dfine_n_coco.pth", tmp_path / "own.safetensors")
+    assert read_weights(converted).category_ids == stored.category_ids
 
 
 def test_rows_of_objects365_are_its_ids_and_go_to_coco_by_the_authors_table(tmp_path):
     source = DFINE.from_recipe("n_coco", num_classes=366)
     torch.save({"model": source.state_dict()}, tmp_path / "dfine_n_obj365.pth")
     weights = read_weights(tmp_path / "dfine_n_obj365.pth")
-    assert weights.category_names[:3] == ("", *OBJECTS365[:2])
+    assert weights.category_names == OBJECTS365 and weights.category_ids == tuple(range(1, 366))
     model = DFINE.from_recipe("n_coco")
     rows = load_weights(model, weights, COCO)["rows"]
     assert rows["person"] == "Person" and rows["bowl"] == "Bowl/Basin"
     own, stored = model.decoder.enc_score_head.weight, source.decoder.enc_score_head.weight
     for label, place in enumerate(OBJECTS365_OF_COCO):
         assert torch.equal(own[label], stored[place + 1])
-    same = DFINE.from_recipe("n_coco", num_classes=366)
-    load_weights(same, weights, OBJECTS365)
-    assert torch.equal(same.decoder.enc_score_head.weight[:365], stored[1:])
+    same = DFINE.from_recipe("n_coco", num_classes=365)
+    assert load_weights(same, weights, OBJECTS365) == {}
+    assert torch.equal(same.decoder.enc_score_head.weight, stored[1:])
+    embedding = source.decoder.denoising_class_embed.weight
+    assert torch.equal(same.decoder.denoising_class_embed.weight, embedding[1:])  # its last row is for padding
 
 
 def test_classes_of_other_names_are_carried_over_by_a_map(tmp_path):

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from dfine_lib import DFINE, files
 from dfine_lib.config import SIZES, DataConfig
 from dfine_lib.files import write_atomically
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights, save_weights
+from dfine_lib.model.weights import Weights, WeightsError, load_weights, read_weights, save_weights
 
 TINY = replace(SIZES["pico"], encoder_dim=32, encoder_feedforward=64, hidden_dim=32, feedforward=64, num_queries=12)
 DATA = DataConfig(image_size=(96, 160), batch_size=2)
@@ -203,15 +203,95 @@ def test_the_same_classes_in_another_order_change_places(model, saved):
     assert torch.equal(other.state_dict()[bias], model.state_dict()[bias].flip(0))
 
 
-def test_another_number_of_unnamed_classes_starts_fresh(model, saved):
-    other = tiny(num_classes=7, seed=2)
+def unnamed(saved: Path) -> Weights:
+    return replace(read_weights(saved), category_names=(), category_ids=())
+
+
+@pytest.mark.parametrize("number", [2, 4, 7])
+def test_another_number_of_unnamed_classes_starts_fresh_and_says_so_with_both_numbers(model, saved, number, caplog):
+    other, names = tiny(num_classes=number, seed=2), tuple("abcdefg")[:number]
     fresh = {key: value.clone() for key, value in other.state_dict().items()}
-    assert load_weights(other, replace(read_weights(saved), category_names=()), tuple("abcdefg")) == {
-        "rows": dict.fromkeys("abcdefg")
-    }
+    assert load_weights(other, unnamed(saved), names) == {"rows": dict.fromkeys(names)}
     now = other.state_dict()
     assert torch.equal(now["decoder.enc_score_head.weight"], fresh["decoder.enc_score_head.weight"])
     assert torch.equal(now["backbone.stem.stem1.conv.weight"], model.state_dict()["backbone.stem.stem1.conv.weight"])
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and f"3 class rows for {number} classes, so none is carried over" in told[0]
+    assert "dfine weights" in told[0] and "--names" in told[0]
+
+
+def test_as_many_unnamed_classes_are_taken_in_their_order_which_is_logged_once_and_returned(model, saved, caplog):
+    other = tiny(seed=2)
+    assert load_weights(other, unnamed(saved), ("owl", "dog", "cat")) == {"rows": {"owl": 0, "dog": 1, "cat": 2}}
+    assert same(other.state_dict(), model.state_dict())
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "its 3 class rows are taken in their order, row 0 for 'owl'" in told and str(saved) in told
+
+
+def test_unnamed_rows_can_be_told_by_their_numbers(model, saved):
+    other = tiny(num_classes=2, seed=2)
+    assert load_weights(other, unnamed(saved), ("owl", "1"), {"owl": "2"}) == {"rows": {"owl": 2, "1": None}}
+    bias = "decoder.enc_score_head.bias"
+    assert other.state_dict()[bias][0] == model.state_dict()[bias][2]
+    with pytest.raises(WeightsError, match="the file has no class names, and no row '3'; it has 0, 1, 2"):
+        load_weights(tiny(num_classes=2), unnamed(saved), ("owl", "dog"), {"owl": "3"})
+
+
+def test_a_model_of_another_number_of_classes_without_names_is_refused_and_stays_as_it_was(saved):
+    other = tiny(num_classes=4, seed=2)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(WeightsError, match="3 class rows, for a model with 4 whose classes are not named"):
+        load_weights(other, read_weights(saved))
+    assert same(other.state_dict(), before)
+
+
+def test_a_name_that_two_rows_have_is_refused_with_the_way_out(saved):
+    weights = replace(read_weights(saved), category_names=("cat", "cat", "owl"))
+    assert load_weights(tiny(num_classes=1), weights, ("owl",)) == {"rows": {"owl": "owl"}}
+    with pytest.raises(WeightsError, match=r"more than one class row is named 'cat'.*--names"):
+        load_weights(tiny(num_classes=2), weights, ("owl", "cat"))
+
+
+def noted(file: Path, model: DFINE, **about: object) -> Weights:
+    """Read back what was written with these notes."""
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(state, file, {"dfine": json.dumps({"model": asdict(model.config)} | about)})
+    return read_weights(file)
+
+
+def test_a_row_without_a_name_is_left_out_where_the_file_is_read(model, tmp_path):
+    weights = noted(tmp_path / "w.safetensors", model, category_names=["cat", "", "owl"], category_ids=[4, 90])
+    assert (weights.category_names, weights.category_ids, weights.model.num_classes) == (("cat", "owl"), (4, 90), 2)
+    opened, source = DFINE.from_pretrained(tmp_path / "w.safetensors").state_dict(), model.state_dict()
+    for key, value in opened.items():
+        rows = [0, 2] if any(entry in key for entry in CLASS_ENTRIES) else slice(None)
+        rows = [0, 2, 3] if "denoising_class_embed" in key else rows  # the last is for padding
+        assert torch.equal(value, source[key][rows] if source[key].ndim else source[key])
+    whole = read_weights(tmp_path / "w.safetensors", unnamed_rows=True)
+    assert whole.category_names == ("cat", "", "owl") and same(whole.state_dict, source)
+
+
+def test_names_of_another_number_and_placeholders_name_nothing(model, tmp_path, caplog):
+    assert (
+        noted(tmp_path / "a.safetensors", model, category_names=[f"LABEL_{i}" for i in range(3)]).category_names == ()
+    )
+    assert not caplog.records
+    assert noted(tmp_path / "b.safetensors", model, category_names=["cat", "dog"]).category_names == ()
+    assert "has 3 class rows and 2 class names, so the names are not used" in caplog.records[0].getMessage()
+
+
+def test_366_rows_of_another_file_name_are_said_to_be_taken_for_objects365(tmp_path, caplog):
+    state = tiny(num_classes=366).state_dict()
+    for name, times in (("dfine_s_obj365.pth", 0), ("best.pth", 1)):
+        torch.save({"model": state}, tmp_path / name)
+        assert read_weights(tmp_path / name).category_names[0] == "Person"
+        assert sum("taken for Objects365" in record.getMessage() for record in caplog.records) == times
+
+
+def test_saving_refuses_names_of_another_number_than_there_are_class_rows(model, tmp_path):
+    with pytest.raises(ValueError, match="2 class names and 0 category ids, for 3 classes"):
+        save_weights(tmp_path / "w.safetensors", model, data=DATA, category_names=("a", "b"), category_ids=())
+    assert files_in(tmp_path) == []
 
 
 def test_loading_changes_neither_the_file_nor_what_was_read(model, saved):

@@ -4,13 +4,14 @@ carry a recipe to another batch, image size or length."""
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from dfine_lib.config import SIZES, Recipe, TrainConfig
+from dfine_lib.config import SIZES, DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.recipes import (
     RECIPES,
     adapted_to_length,
@@ -363,3 +364,39 @@ def test_faithful_and_switched_off_recipes_are_left_alone():
 def test_a_run_without_steps_is_refused():
     with pytest.raises(ValueError, match="at least 1 step"):
         adapted_to_length(get_recipe("l_coco"), 0)
+
+
+# ---- ranges ----------------------------------------------------------------------------------------------------------
+
+NUMBERS = [
+    (config, f.name, kinds & {"int", "float"})
+    for config in (ModelConfig, LossConfig, DataConfig, TrainConfig)
+    for f in fields(config)
+    if (kinds := set(re.findall(r"\w+", f.type))) & {"int", "float"}
+]
+
+
+@pytest.mark.parametrize(("config", "name", "kinds"), NUMBERS, ids=[f"{c.__name__}.{name}" for c, name, _ in NUMBERS])
+def test_a_number_out_of_range_is_refused_with_field_and_value(config, name, kinds):
+    """Whatever the field: a number below 0 and, where fractions are allowed, one that is none mean nothing."""
+    whole, default = -1, getattr(config(), name)
+    for bad in [whole, *([math.nan, -0.5] if "float" in kinds else [])]:
+        value = (bad, *default[1:]) if isinstance(default, tuple) else bad
+        with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(str(bad))}"):
+            config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "bad"),
+    [
+        (ModelConfig, "reg_max", 5), (ModelConfig, "reg_max", 2), (ModelConfig, "up", 0.0),
+        (ModelConfig, "num_heads", 0), (ModelConfig, "reg_scale", math.inf), (ModelConfig, "label_noise_ratio", 1.5),
+        (LossConfig, "temperature", 0.0), (LossConfig, "cost_alpha", 1.01), (DataConfig, "base_size_repeat", 0),
+        (DataConfig, "flip", 2.0), (TrainConfig, "betas", (0.9, 1.0)), (TrainConfig, "flat_fraction", 1.5),
+        (TrainConfig, "ema_restart_decay", 1.0), (TrainConfig, "final_lr_fraction", 1.1),
+        (TrainConfig, "lr", math.inf), (TrainConfig, "lr", 0.0),
+    ],
+)  # fmt: skip
+def test_the_ends_of_the_ranges(config, name, bad):
+    with pytest.raises(ValueError, match=f"^{name} .*{re.escape(str(bad))}"):
+        config(**{name: bad})

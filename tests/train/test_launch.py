@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dfine_lib.files import write_atomically
+from dfine_lib.train import launch
 from dfine_lib.train.launch import TrainingFailed, _NewRows, launch_training, start_training, training_command
 
 
@@ -70,6 +73,27 @@ def test_an_interrupt_leaves_no_process(tmp_path, monkeypatch):
     monkeypatch.undo()
     deadline = time.monotonic() + 10
     pids = json.loads((tmp_path / "pids").read_text())
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+
+
+def test_a_run_that_ends_at_the_interrupt_is_sent_nothing_more_but_what_outlived_it_is_killed(tmp_path, monkeypatch):
+    child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"
+    program = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True)
+    pids = (process.pid, int(process.stdout.readline()))
+    sent, killpg = [], os.killpg
+    monkeypatch.setattr(launch.os, "killpg", lambda group, number: (sent.append(number), killpg(group, number)))
+    launch._stop(process)
+    assert sent == [signal.SIGINT, signal.SIGKILL] and process.returncode is not None
+    deadline = time.monotonic() + 10
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, pids))

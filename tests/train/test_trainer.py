@@ -290,7 +290,8 @@ def test_a_batch_of_the_recipe_s_own_is_lowered_for_a_small_set_and_a_chosen_one
     index = read_coco(*find_split(data_folder, "train"))  # 8 images
     recipe = changed(get_recipe("n_custom"), {"data.image_size": 64})
     assert fitted_to_data(recipe, index).data.batch_size == 8
-    assert fitted_to_data(changed(recipe, {"data.batch_size": 100}), index).data.batch_size == 100
+    for chosen in (100, 128):  # 128 is the recipe's own
+        assert fitted_to_data(changed(recipe, {"data.batch_size": chosen}), index).data.batch_size == chosen
     assert fitted_to_data(changed(recipe, {"train.faithful": True}), index).data.batch_size == 128
 
 
@@ -491,3 +492,20 @@ def test_fine_tuning_takes_the_rows_that_are_named_and_is_another_run_with_other
         train(short, other, tmp_path / "run2", rows={"pole": "pillar"}, **how)
     with pytest.raises(ValueError, match="name the weights too"):
         train(short, other, tmp_path / "run3", rows={"pole": "bar"})
+
+
+def test_a_step_that_has_moved_the_weights_is_not_taken_again_for_a_compiler(
+    small_recipe, data_folder, tmp_path, monkeypatch
+):
+    """Whatever fails after the update has nothing to do with compiling, and a second update would be a wrong one."""
+    updates = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: updates.append(1))
+
+    def fails(self, model):
+        raise RuntimeError("after the update")
+
+    monkeypatch.setattr(trainer.ModelEMA, "update", fails)
+    monkeypatch.setattr(trainer, "compile_model", lambda model: compile_model(model, backend="eager"))
+    with pytest.raises(RuntimeError, match="after the update"):
+        train(changed(small_recipe, {"train.compile": True}), data_folder, tmp_path / "run")
+    assert updates == [1]

@@ -15,7 +15,7 @@ def one_image(labels=(0, 1), scores=(0.9, 0.8)) -> ImageBoxes:
     boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 60, 20]], dtype=float)
     found = boxes[: len(labels)]
     crowd = np.array([False, False, True])
-    return ImageBoxes(7, np.array([0, 0, 1]), boxes, crowd, np.array(labels), found, np.array(scores))
+    return ImageBoxes(7, np.array([0, 0, 1]), boxes, crowd, crowd, np.array(labels), found, np.array(scores))
 
 
 def test_errors_by_kind_draws_a_bar_for_each_kind_and_both_sides_and_tells_the_gains():
@@ -89,7 +89,7 @@ def test_of_many_wrong_detections_the_surest_twelve_have_words_and_all_are_drawn
     boxes = np.array([[0, 0, 10, 10]] * 30, dtype=float)
     nobody = np.zeros(0, int)
     image = ImageBoxes(
-        1, nobody, np.zeros((0, 4)), nobody.astype(bool), np.zeros(30, int), boxes, np.linspace(0.9, 0.5, 30)
+        1, nobody, np.zeros((0, 4)), *[nobody.astype(bool)] * 2, np.zeros(30, int), boxes, np.linspace(0.9, 0.5, 30)
     )
     axes = viz.mistakes([np.zeros((40, 60, 3))], [image], ["cat"], score=0.4).axes[0]
     assert len(axes.patches) == 30

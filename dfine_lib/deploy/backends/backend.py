@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.postprocess import Detections
 
 PUBLISHED_HW = (640, 640)  # the input of the published models, where weights say nothing
 
 
-class BackendError(ValueError):
+class BackendError(DfineError):
     """A file that cannot be run, or not by the backend asked for; the message says what would."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeDistributions:
     """Where the four edges (left, top, right, bottom) of K boxes may be.
 
@@ -30,7 +31,7 @@ class EdgeDistributions:
     positions_px: Tensor  # float32 [K, 4, N + 1], place of each bin in pixels of the original image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backend:
     """A detector ready to run, whatever runs it."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfine_lib.categories import COCO
+from dfine_lib.categories import COCO, COCO_IDS
 from dfine_lib.deploy.backends.backend import Backend, BackendError
 from dfine_lib.deploy.backends.exported import (
     Opened,
@@ -72,12 +72,12 @@ def open_backend(
     opened = _OPEN[name](source, device)
     about = opened.about
     image_hw, batch = input_size(source, opened.image_shape, about, image_size)
-    names = file_names(about) or tuple(class_names)
+    names, ids = file_names(about) or tuple(class_names), file_category_ids(about)
     if not names and "image_size" not in about:  # made elsewhere: the published files are of COCO's classes
         log.warning(
             "%s: says nothing of its classes; taken for the 80 of COCO. Give their names if they are not.", source
         )
-        names = COCO
+        names, ids = COCO, COCO_IDS
 
     def ready(opened: Opened) -> Backend:
         def answer(images: np.ndarray, sizes: np.ndarray) -> tuple[list[Detections], None]:
@@ -85,7 +85,6 @@ def open_backend(
             return (raw_detections(*values, sizes, top_k) if opened.raw else as_detections(*values)), None
 
         shared = functools.cache(lambda: ready(opened.shared())) if opened.shared is not None else None
-        ids = file_category_ids(about)
         return Backend(name, source, image_hw, names, ids, batch, opened.device, answer, about, shared)
 
     return ready(opened)

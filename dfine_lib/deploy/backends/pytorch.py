@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,13 @@ from dfine_lib.config import DataConfig
 from dfine_lib.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
 from dfine_lib.deploy.graph import GraphModel, graph_form
 from dfine_lib.evaluate.postprocess import Detections, postprocess
+from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.train.device import pick_device
+
+log = logging.getLogger(__name__)
 
 
 def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend:
@@ -33,6 +37,8 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
         load_weights(model, weights)
         path, names, ids = weights.path, weights.category_names or tuple(class_names), weights.category_ids
         own_hw = weights.data.image_hw if weights.data else None
+        if not names:
+            log.info("%s: names no classes; labels are the numbers of its class rows. %s", path, how_to_name(path))
     image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own_hw or PUBLISHED_HW
     running = copy.deepcopy(model).eval().requires_grad_(False) if edges else FixedSides(graph_form(model, image_hw))
     running.to(where, memory_format=torch.channels_last)

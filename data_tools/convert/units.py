@@ -1,0 +1,52 @@
+"""Whether boxes said to be in pixels are in pixels: the rule of training and of the doctor, one record at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from dfine_lib.data.plausible import TINY_IMAGE_PX
+
+PERCENT = 400  # pixels; boxes that all end within 100 on images this large may be percentages
+Numbers = tuple[float, float, float, float]  # left, top, width, height
+
+
+class Units:
+    """What the boxes of a split say about their unit; see `dfine_lib.data.plausible.written_as_fractions`."""
+
+    def __init__(self) -> None:
+        self.boxes = self.within = 0  # boxes, and those of images that hold nothing but fractions
+        self.images = 0  # such images of two boxes or more
+        self.first = ""  # where the first of these images is described
+        self.farthest, self.least, self.smallest = -math.inf, math.inf, math.inf  # edge, number, side of an image
+
+    def add(self, boxes: Iterable[Numbers], size: tuple[int, int], location: str) -> None:
+        """Take the boxes of one image into account, as the source writes them."""
+        boxes = list(boxes)
+        if not boxes:
+            return
+        self.boxes += len(boxes)
+        farthest = max(max(left + width, top + height, left, top) for left, top, width, height in boxes)
+        self.farthest, self.smallest = max(self.farthest, farthest), min(self.smallest, *size)
+        self.least = min(self.least, *map(min, boxes))
+        if farthest > 2 or min(size) <= TINY_IMAGE_PX:
+            return
+        numbers = [number for box in boxes for number in box]
+        if min(numbers) >= 0 and max(numbers) <= 1 and any(number % 1 for number in numbers):
+            self.within += len(boxes)
+            if len(boxes) > 1:
+                self.images += 1
+                self.first = self.first or location
+
+    def all_fractions(self) -> bool:
+        """Whether these are fractions of the image; also where all of them lie in the first pixel."""
+        first_pixel = self.least >= 0 and 0 < self.farthest <= 1 and self.smallest > TINY_IMAGE_PX
+        return 2 * self.within > self.boxes or first_pixel
+
+    def some_fractions(self) -> bool:
+        """Whether some images have fractions among others that have pixels."""
+        return self.images > 0
+
+    def perhaps_percent(self) -> bool:
+        """Whether all boxes end within 100 pixels of large images."""
+        return self.farthest <= 100 and self.smallest >= PERCENT
