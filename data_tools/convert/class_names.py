@@ -28,6 +28,11 @@ def names_of_lines(file: Path, root: Path, follow_links: bool) -> list[str]:
         rows.pop()
     first: dict[str, int] = {}
     for line, row in enumerate(rows, 1):
+        if row.startswith("#"):  # the line counts as a class: all numbers after it depend on that
+            raise DataError(
+                f"{file}, line {line}: {row[:60]!r} is a class by its position. If it is a comment, remove the line; "
+                "if it is a class, give it another name."
+            )
         if row and first.setdefault(text(row, f"{file}, line {line}", "a class name"), line) != line:
             raise DataError(f"{file}, line {line}: class {row[:60]!r} is in line {first[row]} already. Rename one.")
     if not first:

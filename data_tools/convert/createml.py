@@ -11,8 +11,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.json_stream import list_records
+from data_tools.convert.json_kinds import kind_of
+from data_tools.convert.json_stream import first_character, list_records, read_small
 from data_tools.convert.records import Box, ImageRecord, Source, annotation_file, files_below, number, text
+from data_tools.convert.report import NothingLeft
 from data_tools.convert.splits import split_of_file, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -26,9 +28,10 @@ def read_createml(source: Path, split: str, *, follow_links: bool = False, ledge
     """One JSON file, or a folder with one; or folders train/, valid/ … with one each."""
     root = source if source.is_dir() else source.parent
     files = list(files_below(source, (".json",))) if source.is_dir() else [source]
-    lists = [file for file in files if len(files) == 1 or _is_list(annotation_file(file, root, follow_links))]
+    lists = [file for file in files if _is_list(annotation_file(file, root, follow_links))]
     if not lists:
-        raise DataError(f"{source}: no CreateML file (.json with a list of images) here.")
+        other = _other_kind(files[0], root, follow_links) if files else ""
+        raise NothingLeft(f"{source}: no CreateML file (.json with a list of images) here.{other}")
     splits: dict[str, Path] = {}
     for file in lists:
         name = split_of_file(file.relative_to(root)) or split
@@ -48,13 +51,20 @@ def read_createml(source: Path, split: str, *, follow_links: bool = False, ledge
 
 
 def _is_list(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    return first_character(file) == "["
+
+
+def _other_kind(file: Path, root: Path, follow_links: bool) -> str:
+    """What a JSON file is that is no list, as a sentence."""
+    kind = kind_of(read_small(file, root, follow_links=follow_links))
+    return f" {file} is something else: {kind or 'no list'}."
 
 
 def _records(file: Path, root: Path, split: str, follow_links: bool) -> Iterator[ImageRecord]:
     for i, record in list_records(annotation_file(file, root, follow_links)):
         location = f"{file}, record {i}"
+        if i == 0 and (kind := kind_of([record])) and "CreateML" not in kind:
+            raise NothingLeft(f"{file}: no CreateML file, but something else: {kind}.")
         if not isinstance(record, dict):
             raise DataError(f"{location}: expected an object with {IMAGE[0]!r} and a list {BOXES[0]!r}.")
         name = text(_value(record, IMAGE, location), location, f"{IMAGE[0]!r}")

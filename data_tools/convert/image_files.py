@@ -58,7 +58,7 @@ class ImageFiles:
         self.linked_folders: list[str] = []
         self.folders: set[str] = {""}
         self._scan()
-        self.expected = self.named or bool(self.files) or bool(self.not_opened)
+        self.expected = self.named or bool(self.files or self.not_opened or self.linked_folders)
         self._by_name: dict[str, list[str]] = {}
         self._by_form: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}

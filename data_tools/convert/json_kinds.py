@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 # Keys that tell a kind, of the object or of the first element of the list; what it is; the way out.
 _OBJECTS: tuple[tuple[set[str], str, str], ...] = (
@@ -12,6 +13,7 @@ _OBJECTS: tuple[tuple[set[str], str, str], ...] = (
     ({"objects", "size"}, "Supervisely's own format", "Export it as COCO"),
     ({"asset", "regions"}, "VoTT's own format", "Export it as CSV or VOC, and say --from csv or --from voc"),
     ({"assets", "visitedAssets"}, "a project of VoTT", "Export it as CSV or VOC, and say --from csv or --from voc"),
+    ({"images", "annotations", "categories"}, "COCO", "Say --from coco"),
     ({"type", "features"}, "GeoJSON, in coordinates of a map", "Export it as COCO, in pixels"),
     ({"ledger", "listed"}, "the report of a conversion", ""),
     ({"sources", "splits"}, "a report of `dfine data`", ""),
@@ -22,6 +24,7 @@ _LISTS: tuple[tuple[set[str], str, str], ...] = (
     ({"image", "annotations"}, "CreateML", "Say --from createml"),
     ({"imagefilename", "annotation"}, "CreateML", "Say --from createml"),
     ({"annotations", "data"}, "Label Studio's own format", "Export it there as COCO, YOLO or VOC"),
+    ({"image", "label", "annotator"}, "Label Studio's short form", "Export it there as COCO, YOLO or VOC"),
     ({"data", "completions"}, "Label Studio's own format", "Export it there as COCO, YOLO or VOC"),
     ({"name", "labels"}, "BDD100K's own format", "Export it as COCO"),
     ({"data_row"}, "Labelbox's own format", "Export it as COCO"),
@@ -50,8 +53,23 @@ def kind_of_object(keys: Iterable[str], inside: Iterable[str] = ()) -> tuple[str
 
 def kind_of_list(keys: Iterable[str] | None) -> tuple[str, str]:
     """The same for a list whose first element has these keys; None where it is no object."""
-    found = list(keys or ())
-    for marks, kind, way_out in _LISTS:
-        if marks <= set(found):
-            return kind, way_out
-    return "a list, not the object that a COCO file is", ""
+    return _known_list(keys or ()) or ("a list, not the object that a COCO file is", "")
+
+
+def kind_of(content: Any) -> str:
+    """What a JSON file holds, with the way out, in a few words; "" where it is not known."""
+    found = None
+    if isinstance(content, dict):
+        inside = next((value for value in content.values() if isinstance(value, dict)), {})
+        found = kind_of_object(content, inside)
+    elif isinstance(content, list) and content and isinstance(content[0], dict):
+        found = _known_list(content[0])
+    if found is None:
+        return ""
+    kind, way_out = found
+    return f"{kind} ({way_out[:1].lower()}{way_out[1:]})" if way_out else kind
+
+
+def _known_list(keys: Iterable[str]) -> tuple[str, str] | None:
+    found = set(keys)
+    return next(((kind, way_out) for marks, kind, way_out in _LISTS if marks <= found), None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.annotation_files import KIND, Entry, ImagePlaces, annotation_files, entries
+from data_tools.convert.json_kinds import kind_of
 from data_tools.convert.json_stream import read_small
 from data_tools.convert.records import (
     TURNED,
@@ -24,6 +25,7 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
+from data_tools.convert.report import NothingLeft
 from data_tools.convert.splits import in_order, split_of_folders, train_last
 from dfine_lib.data.images import DataError
 from dfine_lib.data.ledger import Ledger
@@ -55,9 +57,11 @@ def _records(
     for entry in train_last(found, attrgetter("split")):
         content = read_small(entry.file, root, follow_links=follow_links)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            other = kind_of(content)
+            kind = f"no LabelMe file: {other}" if other else "no LabelMe file (no list 'shapes')"
             if alone:
-                raise DataError(f"{entry.file}: no list 'shapes'; is it LabelMe? (one COCO file: --from coco)")
-            ledger.left_out(KIND, "no LabelMe file (no list 'shapes')", entry.file)
+                raise NothingLeft(f"{entry.file}: {kind}.")
+            ledger.left_out(KIND, kind, entry.file)
             continue
         ledger.taken(KIND)
         yield _record(entry, content, places, join_groups, ledger)

@@ -17,7 +17,7 @@ class Units:
     def __init__(self) -> None:
         self.boxes = self.within = 0  # boxes, and those of images that hold nothing but fractions
         self.images = 0  # such images of two boxes or more
-        self.first = ""  # where the first of these images is described
+        self.first = self.alone = ""  # where the first of these images is described; the first, of one box or more
         self.farthest, self.least, self.smallest = -math.inf, math.inf, math.inf  # edge, number, side of an image
 
     def add(self, boxes: Iterable[Numbers], size: tuple[int, int], location: str) -> None:
@@ -34,6 +34,7 @@ class Units:
         numbers = [number for box in boxes for number in box]
         if min(numbers) >= 0 and max(numbers) <= 1 and any(number % 1 for number in numbers):
             self.within += len(boxes)
+            self.alone = self.alone or location
             if len(boxes) > 1:
                 self.images += 1
                 self.first = self.first or location
@@ -47,6 +48,10 @@ class Units:
         """Whether some images have fractions among others that have pixels."""
         return self.images > 0
 
+    def perhaps_fractions(self) -> bool:
+        """Whether an image has nothing but one box that lies in its first pixel."""
+        return self.within > 0
+
     def perhaps_percent(self) -> bool:
         """Whether all boxes end within 100 pixels of large images."""
-        return self.farthest <= 100 and self.smallest >= PERCENT
+        return self.boxes > 0 and self.farthest <= 100 and self.smallest >= PERCENT

@@ -282,6 +282,11 @@ class Conversion:
                     f"those of others do not: fractions of the image among pixels (the first: {units.first}). Correct "
                     "these images; in a data folder `dfine doctor DATA --fix OUT` does."
                 )
+            if units.perhaps_fractions():
+                self.report.remark(
+                    f"{units.within:,} boxes of {split} lie within 0..1, alone in their images, others do not: are "
+                    f"they fractions? Look at {units.alone}"
+                )
             if units.perhaps_percent():
                 self.report.remark(f"all boxes of {split} end within 100 pixels: are they percentages? Look at some")
 

@@ -10,6 +10,7 @@ images, the label files say which images there are.
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 
@@ -60,17 +61,26 @@ def read_yolo(
     splits = Splits(files, settings, images is None and bool(files.images), ledger, remarks)
     found = splits.named() or splits.by_folders(split)
     if not any(found.values()) and not settings.entries:
-        raise DataError(f"{source}: no YOLO label files and no images here.")
+        if (two := next(iter(files.shared.items()), None)) is not None:
+            raise NothingLeft(
+                f"{source}: no image is left: {two[0]} would be the label file of {' and of '.join(two[1][:2])}. "
+                "Rename the images so that each has a label file of its own, or remove one of the two."
+            )
+        raise NothingLeft(f"{source}: no YOLO label files and no images here.")
     found = _one_split_each(found, splits.keys, ledger, remarks, root)
     taken = {item.label for items in found.values() for item in items if item.label is not None}
     _count_labels(files, taken, found, source, ledger, remarks)
     rows = YoloRows(root, settings, names, lambda: sorted(taken), remarks, follow_links)
-    records = (
-        _record(name, item, rows, root, splits.with_images) for name, items in train_last(found.items(), itemgetter(0))
-        for item in items
-    )  # fmt: skip
     categories = [Category(name) for name in names if name]
+    records = _records(found, rows, root, splits.with_images)
     return Source(root, records, tuple(found), categories, sum(map(len, found.values())), remarks)
+
+
+def _records(found: dict[str, list[Item]], rows: YoloRows, root: Path, with_images: bool) -> Iterator[ImageRecord]:
+    for split, items in train_last(found.items(), itemgetter(0)):
+        for item in items:
+            yield _record(split, item, rows, root, with_images)
+    rows.check_writing()
 
 
 def _record(split: str, item: Item, rows: YoloRows, root: Path, with_images: bool) -> ImageRecord:

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from data_tools.convert.image_files import walk
 from data_tools.convert.records import decoded, readable
@@ -88,7 +89,7 @@ class YoloFiles:
         self._pair_otherwise([path for path in self.texts if path not in owners])
 
     def _pair_otherwise(self, labels: list[str]) -> None:
-        """Pair names that differ in case or accents (another disk), or that keep the ending: p1.jpg.txt."""
+        """Pair names that differ in case, accents or URL-encoding, or that keep the ending: p1.jpg.txt."""
         by_form: dict[str, list[str]] = {}
         for label in labels:
             by_form.setdefault(_form(label[:-4]), []).append(label)
@@ -278,7 +279,7 @@ def _folders_folded(path: str) -> str:
 
 
 def _form(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
+    return unicodedata.normalize("NFC", unquote(path)).casefold()
 
 
 def _is_number(field: str) -> bool:

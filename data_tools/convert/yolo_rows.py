@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
+from data_tools.box_writing import fits, is_written_as
 from data_tools.convert.records import Box, around, decoded, number, readable
 from data_tools.convert.yolo_settings import Settings
 from dfine_lib.data.images import DataError
@@ -23,6 +26,9 @@ NEARLY_ALL = 0.95
 FEW = 0.5  # of the outlines of small objects, as many look like a box with landmarks by chance
 FARTHEST = 2.0  # sides of the image; numbers beyond are pixels or percentages
 _CONFIDENCE, _LANDMARKS, _OUTLINES = "confidence", "landmarks", "outlines"
+# Four numbers to left, top, width, height: of centre and sides, and of corners.
+_FROM_CENTRE = [[1, 0, 0, 0], [0, 1, 0, 0], [-0.5, 0, 1, 0], [0, -0.5, 0, 1]]
+_FROM_CORNERS = [[1, 0, -1, 0], [0, 1, 0, -1], [0, 0, 1, 0], [0, 0, 0, 1]]
 _REMARKS = {
     _CONFIDENCE: "rows have a sixth number, a confidence: left off",
     _LANDMARKS: "rows are a box with landmarks behind: the landmarks are left off",
@@ -47,6 +53,7 @@ class YoloRows:
     ):  # fmt: skip
         self.root, self.settings, self.names, self.labels = root, settings, names, labels
         self.remarks, self.follow_links = remarks, follow_links
+        self._written: list[list[float]] = []  # boxes as they are written
 
     def boxes(self, label: str) -> list[Box]:
         """The boxes of a label file, as fractions of the image.
@@ -74,7 +81,25 @@ class YoloRows:
             return around(zip(values[::2], values[1::2]), name, location)
         x, y, width, height = values[:4]
         _check_fractions(values[:4], location)
+        if len(self._written) < MOST_EVIDENCE:
+            self._written.append(values[:4])
         return Box(x - width / 2, y - height / 2, width, height, name, location=location)
+
+    def check_writing(self) -> None:
+        """Refuse corners, by all boxes that were read.
+
+        Raises:
+            DataError: read as a centre and sides many boxes stick out of their images, and as corners they do not.
+        """
+        if not self._written:
+            return
+        found, size = 1000 * np.array(self._written), np.full((len(self._written), 2), 1000.0)
+        plain, as_corners = (fits(found @ np.array(kind), size) for kind in (_FROM_CENTRE, _FROM_CORNERS))
+        if is_written_as("boxes_as_corners", plain, as_corners):
+            raise DataError(
+                f"{self.root}: the rows are class, left, top, right, bottom: read so all boxes fit into their images, "
+                "and as YOLO's class, centre x, centre y, width, height many do not. Export them again as YOLO."
+            )
 
     def _name(self, field: str, location: str) -> str:
         label = number(field, location, "the class")
@@ -113,7 +138,7 @@ class YoloRows:
                 "boxes? Say task: segment there."
             )
             if count == 6:
-                way_out = "Predictions with a score? Remove the last column."
+                way_out = "Predictions with a score? Remove its column."
             raise DataError(
                 f"{location}: {count} numbers; a box has 5 (class cx cy w h), and the rows of this source do not show "
                 f"what the others are. {way_out}"
@@ -171,7 +196,8 @@ def decide(rows: list[list[float]], boxes: int) -> str | None:
     """
     counts = {len(row) for row in rows}
     if counts == {5}:
-        return _CONFIDENCE if not boxes and all(0 <= row[4] <= 1 for row in rows) else None
+        last = not boxes and all(0 <= row[4] <= 1 for row in rows) and _most(_encloses(row, []) for row in rows)
+        return _CONFIDENCE if last else None
     if len(counts) > 1:  # landmarks are as many in every row
         return _OUTLINES if all(n % 2 == 0 for n in counts) and _most(map(_may_be_outline, rows)) else None
     count = counts.pop() if counts else 0

@@ -10,8 +10,10 @@ from PIL import Image
 from data_tools.convert.image_files import DEEPER, OTHER_FORM, SHORTER, ImageFiles
 from data_tools.convert.image_headers import read_header
 from data_tools.convert.records import ImageRecord
+from data_tools.convert.report import NothingLeft
 from data_tools.convert.same_images import SameImages
 from dfine_lib.data.images import DataError
+from tests.data_tools.small_sets import converted, picture, voc, write
 
 
 def folder(root, *names):
@@ -135,6 +137,15 @@ def test_linked_folders_are_entered_only_when_that_is_asked_for_and_once(tmp_pat
     assert list(files.files) == ["b.jpg"] and files.linked_folders == ["again", "link"]
     files = images(tmp_path / "set", follow_links=True)
     assert sorted(files.files) == ["b.jpg", "link/a.jpg"] and not files.linked_folders
+
+
+def test_images_that_only_a_linked_folder_holds_are_no_reason_to_write_annotations_alone(tmp_path):
+    picture(tmp_path / "far" / "a.jpg")
+    write(tmp_path / "set" / "a.xml", voc("a.jpg", ("x", 1, 1, 50, 50, "")))
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "far")
+    with pytest.raises(NothingLeft, match=r"image missing.*--follow-links enters them"):
+        converted(tmp_path / "set", tmp_path / "out", "voc")
+    assert converted(tmp_path / "set", tmp_path / "out", "voc", follow_links=True)[0].images == {"train": 1}
 
 
 def test_what_no_record_took_is_listed(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_tools.convert.conversion import convert
-from data_tools.convert.report import Options
+from data_tools.convert.report import NothingLeft, Options
 from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
 from tests.data_tools.small_sets import converted, picture, write
@@ -250,3 +250,18 @@ def test_crowdhuman_without_its_list_of_ground_truth_is_refused_and_two_files_of
     refused(tmp_path / "set", tmp_path / "out", "crowdhuman", "several .odgt files of one split.*Give one")
     result, found, _ = converted(file, tmp_path / "out", "crowdhuman")
     assert found == {"a.jpg": [("person", 1, 2, 3, 4)]} and result.left_out("records") == {"image missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"images": [], "annotations": [], "categories": []}, r"COCO \(say --from coco\)"),
+        ({"size": {}, "objects": []}, "Supervisely"), ([{"data": {}, "annotations": []}], "Label Studio"),
+        ([{"name": "a.jpg", "labels": []}], "BDD100K"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_tool_read_as_createml_is_named(tmp_path, content, what):
+    file = write(tmp_path / "set" / "a.json", content)
+    for source in (file, file.parent):
+        with pytest.raises(NothingLeft, match=what):
+            convert(source, tmp_path / "out", read="createml", options=Options(progress=False))

@@ -232,6 +232,21 @@ def test_images_of_one_name_and_two_endings_share_a_label_file_and_are_left_out(
     assert result.left_out("records") == {"image shares its label file with one of another ending": 2}
 
 
+def test_a_set_of_nothing_but_images_that_share_a_label_file_is_refused_with_their_names(tmp_path):
+    labelled(tmp_path / "set", "images/a.jpg")
+    picture(tmp_path / "set" / "images" / "a.png")
+    message = refused(tmp_path / "set", tmp_path / "out", "no image is left", NothingLeft, categories="x")
+    assert all(path in message for path in ("labels/a.txt", "images/a.jpg", "images/a.png"))
+
+
+def test_a_label_file_whose_name_is_url_encoded_belongs_to_its_image(tmp_path):
+    picture(tmp_path / "set" / "images" / "my photo (1).jpg")
+    write(tmp_path / "set" / "labels" / "my%20photo%20%281%29.txt", ROW)
+    result, found, _ = converted(tmp_path / "set", tmp_path / "out", "yolo", categories="x")
+    assert found == {"my photo (1).jpg": [BOX]} and not result.left_out("annotation files")
+    assert any(text.startswith("1 label files have the name of their image in another form") for text in result.remarks)
+
+
 def test_a_set_without_any_label_file_is_refused_with_the_folders_that_hold_some(tmp_path):
     labelled(tmp_path / "set", "images/train/a.jpg", labels="labels_yolo")
     message = refused(tmp_path / "set", tmp_path / "out", "not one of 1 images has a label file", NothingLeft,
@@ -429,7 +444,27 @@ def test_a_confidence_behind_every_box_is_left_off(tmp_path):
     boxes, remarks = in_rows(tmp_path, "0 0.5 0.5 0.5 0.5 0.91\n1 0.5 0.5 0.5 0.5 0.2\n")
     assert boxes == [(50, 25, 100, 50)] * 2 and "rows have a sixth number, a confidence: left off" in remarks
     write(tmp_path / "set" / "labels" / "a.txt", "0 0.5 0.5 0.5 0.5 17\n")  # the number of a track
-    refused(tmp_path / "set", tmp_path / "out2", "line 1: 6 numbers.*Remove the last column")
+    refused(tmp_path / "set", tmp_path / "out2", "line 1: 6 numbers.*Remove its column")
+
+
+def test_a_confidence_before_the_box_is_not_read_as_a_centre(tmp_path):
+    rows = "".join(f"0 0.9 {0.3 + i / 40} 0.6 0.5 0.2\n" for i in range(12))
+    labelled(tmp_path / "set", "images/a.jpg", row=rows)
+    refused(tmp_path / "set", tmp_path / "out", "line 1: 6 numbers.*Remove its column", categories="x")
+
+
+def test_corners_in_place_of_centre_and_sides_are_refused(tmp_path):
+    rows = "".join(f"0 {0.4 + i / 50} 0.5 {0.6 + i / 40} 0.9\n" for i in range(12))
+    labelled(tmp_path / "set", "images/a.jpg", row=rows)
+    refused(tmp_path / "set", tmp_path / "out", "class, left, top, right, bottom", categories="x")
+
+
+def test_a_line_of_the_class_list_that_looks_like_a_comment_is_refused(tmp_path):
+    labelled(tmp_path / "set", "images/a.jpg")
+    file = write(tmp_path / "set" / "classes.txt", "# my classes\ncup\n")
+    refused(tmp_path / "set", tmp_path / "out", "classes.txt, line 1: '# my classes' is a class by its position")
+    file.write_text("cup\n")
+    assert converted(tmp_path / "set", tmp_path / "out", "yolo")[1] == {"a.jpg": [("cup", *BOX[1:])]}
 
 
 @pytest.mark.parametrize(
