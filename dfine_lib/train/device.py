@@ -16,9 +16,15 @@ log = logging.getLogger(__name__)
 def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
     """The device of that name; `auto` takes a GPU where there is one.
 
+    A GPU becomes the current one, so that nothing opens a context (half a gigabyte) on another: DataLoader's thread
+    that pins memory and TensorRT use the current GPU, whatever device tensors are on.
+
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         ranks: of several processes on a machine with GPUs, each takes its own.
+
+    Returns:
+        The device; a GPU always with its number.
 
     Raises:
         ValueError: no such device here, or not one for every process.
@@ -32,6 +38,10 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
         name = f"cuda:{ranks.local_rank}"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            if device.index is not None:
+                torch.cuda.set_device(device.index)
+            device = torch.device("cuda", torch.cuda.current_device())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} is not to be had here ({str(error).splitlines()[0]}); try cpu") from error

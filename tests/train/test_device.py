@@ -9,7 +9,7 @@ import torch
 
 from dfine_lib.config import TrainConfig
 from dfine_lib.train import device as devices
-from dfine_lib.train.device import has_bf16, set_backends, usable_precision
+from dfine_lib.train.device import has_bf16, pick_device, set_backends, usable_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
@@ -27,6 +27,18 @@ def test_bf16_where_there_is_none_is_told_and_replaced(monkeypatch, caplog, devi
     assert usable_precision(asked, device) == used
     said = [record.message for record in caplog.records]
     assert said == ([] if asked == used else [f"this one has no bf16 arithmetic: {used} is used instead"])
+
+
+@pytest.mark.parametrize(("asked", "number"), [("cuda:1", 1), ("cuda", 0), ("auto", 0)])
+def test_the_gpu_that_is_picked_is_the_current_one_before_anything_runs_on_it(monkeypatch, asked, number):
+    """Otherwise the thread that pins memory opens a context on the first GPU, whichever one trains."""
+    current, used = [0], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.__setitem__(0, device))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch, "empty", lambda *_, device: used.append((str(device), current[0])))
+    assert pick_device(asked) == torch.device("cuda", number)
+    assert used == [(f"cuda:{number}", number)]
 
 
 def test_bf16_that_a_gpu_only_imitates_does_not_count(monkeypatch):

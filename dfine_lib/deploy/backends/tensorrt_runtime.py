@@ -11,6 +11,7 @@ import torch
 
 from dfine_lib.deploy.backends.backend import BackendError
 from dfine_lib.deploy.backends.exported import RAW_OUTPUTS, Opened, signature
+from dfine_lib.train.device import pick_device
 
 
 def open_tensorrt(path: Path, device: str) -> Opened:
@@ -28,8 +29,7 @@ def open_tensorrt(path: Path, device: str) -> Opened:
         raise BackendError(f"device {device!r}: TensorRT runs on cuda.")
     if not torch.cuda.is_available():
         raise BackendError(f"{path}: an engine runs on an NVIDIA GPU, and torch finds none here.")
-    where = torch.device("cuda" if device == "auto" else device)
-    torch.cuda.set_device(where)
+    where = pick_device("cuda" if device == "auto" else device)  # the current GPU, which the engine is opened on
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         made = about.get("library", "another version of TensorRT, or for another GPU")
