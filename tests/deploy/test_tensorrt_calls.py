@@ -181,3 +181,31 @@ def test_an_engine_opens_on_the_card_that_was_asked_for(monkeypatch, tmp_path, a
     backend = open_backend(tmp_path / "x.engine", device=asked)
     assert backend.device == found and backend.image_hw == (64, 64)
     assert opened_on == [torch.device(found).index]
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    """`tensorrt` itself, which is another module than the installed one where that is `tensorrt_rtx`."""
+    flags, network = SimpleNamespace(TF32=None), SimpleNamespace(num_inputs=0, num_layers=0)
+    library = SimpleNamespace(__name__="tensorrt", __version__="10", Builder=Builder, BuilderFlag=flags)
+    monkeypatch.setattr(tensorrt_engine, "tensorrt_library", lambda name=None: library)
+    monkeypatch.setattr(tensorrt_engine, "_log", lambda trt: None)
+    monkeypatch.setattr(tensorrt_engine, "parse", lambda *_: (network, {}, None))
+
+
+@pytest.mark.parametrize("content", [None, b"measured here", b"other card"])
+def test_a_timing_cache_of_another_card_is_replaced_and_no_build_is_lost(tensorrt, tmp_path, caplog, content):
+    cache = tmp_path / "x.timing"
+    if content is not None:
+        cache.write_bytes(content)
+    built = tensorrt_engine.build_engine("x.onnx", tmp_path / "x.engine", timing_cache=cache)
+    assert built.file.read_bytes() == b"engine" and cache.read_bytes() == b"measured here"
+    assert [str(cache) in record.message for record in caplog.records] == [True] * (content == b"other card")
+
+
+def test_an_engine_is_written_before_its_timing_cache(tensorrt, monkeypatch, tmp_path):
+    """The build takes minutes, and must not be lost where the cache cannot be written."""
+    written: list[str] = []
+    monkeypatch.setattr(tensorrt_engine, "write_atomically", lambda path, content: written.append(path.name))
+    tensorrt_engine.build_engine("x.onnx", tmp_path / "x.engine", timing_cache=tmp_path / "x.timing")
+    assert written == ["x.engine", "x.engine.json", "x.timing"]
