@@ -64,7 +64,8 @@ def train(
         data: what `find_split` understands.
         out: the run folder.
         make_score: makes what scores a model, and shows what it finds (`dfine_lib.evaluate.saved.make_score`).
-        seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed.
+        seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed, bit for
+            bit on a CPU. On a GPU gradients are added up in any order and noise is another: up to rounding there.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         resume: go on from `last.pt` where there is one; otherwise a folder that holds a run is refused.
         weights: fine-tune from this file instead of fresh weights.
