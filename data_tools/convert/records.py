@@ -201,6 +201,8 @@ def inside(path: Path, root: Path, follow_links: bool = False) -> Path:
     if follow_links:
         return path
     try:
+        location = path.resolve(strict=True)  # else Python 3.13 passes over a link that leads back to itself
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # said where the file is read
         location = path.resolve()
     except (RuntimeError, OSError):  # before Python 3.13 a RuntimeError
         raise DataError(f"{path}: a link that leads back to itself. Remove it, or copy the file there.") from None

@@ -228,7 +228,14 @@ def workers_of(data: DataConfig) -> int:
     return min(4, cores)
 
 
-def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataLoader:
+def pins_memory(device: torch.device | str | None) -> bool:
+    """Whether batches are pinned: only for a GPU, since pinning opens a context there (half a gigabyte)."""
+    return device is not None and torch.device(device).type == "cuda" and torch.cuda.is_available()
+
+
+def _data_loader(
+    images: CocoImages, chunks: _Chunks, num_workers: int, device: torch.device | str | None
+) -> DataLoader:
     return DataLoader(
         images,
         batch_sampler=chunks,
@@ -237,7 +244,7 @@ def _data_loader(images: CocoImages, chunks: _Chunks, num_workers: int) -> DataL
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
         multiprocessing_context=_start_method(num_workers),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pins_memory(device),
         generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
     )
 
@@ -296,7 +303,8 @@ class TrainLoader:
         self.factors = repeat_factors(index, recipe.data.repeat_threshold)
         self.steps_per_epoch = max(1, draws_per_epoch(self.factors) // recipe.data.batch_size)
         self._chunks = _Chunks([])
-        self._loader = _data_loader(CocoImages(index, recipe.data, seed=seed), self._chunks, workers_of(recipe.data))
+        images = CocoImages(index, recipe.data, seed=seed)
+        self._loader = _data_loader(images, self._chunks, workers_of(recipe.data), device)
         self._passes = 0
 
     def __len__(self) -> int:
@@ -380,7 +388,7 @@ class EvalLoader:
         size = max(1, recipe.data.eval_batch_size // world_size)
         self._chunks = _Chunks([own[start : start + size] for start in range(0, len(own), size)])
         self.images = CocoImages(index, recipe.data)
-        self._loader = _data_loader(self.images, self._chunks, workers_of(recipe.data))
+        self._loader = _data_loader(self.images, self._chunks, workers_of(recipe.data), device)
 
     def __len__(self) -> int:
         """Batches of this rank; 0 if there are fewer images than ranks."""

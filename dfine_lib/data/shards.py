@@ -35,6 +35,7 @@ from dfine_lib.data.loader import (
     collate,
     derived_seed,
     finish,
+    pins_memory,
     workers_of,
 )  # fmt: skip
 from dfine_lib.data.tars import Shards, read_shards, webdataset
@@ -136,12 +137,12 @@ class ShardStreams(IterableDataset):
         return self.images.sample(key, where, content)
 
 
-def _run(streams: ShardStreams, num_workers: int) -> Iterator[RawBatch]:
+def _run(streams: ShardStreams, num_workers: int, device: torch.device | str | None) -> Iterator[RawBatch]:
     workers = max((n for n in range(1, num_workers + 1) if STREAMS % n == 0), default=0)
     loader = DataLoader(
         streams, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_start_worker,
         multiprocessing_context=_start_method(workers),
-        pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
+        pin_memory=pins_memory(device), generator=torch.Generator(),
     )  # fmt: skip
     return _batches(loader)
 
@@ -182,7 +183,7 @@ class ShardTrainLoader(TrainLoader):
         return self._finished(epoch, start_batch, streams)
 
     def _finished(self, epoch: int, start_batch: int, streams: ShardStreams) -> Iterator[Batch]:
-        for batch, raw in enumerate(_run(streams, workers_of(self.recipe.data)), start_batch):
+        for batch, raw in enumerate(_run(streams, workers_of(self.recipe.data), self.device), start_batch):
             yield finish(raw, self.index, self.image_hw(epoch, batch), self.device)
 
 
@@ -201,7 +202,8 @@ class ShardEvalLoader(EvalLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.arange(len(self.images.shards.names))
-        for raw in _run(ShardStreams(self.images, order, self.start, self.sizes), workers_of(self.recipe.data)):
+        streams = ShardStreams(self.images, order, self.start, self.sizes)
+        for raw in _run(streams, workers_of(self.recipe.data), self.device):
             yield finish(raw, self.index, self.recipe.data.image_hw, self.device)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dfine_lib.config import SIZES, ModelConfig
 from dfine_lib.data.ledger import Ledger
-from dfine_lib.deploy.backends import Backend, open_backend
+from dfine_lib.deploy.backends import Backend, DeviceError, open_backend
 from dfine_lib.deploy.gate import report_path
 from dfine_lib.deploy.timing import Cost, Peak, Spread, cost, latency, picture_files
 from dfine_lib.evaluate.compare import as_text
@@ -55,6 +55,7 @@ class BenchReport:
     pictures: str
     ledger: Ledger  # of the images
     machine: dict[str, Any]
+    not_run: tuple[str, ...] = ()  # why a backend did not run a file: it does not run on the device that was asked for
 
     def cost_rows(self) -> list[dict[str, Any]]:
         """A row a model, in millions and billions; published numbers beside ours."""
@@ -95,6 +96,7 @@ class BenchReport:
             },
             "pictures": self.pictures,
             "ledger": self.ledger.to_dict(),
+            "not_run": list(self.not_run),
             **self.machine,
         }  # fmt: skip
 
@@ -103,7 +105,8 @@ class BenchReport:
         left_out = [self.ledger.summary(kind) for kind in self.ledger.kinds() if self.ledger.reasons(kind)]
         about = f"{machine['processor']}, {machine['cores']} cores, {self.machine['threads']} thread(s) of torch"
         tables = [as_text(rows) for rows in (self.cost_rows(), self.latency_rows()) if rows]
-        return "\n\n".join([*tables, f"{about}; pictures: {self.pictures}", *left_out])
+        not_run = [f"not run: {reason}" for reason in self.not_run]
+        return "\n\n".join([*tables, f"{about}; pictures: {self.pictures}", *left_out, *not_run])
 
 
 def bench(
@@ -121,7 +124,8 @@ def bench(
     Args:
         models: files as `open_backend` takes them, or a size (`n`, `s`, `m`, `l`, `x`, `pico`): that model with random
             weights, run by torch. An exported file's precision is its own.
-        backends: which run each file; one that cannot run a file passes it over. `auto`: one by the file.
+        backends: which run each file; one that cannot run a file passes it over. `auto`: one by the file. What does not
+            run on `device` is left out and named in the report.
         batches: images a call; a file of one batch size is measured with that.
         image_size: side, or (height, width); None: as the file says, else 640.
         images: to read end to end, as `find_source` takes them; what cannot be read is left out, and counted in the
@@ -130,7 +134,7 @@ def bench(
         seconds: how long each kind of call is repeated, after a third of that to warm up.
 
     Raises:
-        BackendError, WeightsError: a file that cannot be run by any of `backends`.
+        BackendError, WeightsError: a file that cannot be run by any of `backends`, or nothing that runs on `device`.
         SourceError: no pictures.
         ValueError: no model, a batch below 1, or no time.
     """
@@ -141,14 +145,18 @@ def bench(
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, got {seconds:g}")
     files, ledger = picture_files(images)
-    costs, latencies = [], []
+    costs, latencies, not_run = [], [], []
     for model in models:
         source = _random(str(model)) if str(model) in SIZES else model
         opened = [_opener(source, name, device, image_size) for name in _runs(source, backends)]
         for opening in opened:
             for number, batch in enumerate(batches):
                 peak = Peak(device)
-                backend = opening()
+                try:
+                    backend = opening()
+                except DeviceError as error:
+                    not_run.append(error)
+                    break
                 if backend.batch is not None and number:
                     break
                 row = latency(backend, files, backend.batch or batch, seconds=seconds)
@@ -163,9 +171,11 @@ def bench(
         config = _config(source)
         if config is not None:
             costs.append(cost(config, _short(model), image_hw))
+    if not latencies:
+        raise not_run[0]
     machine = describe_machine(_measured_on(latencies)) | {"devices": sorted({row.device for row in latencies})}
     machine["versions"] = _versions(machine)
-    return BenchReport(tuple(costs), tuple(latencies), _told(files, images), ledger, machine)
+    return BenchReport(tuple(costs), tuple(latencies), _told(files, images), ledger, machine, tuple(map(str, not_run)))
 
 
 def _measured_on(latencies: Sequence[Latency]) -> torch.device:

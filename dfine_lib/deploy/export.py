@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -90,7 +91,7 @@ def export_onnx(
     to be prepared.
 
     Args:
-        model: any D-FINE; left as it is.
+        model: any D-FINE, on any device; left as it is.
         path: file to write; a file there is replaced, once the new one is whole.
         image_size: side, or (height, width), multiples of 32.
         class_names: name of each class, kept in the metadata.
@@ -122,7 +123,8 @@ def export_onnx(
         raise ValueError(f"image_size must be multiples of 32, at least {least}, got {image_size}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    graph = graph_form(model, None if dynamic_sides else (height, width))
+    # Folded and traced on the CPU, wherever the model is: the same file from every device.
+    graph = graph_form(copy.deepcopy(model).cpu(), None if dynamic_sides else (height, width))
     graph = half_form(graph) if precision == "fp16" else graph
     detector = RawDetector(graph).eval() if raw else Detector(graph, top_k).eval()
     content = onnxslim.slim(join_padding(_traced(detector, (height, width), least if dynamic_sides else None)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dfine_lib.deploy.backends.backend import BackendError
 from dfine_lib.deploy.backends.exported import ABOUT, INPUTS
 from dfine_lib.files import write_atomically
 
+log = logging.getLogger(__name__)
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 LARGEST_BATCH = 8
 LARGEST_SIDE = 1280  # of engines for any sides
@@ -71,7 +73,8 @@ def build_engine(
         largest_side: of a file with free sides: the largest height and width, in pixels.
         library: see `tensorrt_library`.
         timing_cache: file of `tensorrt`'s measurements, read if there and written again, so that building once more is
-            quick; `tensorrt_rtx` measures nothing when it builds.
+            quick; one of another GPU or version is replaced, which is logged. `tensorrt_rtx` measures nothing when it
+            builds.
 
     Raises:
         BackendError: nothing installed that builds, a file that the parser refuses (with its reasons), or no engine.
@@ -80,9 +83,9 @@ def build_engine(
     if largest_batch < 1:
         raise ValueError(f"largest_batch must be at least 1, got {largest_batch}")
     trt = tensorrt_library(library)
-    log = _log(trt)
-    builder = trt.Builder(log)
-    network, about, parser = parse(onnx_file, builder, log, trt)
+    errors = _log(trt)
+    builder = trt.Builder(errors)
+    network, about, parser = parse(onnx_file, builder, errors, trt)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of a place in an image of 640 px are more than half a pixel
     profile = builder.create_optimization_profile()
@@ -92,22 +95,32 @@ def build_engine(
         profile.set_shape(value.name, low, usual, high)
     config.add_optimization_profile(profile)
     cache = Path(timing_cache) if timing_cache is not None and trt.__name__ == "tensorrt" else None
-    if cache is not None:
-        held = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-        config.set_timing_cache(held, ignore_mismatch=False)
+    held = cache and _attach_timing_cache(config, cache)  # to be kept until the engine is built
     engine = builder.build_serialized_network(network, config)
-    del parser  # till here
+    del parser, held  # until here
     if engine is None:
-        raise BackendError(f"{onnx_file}: {trt.__name__} built no engine ({log.last or 'it does not say why'}).")
-    if cache is not None:
-        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
+        raise BackendError(f"{onnx_file}: {trt.__name__} built no engine ({errors.last or 'it does not say why'}).")
     name = f"{trt.__name__} {trt.__version__}"
     about |= {"library": name, "largest_batch": str(largest_batch)}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, bytes(engine))
     write_atomically(about_path(out), json.dumps(about, indent=1, ensure_ascii=False).encode())
+    if cache is not None:  # after the engine, whose build takes minutes and must not be lost
+        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     return Built(out, name, layer_types(network), about)
+
+
+def _attach_timing_cache(config: Any, file: Path) -> Any:
+    """Give a builder the measurements in a file, or a new cache where there are none that it accepts."""
+    content = file.read_bytes() if file.is_file() else b""
+    cache = config.create_timing_cache(content)
+    if content and (cache is None or not config.set_timing_cache(cache, ignore_mismatch=False)):
+        log.warning("%s: measured by another GPU or version of TensorRT; measured anew, and replaced", file)
+        content, cache = b"", config.create_timing_cache(b"")
+    if not content:
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
 
 
 def parse(onnx_file: str | Path, builder: Any, log: Any, trt: Any) -> tuple[Any, dict[str, str], Any]:

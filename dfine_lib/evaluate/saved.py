@@ -21,7 +21,7 @@ from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
-from dfine_lib.train.device import pick_device
+from dfine_lib.train.device import pick_device, set_float32
 from dfine_lib.train.distributed import current_ranks
 
 
@@ -156,5 +156,6 @@ def open_saved(
             "else rename the categories of the folder, or fine-tune these weights on it."
         )
     where = pick_device(device, ranks)
-    loader = eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size)
+    set_float32(recipe.train.matmul_precision, where)
+    loader = eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
     return Saved(model.to(where), loader, where, taken)

@@ -100,7 +100,7 @@ def _call(
     except Exception as error:  # of a compiler, or of what it made: it may be of any kind
         failure = getattr(error, "inner_exception", error)
         if isinstance(failure, torch.cuda.OutOfMemoryError | MemoryError):
-            raise
+            raise failure from None  # itself, not the compiler's error around it
         reason = _in_words(failure)
         del failure  # or the frames of the failed call would stay, and their tensors
     for buffer, value in zip(buffers, before, strict=True):  # running statistics may have moved before the error

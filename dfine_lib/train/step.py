@@ -19,6 +19,9 @@ from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.train.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.train.ema import ModelEMA
 
+# Of fp16's loss scale, which doubles every 2,000 steps. From torch's own 65,536 on, a run's first four steps or more
+# overflow and are skipped: fresh heads have gradient norms of hundreds; batches of black images overflow at 1,024.
+FIRST_SCALE = 512.0
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,11 +31,16 @@ class NonFiniteLoss(DfineError, ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, over all ranks. `broken` names the terms that were not finite: if any, it was skipped."""
+    """What a step did, over all ranks.
+
+    `broken` names the terms that were not finite: if any, the step was skipped. With `overflowed` it was skipped too,
+    since gradients left the range of fp16; the next step has half the loss scale, and nothing is wrong.
+    """
 
     losses: dict[str, float]
     grad_norm: float
     broken: tuple[str, ...] = ()
+    overflowed: bool = False
 
     @property
     def loss(self) -> float:
@@ -62,7 +70,7 @@ class TrainStep:
         self.forward = ranks.wrapped(model)
         self.statistics = running_statistics(model)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=train.precision == "fp16")
 
     def __call__(self, batches: Sequence[Batch]) -> StepResult:
         """Take one step over `batches`, one pass each: the step that all their images together would make.
@@ -104,7 +112,7 @@ class TrainStep:
             if finite[0]:
                 self.ema.update(self.model)
         self.scaler.update()
-        return StepResult(named, values[0], tuple(broken))
+        return StepResult(named, values[0], tuple(broken), scaled_down and not broken)
 
     def state_dict(self) -> dict[str, Any]:
         """All that steps change, the average's decay aside, which is the run's."""

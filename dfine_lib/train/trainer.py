@@ -64,7 +64,8 @@ def train(
         data: what `find_split` understands.
         out: the run folder.
         make_score: makes what scores a model, and shows what it finds (`dfine_lib.evaluate.saved.make_score`).
-        seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed.
+        seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed, bit for
+            bit on a CPU. On a GPU gradients are added up in any order and noise is another: up to rounding there.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         resume: go on from `last.pt` where there is one; otherwise a folder that holds a run is refused.
         weights: fine-tune from this file instead of fresh weights.
@@ -179,7 +180,7 @@ class _Run:
         self.skipped_in_a_row = 0
         self.progress = {
             "epoch": 0, "step_in_epoch": 0, "best_ap": -1.0, "best_stage1_ap": -1.0, "best_epoch": -1,
-            "skipped": 0, "ema_decay": self.ema.decay, "seconds": 0.0,
+            "skipped": 0, "overflowed": 0, "ema_decay": self.ema.decay, "seconds": 0.0,
         }  # fmt: skip
         return rows
 
@@ -223,6 +224,9 @@ class _Run:
         return self.step(micro)
 
     def _note_skipped(self, result: StepResult, number: int, epoch: int, batches: list[Batch]) -> None:
+        if result.overflowed:
+            self.progress["overflowed"] += 1
+            log.info("step %d skipped: its gradients overflow in fp16; the next loss scale is half", number)
         if not result.broken:
             self.skipped_in_a_row = 0
             return
@@ -246,6 +250,8 @@ class _Run:
         self.progress["seconds"] += reading["seconds"]
         row = {"kind": "train", "step": number, "total": self.total, "epoch": epoch, "loss": result.loss}
         row |= {"losses": result.losses, "grad_norm": result.grad_norm, "lr": lr, **reading}
+        if self.numerics["precision"] == "fp16":
+            row["overflowed_steps"] = self.progress["overflowed"]
         self.folder.append(row)
         for key in ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "memory_mb"):
             self.folder.curve(f"train/{key}", row[key], number)
@@ -319,7 +325,7 @@ class _Run:
             raise CheckpointError(
                 f"{self.folder.last}: not a state of this run ({str(error).splitlines()[0]}); choose another --out"
             ) from error
-        self.progress = dict(state["progress"])
+        self.progress |= state["progress"]
         self.ema.decay = state["ema_decay_in_use"]
         unscored = self.progress["step_in_epoch"] == self.loader.steps_per_epoch  # saved between epoch and evaluation
         self.folder.forget_rows_after(state["step"] - 1, self.progress["epoch"] if unscored else None)
@@ -346,7 +352,8 @@ class _Run:
         result = {
             "ap": None if best_ap < 0 else best_ap, "best_epoch": self.progress["best_epoch"], "last": numbers,
             "sessions": [row for row in self.folder.read_rows() if row["kind"] == "session"],
-            "steps": self.total, "skipped_steps": self.progress["skipped"], "seconds": self.progress["seconds"],
+            "steps": self.total, "skipped_steps": self.progress["skipped"],
+            "overflowed_steps": self.progress["overflowed"], "seconds": self.progress["seconds"],
             **over_a_run(self.folder.read_rows()), "compiled": is_compiled(self.model),
             **json.loads(self.folder.about.read_text(encoding="utf-8")),
         }  # fmt: skip

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dfine_lib.model.autograd import batch_norm, dense_gradient, memory_format, norm_relu_affine, pad_end
+from dfine_lib.model.autograd import batch_norm, dense_gradient, max_of_four, memory_format, norm_relu_affine, pad_end
 from dfine_lib.model.layers import BatchNorm2d
 
 FORMATS = {"channels_last": torch.channels_last, "channels first": torch.contiguous_format}
@@ -102,3 +102,18 @@ def test_a_gradient_that_is_part_of_a_larger_one_arrives_on_its_own():
     joined.backward(weights)
     assert arrived[0].is_contiguous(memory_format=torch.channels_last)
     assert_close(x.grad, weights[:, :4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_of_equal_cells_the_first_gets_the_gradient_in_every_precision(dtype):
+    """By hand in float32 on a CPU; bf16 goes the way of a GPU, on which the result must be no other."""
+    torch.manual_seed(0)
+    values = torch.randint(0, 3, (2, 4, 9, 8)).to(dtype)  # most windows have equal cells
+    results = []
+    for pool in (lambda x: max_of_four(x, training=True), lambda x: F.max_pool2d(x, 2, 1)):
+        x = values.clone().requires_grad_()
+        pooled = pool(x)
+        pooled.backward(torch.randint(0, 5, pooled.shape, generator=torch.Generator().manual_seed(1)).to(dtype))
+        results.append((pooled.detach(), x.grad))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,43 @@ def test_memory_that_ran_out_is_raised_as_it_is(caplog):
     with pytest.raises(torch.cuda.OutOfMemoryError):
         model(pictures())
     assert is_compiled(model) and "torch.compile" not in caplog.text
+
+
+def test_memory_that_ran_out_while_compiling_is_raised_as_it_is():
+    """The compiler wraps what its backend raises; whoever catches an OutOfMemoryError would miss it."""
+
+    def out_of_memory(graph, inputs):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    model = only_backbone(out_of_memory)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        model(pictures())
+    assert is_compiled(model)
+
+
+def test_nothing_of_a_failed_call_is_held_while_it_is_made_again(monkeypatch):
+    """Its activations and those of the second call would not fit a GPU together."""
+    made: list[weakref.ref] = []
+
+    def backend(graph, inputs):
+        def run(*arguments):
+            result = graph(*arguments)
+            made.append(weakref.ref(result[0]))
+            raise RuntimeError("a kernel failed")
+
+        return run
+
+    model = only_backbone(backend)
+    plain = type(model.backbone).forward
+
+    def forward(*arguments):
+        assert made and all(one() is None for one in made)
+        made.clear()
+        return plain(*arguments)
+
+    monkeypatch.setattr(type(model.backbone), "forward", forward)
+    model(pictures())
+    assert not made and not is_compiled(model)
 
 
 def test_nothing_is_run_twice_where_processes_exchange_statistics(caplog):

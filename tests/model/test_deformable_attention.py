@@ -194,3 +194,19 @@ def test_each_head_reads_its_own_share_of_the_memory():
     assert second.shape == (6, 4, 2, 5)
     # Image 1, head 2, second level, row 1, column 3: token 20 + 1 * 5 + 3, channels 8 to 11.
     assert_close(second[1 * 3 + 2, :, 1, 3], memory[1, 28, 8:12])
+
+
+# ---- under autocast --------------------------------------------------------------------------------------------------
+
+
+def test_sampling_places_keep_float32_under_autocast():
+    """In bf16 an offset has 8 bits, so every sample moves; the weights of the samples may round."""
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, 4, (2, 3)).float()
+    nn.init.normal_(attention.sampling_offsets.weight)
+    query, boxes = torch.randn(2, 5, 32), torch.rand(2, 5, 4)
+    expected = attention.sampling_places(query, boxes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention.sampling_places(query, boxes), expected)
+        assert attention.sampling_places(query.bfloat16(), boxes).dtype == torch.float32
+        assert attention.attention_weights(query).dtype == torch.bfloat16

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dfine_lib.config import TrainConfig
+from dfine_lib import DFINE
+from dfine_lib.config import DataConfig, TrainConfig
+from dfine_lib.data import loader, shards
+from dfine_lib.deploy.backends import pytorch
+from dfine_lib.evaluate import saved
+from dfine_lib.model.weights import save_weights
+from dfine_lib.recipes import get_recipe
 from dfine_lib.train import device as devices
-from dfine_lib.train.device import has_bf16, set_backends, usable_precision
+from dfine_lib.train.device import has_bf16, pick_device, set_backends, usable_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
@@ -29,11 +36,23 @@ def test_bf16_where_there_is_none_is_told_and_replaced(monkeypatch, caplog, devi
     assert said == ([] if asked == used else [f"this one has no bf16 arithmetic: {used} is used instead"])
 
 
-def test_bf16_that_a_gpu_only_imitates_does_not_count(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert not has_bf16(GPU)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert has_bf16(GPU)
+@pytest.mark.parametrize(("asked", "number"), [("cuda:1", 1), ("cuda", 0), ("auto", 0)])
+def test_the_gpu_that_is_picked_is_the_current_one_before_anything_runs_on_it(monkeypatch, asked, number):
+    """Otherwise the thread that pins memory opens a context on the first GPU, whichever one trains."""
+    current, used = [0], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.__setitem__(0, device))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch, "empty", lambda *_, device: used.append((str(device), current[0])))
+    assert pick_device(asked) == torch.device("cuda", number)
+    assert used == [(f"cuda:{number}", number)]
+
+
+def test_bf16_that_the_given_gpu_only_imitates_does_not_count(monkeypatch):
+    majors = {GPU: 7, torch.device("cuda:1"): 8}  # a V100 imitates it, an A100 has it
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=majors[device]))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert not has_bf16(GPU) and has_bf16(torch.device("cuda:1"))
 
 
 def test_backends_are_set_for_a_gpu_and_left_alone_on_a_processor(monkeypatch):
@@ -49,6 +68,32 @@ def test_backends_are_set_for_a_gpu_and_left_alone_on_a_processor(monkeypatch):
     finally:
         torch.set_float32_matmul_precision(before[0])
         backends.allow_tf32, backends.benchmark = before[1:]
+
+
+def test_prediction_and_evaluation_take_float32_as_training_does(monkeypatch, data_folder, tmp_path):
+    """Otherwise AP in a run, of `dfine eval` and detections of a Predictor come from three precisions."""
+    asked: list[tuple[str, str]] = []
+    for module in (pytorch, saved):
+        monkeypatch.setattr(module, "set_float32", lambda precision, device: asked.append((precision, device.type)))
+    model, file = DFINE.from_recipe(get_recipe("pico"), num_classes=2), tmp_path / "x.safetensors"
+    save_weights(file, model, data=DataConfig(image_size=64), category_names=("dot", "bar"), category_ids=(7, 8))
+    pytorch.open_torch(model, "cpu", 64, (), 10, False)
+    settings = {"train.matmul_precision": "highest", "data.num_workers": 0}
+    opened = saved.open_saved(file, data_folder, device="cpu", settings=settings)
+    assert asked == [("high", "cpu"), ("highest", "cpu")]
+    assert opened.loader.device == torch.device("cpu"), "bytes are sent, and made floats on the device"
+
+
+@pytest.mark.parametrize(("device", "pinned"), [(None, False), ("cpu", False), (CPU, False), (GPU, True)])
+def test_batches_are_pinned_for_a_gpu_alone_whatever_the_machine_has(monkeypatch, device, pinned):
+    """Pinning opens a context on the GPU: an error where the GPU is full, though it was told to stay on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked: list[bool] = []
+    for module in (loader, shards):
+        monkeypatch.setattr(module, "DataLoader", lambda *_, pin_memory, **__: asked.append(pin_memory))
+    loader._data_loader(None, None, 0, device)
+    shards._run(None, 0, device)
+    assert asked == [pinned, pinned]
 
 
 def test_an_unknown_matmul_precision_is_refused():

@@ -24,6 +24,7 @@ from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
 from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.train import step as step_module
 from dfine_lib.train import trainer
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.run_folder import RunFolder, read_rows, recipe_from_dict
@@ -509,3 +510,14 @@ def test_a_step_that_has_moved_the_weights_is_not_taken_again_for_a_compiler(
     with pytest.raises(RuntimeError, match="after the update"):
         train(changed(small_recipe, {"train.compile": True}), data_folder, tmp_path / "run")
     assert updates == [1]
+
+
+def test_steps_that_overflow_in_fp16_are_skipped_and_counted_apart(small_recipe, data_folder, tmp_path, monkeypatch):
+    """They are no fault: the loss scale finds its height. But a run that skips many learns from fewer steps."""
+    monkeypatch.setattr(step_module, "FIRST_SCALE", 2.0**40)
+    recipe = changed(small_recipe, {"train.precision": "fp16"})
+    result = train(recipe, data_folder, tmp_path / "run")
+    assert result["skipped_steps"] == 0 and 0 < result["overflowed_steps"] <= result["steps"]
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
+    counts = [row["overflowed_steps"] for row in rows]
+    assert counts == sorted(counts) and counts[-1] == result["overflowed_steps"]

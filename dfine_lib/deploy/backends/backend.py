@@ -20,6 +20,10 @@ class BackendError(DfineError):
     """A file that cannot be run, or not by the backend asked for; the message says what would."""
 
 
+class DeviceError(BackendError):
+    """A device that this backend does not run on, or not here; other backends may."""
+
+
 @dataclass(frozen=True, eq=False)
 class EdgeDistributions:
     """Where the four edges (left, top, right, bottom) of K boxes may be.

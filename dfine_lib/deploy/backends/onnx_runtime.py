@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dfine_lib.deploy.backends.backend import BackendError
+from dfine_lib.deploy.backends.backend import BackendError, DeviceError
 from dfine_lib.deploy.backends.exported import (
     CORES,
     RAW_OUTPUTS,
@@ -28,7 +28,8 @@ def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
             several calls at a time get more done: no thread waits for others after every layer.
 
     Raises:
-        BackendError: not installed, another device than it knows, or a file that it cannot run.
+        BackendError: not installed, or a file that it cannot run.
+        DeviceError: another device than it knows, or CUDA whose libraries do not load.
     """
     try:
         import onnxruntime
@@ -37,12 +38,16 @@ def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
     available = onnxruntime.get_available_providers()
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda"):
-        raise BackendError(f"device {device!r}: ONNX Runtime runs on cpu or cuda here.")
+        raise DeviceError(f"{path}: device {device!r}: ONNX Runtime runs on cpu or cuda here.")
     if kind == "cuda" and "CUDAExecutionProvider" not in available:
-        raise BackendError(f"device {device!r}: this onnxruntime has no CUDA; install onnxruntime-gpu, or try cpu.")
+        raise DeviceError(
+            f"{path}: device {device!r}: this onnxruntime has no CUDA; install onnxruntime-gpu, or try cpu."
+        )
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind != "cpu" and "CUDAExecutionProvider" in available:
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
+        # Exact float32, as TensorRT's engines have it: with TF32 boxes leave the limits of the export validation.
+        on_cuda = {"device_id": int(number or 0), "use_tf32": 0}
+        providers.insert(0, ("CUDAExecutionProvider", on_cuda))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -51,6 +56,12 @@ def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # the runtime's own classes, of no common base
         raise BackendError(f"{path}: not a file that ONNX Runtime can run ({first_line(error)}).") from error
+    where = f"cuda:{int(number or 0)}" if session.get_providers()[0].startswith("CUDA") else "cpu"
+    if kind == "cuda" and where == "cpu":  # ONNX Runtime goes on by itself where a provider does not start
+        raise DeviceError(
+            f"{path}: device {device!r}: ONNX Runtime could not start on CUDA and would run on the CPU. Install an "
+            "onnxruntime-gpu for the CUDA and cuDNN that are there, or try cpu."
+        )
     inputs = {i.name: i for i in session.get_inputs()}
     takes, gives = signature(path, list(inputs), [o.name for o in session.get_outputs()])
     types = {name: np.float16 if "float16" in i.type else np.float32 if "float" in i.type else
@@ -65,7 +76,6 @@ def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
             raise not_run(path, "ONNX Runtime", images, error) from error
 
     shape = [d if isinstance(d, int) else None for d in inputs["images"].shape]
-    where = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
     about = session.get_modelmeta().custom_metadata_map
     several = where == "cpu" and not threads
     shared = partial(open_onnxruntime, path, device, max(1, CORES // STREAMS)) if several else None

@@ -57,7 +57,7 @@ def open_backend(
 
     Raises:
         BackendError: no such file, damaged, of another kind than the backend takes, a size that it cannot take, or the
-            backend is not installed.
+            backend is not installed; a `DeviceError`, where it does not run on that device.
         WeightsError: weights that cannot be used.
     """
     if backend not in ("auto", *BACKENDS):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfine_lib.deploy.backends.backend import BackendError
+from dfine_lib.deploy.backends.backend import BackendError, DeviceError
 from dfine_lib.deploy.backends.exported import ABOUT, RAW_OUTPUTS, Opened, first_line, not_run, signature
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def open_openvino(path: Path, device: str) -> Opened:
     """An OpenVINO or ONNX file, compiled.
 
     Raises:
-        BackendError: not installed, another device than it knows, or a file that it cannot run.
+        BackendError: not installed, or a file that it cannot run.
+        DeviceError: another device than it knows.
     """
     try:
         core = shared_core()
@@ -43,7 +44,7 @@ def open_openvino(path: Path, device: str) -> Opened:
         raise BackendError('running OpenVINO needs openvino: pip install -e ".[deploy]"') from error
     kind = {"auto": "CPU", "cpu": "CPU", "gpu": "GPU"}.get(device)
     if kind is None:
-        raise BackendError(f"device {device!r}: OpenVINO runs on cpu or gpu (Intel's) here.")
+        raise DeviceError(f"{path}: device {device!r}: OpenVINO runs on cpu or gpu (Intel's) here.")
     try:
         model = core.read_model(path)
     except Exception as error:

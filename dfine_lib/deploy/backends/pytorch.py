@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
-from dfine_lib.config import DataConfig
+from dfine_lib.config import DataConfig, TrainConfig
 from dfine_lib.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
 from dfine_lib.deploy.graph import GraphModel, graph_form
 from dfine_lib.evaluate.postprocess import Detections, postprocess
@@ -19,7 +19,7 @@ from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
-from dfine_lib.train.device import pick_device
+from dfine_lib.train.device import pick_device, set_float32
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend:
     """Weights or a model; the arguments are those of `open_backend`."""
     where = pick_device(device)
+    set_float32(TrainConfig().matmul_precision, where)  # as the model was trained and evaluated
     if isinstance(source, DFINE):
         model, path, names, ids, own_hw = source, None, tuple(class_names), (), None
     else:

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from dfine_lib.deploy.backends.backend import BackendError
+from dfine_lib.deploy.backends.backend import BackendError, DeviceError
 from dfine_lib.deploy.backends.exported import RAW_OUTPUTS, Opened, signature
+from dfine_lib.train.device import pick_device
 
 
 def open_tensorrt(path: Path, device: str) -> Opened:
     """An engine, ready to run.
 
     Raises:
-        BackendError: not installed, no CUDA device, or an engine of another version, library or GPU.
+        DeviceError: no CUDA device.
+        BackendError: not installed, or an engine of another version, library or GPU.
     """
     from dfine_lib.deploy.tensorrt_engine import about_path, tensorrt_library
 
@@ -25,11 +27,10 @@ def open_tensorrt(path: Path, device: str) -> Opened:
     about = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     trt = tensorrt_library(about["library"].split()[0] if "library" in about else None)
     if device != "auto" and not device.startswith("cuda"):
-        raise BackendError(f"device {device!r}: TensorRT runs on cuda.")
+        raise DeviceError(f"{path}: device {device!r}: TensorRT runs on cuda.")
     if not torch.cuda.is_available():
-        raise BackendError(f"{path}: an engine runs on an NVIDIA GPU, and torch finds none here.")
-    where = torch.device("cuda" if device == "auto" else device)
-    torch.cuda.set_device(where)
+        raise DeviceError(f"{path}: an engine runs on an NVIDIA GPU, and torch finds none here.")
+    where = pick_device("cuda" if device == "auto" else device)  # the current GPU, which the engine is opened on
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         made = about.get("library", "another version of TensorRT, or for another GPU")
