@@ -67,7 +67,8 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     add(
         "--exif", choices=("upright", "stored"),
         help="where EXIF turns images: boxes were drawn on the upright image, or on the image as it is stored. "
-        "Default: by the evidence of all images; refused where there is none",
+        "Default: by the evidence of all images; upright where there is none; refused where the sizes are those "
+        "of the stored image and no box decides",
     )  # fmt: skip
     add("--fractions", action="store_true", help="boxes are fractions of the image where the format says pixels")
     add("--keep-groups", action="store_true", help="LabelMe: shapes of one group_id stay boxes of their own")
