@@ -1,4 +1,4 @@
-"""Where a GPU would have to wait for the host in a step: operations that read a tensor's numbers, counted on the CPU."""
+"""Where a GPU would wait for the host in a step: what reads or moves a tensor's numbers, counted on the CPU."""
 
 from __future__ import annotations
 
