@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from data_tools.convert.report import Report
+from dfine_lib.data.images import DataError
 from dfine_lib.data.plausible import TINY_IMAGE_PX
 
 PERCENT = 400  # pixels; boxes that all end within 100 on images this large may be percentages
@@ -55,3 +57,26 @@ class Units:
     def perhaps_percent(self) -> bool:
         """Whether all boxes end within 100 pixels of large images."""
         return self.boxes > 0 and self.farthest <= 100 and self.smallest >= PERCENT
+
+
+def check_units(by_split: dict[str, Units], report: Report) -> None:
+    """Refuse fractions where pixels are meant; mention what may be percentages."""
+    for split, units in by_split.items():
+        if units.all_fractions():
+            raise DataError(
+                f"{report.source}: all boxes of split {split} lie within 0..1, though {report.read} "
+                "gives pixels: they seem to be fractions of the image. Say --fractions to read them so."
+            )
+        if units.some_fractions():
+            raise DataError(
+                f"{report.source}: all boxes of {units.images:,} images of split {split} lie within 0..1, "
+                f"those of others do not: fractions of the image among pixels (the first: {units.first}). Correct "
+                "these images; in a data folder `dfine doctor DATA --fix OUT` does."
+            )
+        if units.perhaps_fractions():
+            report.remark(
+                f"{units.within:,} boxes of {split} lie within 0..1, alone in their images, others do not: are "
+                f"they fractions? Look at {units.alone}"
+            )
+        if units.perhaps_percent():
+            report.remark(f"all boxes of {split} end within 100 pixels: are they percentages? Look at some")

@@ -17,7 +17,7 @@ from data_tools.convert.records import Box, Category, ImageRecord, Source, clean
 from data_tools.convert.report import Report, Result
 from data_tools.convert.same_images import SameImages
 from data_tools.convert.tables import with_known_ids
-from data_tools.convert.units import Units
+from data_tools.convert.units import Units, check_units
 from data_tools.convert.voc import VocWriter
 from data_tools.convert.yolo_writer import YoloWriter
 from data_tools.image_frames import Evidence, Header, needs_decision
@@ -54,6 +54,7 @@ class Conversion:
         self.evidence = Evidence(self.options.exif)
         self.waiting: list[tuple[ImageRecord, Path, Header]] = []  # for a decision about the whole source
         self.copies: list[tuple[ImageRecord, Path, str]] = []  # images that another split has as well, and that split
+        self.used: set[int] = set()  # labels of boxes that were taken
         self.repeated = 0  # boxes that stand twice in their image
         self.units: dict[str, Units] = {}  # by split, of boxes that are said to be in pixels
 
@@ -81,7 +82,7 @@ class Conversion:
                 self.report.remark(text)
             for location, reason in self.images.left():
                 self.ledger.left_out("images", reason, location)
-            self._check_units()
+            check_units(self.units, self.report)
             self._check_rest()
             return self._finish()
         finally:
@@ -206,6 +207,7 @@ class Conversion:
                 seen.add(at)
                 boxes.append(box)
                 labels.append(label)
+                self.used.add(label)
                 for note in (*box.notes, IGNORED) if box.difficult and self.report.write == "coco" else box.notes:
                     self.report.changed(note, box.location)
         record.boxes = boxes
@@ -269,28 +271,6 @@ class Conversion:
             boxes = ((box.left, box.top, box.width, box.height) for box in record.boxes)
             self.units.setdefault(record.split, Units()).add(boxes, size, record.location)
 
-    def _check_units(self) -> None:
-        """Refuse fractions where pixels are meant; mention what may be percentages."""
-        for split, units in self.units.items():
-            if units.all_fractions():
-                raise DataError(
-                    f"{self.report.source}: all boxes of split {split} lie within 0..1, though {self.report.read} "
-                    "gives pixels: they seem to be fractions of the image. Say --fractions to read them so."
-                )
-            if units.some_fractions():
-                raise DataError(
-                    f"{self.report.source}: all boxes of {units.images:,} images of split {split} lie within 0..1, "
-                    f"those of others do not: fractions of the image among pixels (the first: {units.first}). Correct "
-                    "these images; in a data folder `dfine doctor DATA --fix OUT` does."
-                )
-            if units.perhaps_fractions():
-                self.report.remark(
-                    f"{units.within:,} boxes of {split} lie within 0..1, alone in their images, others do not: are "
-                    f"they fractions? Look at {units.alone}"
-                )
-            if units.perhaps_percent():
-                self.report.remark(f"all boxes of {split} end within 100 pixels: are they percentages? Look at some")
-
     def _check_rest(self) -> None:
         """Refuse a result with nothing in it, as a whole or in a split that the source names.
 
@@ -316,6 +296,8 @@ class Conversion:
             raise self.report.nothing_left("no box is left", kinds)
         if empty := [name for name, count in self.result.images.items() if not count]:
             raise self.report.nothing_left(f"no image is left in split {empty[0]}", kinds, self._way_out())
+        if unused := len(self.labels) - len(self.used):
+            self.report.remark(f"{unused:,} of {len(self.labels):,} classes have no boxes")
         if self.repeated:
             self.report.remark(f"{self.repeated:,} boxes stand twice in their image (`dfine doctor --fix` drops them)")
         for name, count in self.result.boxes.items():
