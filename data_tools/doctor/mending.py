@@ -30,8 +30,9 @@ from data_tools.doctor.repair_log import RepairLog, harmless, plain_record
 from dfine_lib.data.coco_json import is_set
 from dfine_lib.data.images import DataError
 
+_COPY = "duplicate_in_both_splits"
 _IMAGES_DROPPED = (*DROPPED, "file_name_missing", "file_name_leaves_folder",
-                   "duplicate_in_both_splits")  # fmt: skip
+                   _COPY)  # fmt: skip
 _BOXES_DROPPED = ("box_malformed", "box_not_finite", "box_negative_side", "box_no_area", "box_outside",
                   "annotation_orphan", "category_unknown", "box_repeated")  # fmt: skip
 _CONVERTED = ("boxes_as_corners", "boxes_as_centres", "boxes_as_fractions", "boxes_axes_swapped")
@@ -82,7 +83,7 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
             _link(files, partial / "images" / split.name)
             text = json.dumps(content, separators=(",", ":"), allow_nan=False)
             (partial / "annotations" / f"instances_{split.name}.json").write_bytes(text.encode())
-        mended = {one.name for one in diagnosis.of(ERROR) if not one.repair}
+        mended = {one.name for one in diagnosis.of(ERROR) if not one.repair} | log.left
         report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(mended), "done": log.done}
         (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(mended)))
@@ -143,6 +144,10 @@ class _Mender:
         unclear = self._unclear_ids()
         renamed = self.rows("file_name_leaves_folder") & split.found.keys()
         self._found["file_name_leaves_folder"] = self.rows("file_name_leaves_folder") - renamed
+        dropped = set().union(*(self.rows(name) for name in _IMAGES_DROPPED))
+        if self.rows(_COPY) and len(dropped) == len(split.images):  # all are copies: nothing else would be left
+            self._found[_COPY] = set()
+            log.left.add(_COPY)
         for i, record in enumerate(split.images):
             why = next((name for name in _IMAGES_DROPPED if i in self.rows(name)), None)
             width, height = split.sizes_wh[i]

@@ -9,9 +9,12 @@ from typing import Any
 
 
 class RepairLog:
+    """Everything that a repair did, by the check that asked for it."""
+
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.done: list[str] = []
+        self.left: set[str] = set()  # checks whose findings no copy can repair
 
     def note(self, check: str, what: str, where: str) -> None:
         self.counts[f"{check}: {what}"] += 1

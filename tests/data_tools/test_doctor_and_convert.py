@@ -103,6 +103,14 @@ def test_what_is_decided_about_a_whole_set_is_decided_alike(tmp_path, name):
     assert isinstance(assert_agreed(data.save(), tmp_path), Result)
 
 
+def test_a_split_that_is_a_copy_of_another_is_kept_by_both_and_said(tmp_path):
+    data = SmallCoco(tmp_path / "set", train=3, val=3)
+    for k in range(3):
+        data.file("train", k).write_bytes(data.file("val", k).read_bytes())
+    result = assert_agreed(data.save(), tmp_path)
+    assert result.images == {"train": 3, "val": 3} and "is a copy of one of val" in " ".join(result.remarks)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_convert_refuses_is_an_error_of_the_doctor(tmp_path, name):
     data = SmallCoco(tmp_path / "set")
