@@ -116,7 +116,7 @@ class ImagePlaces:
 
         Args:
             entry: whose.
-            said: the image's name that stands in the file; may be empty, or a path of another machine.
+            said: the image's name written in the file; may be empty, or a path of another machine.
         """
         file, _, name = entry
         said = "/".join(part for part in said.replace("\\", "/").split("/") if part != ".")

@@ -26,8 +26,8 @@ _IMAGE_FOLDERS = ("images", "jpegimages", "images/default")
 OTHER_FORM = "file name in another form (URL-encoded, in other case, or accents composed otherwise)"
 DEEPER = "image found in a sub-folder"
 SHORTER = "leading folders left off the file name"
-OWN_NAME = "the annotation file's own name used, not the other name that stands in it"
-NAME_INSIDE = "no image has the annotation file's own name: the name that stands in it used"
+OWN_NAME = "the annotation file's own name used, not the other name written in it"
+NAME_INSIDE = "no image has the annotation file's own name: the name written in it used"
 
 
 class Found(NamedTuple):

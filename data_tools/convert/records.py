@@ -59,7 +59,7 @@ class ImageRecord:
     own: tuple[Path, ...] = ()  # paths of the image without its ending that go before `file_name`
     folders: tuple[Path, ...] = ()  # where to look for `file_name` before the usual places
     spare_names: tuple[str, ...] = ()  # file names to try where there is no `file_name`
-    name_inside: str = ""  # with `own`: the image's name that stands in the annotation file
+    name_inside: str = ""  # with `own`: the image's name written in the annotation file
     may_be_path: bool = False  # names may be paths on the disk of whoever annotated, with `..` or from its root
 
 

@@ -1,4 +1,4 @@
-"""Annotation files as they are stored: plain or gzip, UTF-8 or UTF-16; and what stands in the place of a file."""
+"""Annotation files as they are stored: plain or gzip, UTF-8 or UTF-16; and what may be there in place of a file."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class YoloRows:
     def _box(self, fields: list[str], location: str) -> Box:
         count, form = len(fields), None
         if count != 5 and not (self.settings.keypoints and count == 5 + self.settings.keypoints):
-            form = self._form_of(count, location)
+            form = self._form_of(fields, location)
         values = [number(field, location, "a coordinate") for field in fields[1:]]
         name = self._name(fields[0], location)
         if form == _OUTLINES:
@@ -115,8 +115,9 @@ class YoloRows:
             )
         return name
 
-    def _form_of(self, count: int, location: str) -> str:
-        """What rows of `count` numbers are; `DataError` where they are nothing that is read."""
+    def _form_of(self, fields: list[str], location: str) -> str:
+        """What a row that is no plain box is; `DataError` where it is nothing that is read."""
+        count = len(fields)
         if count < 5:
             raise DataError(f"{location}: {count} numbers; a box has 5 (class cx cy w h). Correct or remove the row.")
         if self.settings.keypoints:
@@ -139,6 +140,11 @@ class YoloRows:
             )
             if count == 6:
                 way_out = "Predictions with a score? Remove its column."
+            if not all(_may_be_fraction(field) for field in fields[1:5]):  # VisDrone, KITTI and others
+                way_out = (
+                    "Nor are the numbers behind the class fractions of the image: this is not YOLO. Convert the labels "
+                    "to COCO, or to rows of class cx cy w h, with the tools of the data set."
+                )
             raise DataError(
                 f"{location}: {count} numbers; a box has 5 (class cx cy w h), and the rows of this source do not show "
                 f"what the others are. {way_out}"
@@ -284,6 +290,13 @@ def _is_convex(row: list[float]) -> bool:
         for a, b, c in zip(points, points[1:] + points[:1], points[2:] + points[:2], strict=True)
     ]
     return _may_be_outline(row) and (min(turns) >= 0 or max(turns) <= 0)
+
+
+def _may_be_fraction(field: str) -> bool:
+    try:
+        return abs(float(field)) <= 2
+    except ValueError:
+        return False
 
 
 def _check_fractions(values: list[float], location: str) -> None:

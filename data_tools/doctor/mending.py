@@ -83,10 +83,10 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
             _link(files, partial / "images" / split.name)
             text = json.dumps(content, separators=(",", ":"), allow_nan=False)
             (partial / "annotations" / f"instances_{split.name}.json").write_bytes(text.encode())
-        mended = {one.name for one in diagnosis.of(ERROR) if not one.repair} | log.left
-        report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(mended), "done": log.done}
+        repaired = {one.name for one in diagnosis.of(ERROR) if not one.repair} | log.left
+        report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(repaired), "done": log.done}
         (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(mended)))
+    return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(repaired)))
 
 
 def _link(files: dict[str, Path], folder: Path) -> None:
@@ -224,10 +224,10 @@ class _Mender:
                 if row in self.rows(name):
                     log.note(name, "converted", split.annotation_words(row))
             moved = box != record.get("bbox")
-            mended = plain_record(record)
+            repaired = plain_record(record)
             if moved and row not in self.rows("box_from_outline"):  # they lie where the box lay
-                mended.pop("segmentation", None), mended.pop("keypoints", None)
-            mended |= {
+                repaired.pop("segmentation", None), repaired.pop("keypoints", None)
+            repaired |= {
                 "id": identities[row] if sound else len(kept) + 1,
                 "image_id": images[stands_for[image]]["id"],
                 "category_id": categories[category]["id"],
@@ -237,7 +237,7 @@ class _Mender:
             no_area = "area" in record and not np.isfinite(split.areas[row])
             if moved or no_area or row in self.rows("area_differs"):
                 own = split.areas[row] if self._area_is_right(row) else math.inf
-                mended["area"] = round(float(min(own, box[2] * box[3])), 4)
+                repaired["area"] = round(float(min(own, box[2] * box[3])), 4)
             for name in _SIZES:
                 if moved and image in split.placements and image in self.rows(name):
                     log.note(name, "box follows its image", split.annotation_words(row))
@@ -245,7 +245,7 @@ class _Mender:
                 if row not in self.rows(name):
                     continue
                 log.note(name, "now width x height", split.annotation_words(row))
-            kept.append(mended)
+            kept.append(repaired)
         return kept
 
     def _area_is_right(self, row: int) -> bool:

@@ -135,7 +135,7 @@ def _write_ledger(
     file: Path, summary: Summary, left_out: list[Any], found: ImageSource | VideoReader, ended: bool
 ) -> None:
     """What became of the source, in `NAME.ledger.json`; after an error too, if results were written before it."""
-    if (ended and not summary.images) or (file.exists() and not file.is_file()):  # nothing lies beside a pipe
+    if (ended and not summary.images) or (file.exists() and not file.is_file()):  # no file is written next to a pipe
         return
     ledger = summary.ledger
     if isinstance(found, ImageSource):

@@ -47,7 +47,7 @@ def as_tokens(x: Tensor) -> Tensor:
 
     Not as `flatten(2).transpose(1, 2)`: the gradient of that is in channels_last and, where B is 1, has an odd batch
     stride. For a map in torch's default layout, torch 2.14 on CPUs then silently computes wrong gradients in the
-    backward pass of a batch norm. (A test in tests/model/test_layers.py fails when a later torch has mended it.)
+    backward pass of a batch norm. (A test in tests/model/test_layers.py fails when a later torch has fixed it.)
     """
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 

@@ -93,7 +93,7 @@ def locate_weights(path: str | Path, sha256: str | None = None) -> Path:
         )
     if (reason := wrong_checksum(path, sha256 and f"sha256:{sha256}")) is not None:
         raise WeightsError(f"{path}: {reason}. Fetch it again, or ask for the checksum that belongs to this file.")
-    with open(path, "rb"):  # a file that may not be read is told as that
+    with open(path, "rb"):  # a file that may not be read is reported as that
         return path
 
 

@@ -313,7 +313,7 @@ def test_an_error_of_the_code_keeps_its_traceback(monkeypatch):
 
 
 def part_of(package: str, body: str) -> Callable[[object], None]:
-    """A function that stands in a module of that package."""
+    """A function defined in a module of that package."""
     scope = {"__name__": f"{package}.some_part"}
     exec(f"def fails(_):\n    {body}", scope)
     return scope["fails"]

@@ -85,7 +85,7 @@ def test_a_stale_path_gives_way_to_the_image_of_the_files_own_name(tmp_path):
         write(tmp_path / "set" / f"{name}.json", labelme("b.png", ("x", square(10, 10), {})))
     result, found, _ = converted(tmp_path / "set", tmp_path / "out", "labelme")
     assert list(found) == ["a.png", "b.png"]
-    assert result.changed == {"the annotation file's own name used, not the other name that stands in it": 1}
+    assert result.changed == {"the annotation file's own name used, not the other name written in it": 1}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_path_on_the_annotators_disk_counts_by_its_name(tmp_path, said):
     write(tmp_path / "set" / "1.json", labelme(said, ("x", square(10, 10), {})))
     result, found, _ = converted(tmp_path / "set", tmp_path / "out", "labelme", images=tmp_path / "pics")
     assert list(found) == ["photo 1.jpg"]
-    assert result.changed == {"no image has the annotation file's own name: the name that stands in it used": 1}
+    assert result.changed == {"no image has the annotation file's own name: the name written in it used": 1}
 
 
 def test_files_of_other_tools_lying_among_them_are_counted(tmp_path):

@@ -211,7 +211,7 @@ def test_an_annotation_belongs_to_the_image_of_its_own_name_and_a_contradiction_
         write(tmp_path / "set" / "Annotations" / f"{name}.xml", voc(f"{'bca'[i]}.jpg", ("cat", 10 + i, 20, 30, 60, "")))
     result, found, _ = converted(tmp_path / "set", tmp_path / "out", "voc")
     assert [found[f"{name}.jpg"][0][1] for name in "abc"] == [10, 11, 12]
-    assert result.changed == {"the annotation file's own name used, not the other name that stands in it": 3}
+    assert result.changed == {"the annotation file's own name used, not the other name written in it": 3}
     (tmp_path / "set" / "JPEGImages" / "a.jpg").unlink()  # b.jpg, which a.xml names, is that of b.xml
     result, found, _ = converted(tmp_path / "set", tmp_path / "out2", "voc")
     assert list(found) == ["b.jpg", "c.jpg"] and result.left_out("records") == {"image missing": 1}
@@ -222,7 +222,7 @@ def test_the_name_in_the_file_is_used_and_said_where_no_image_has_the_files_own(
     write(tmp_path / "set" / "annotations" / "1.xml", voc("/home/ann/photo.JPG", BOX))
     result, found, _ = converted(tmp_path / "set", tmp_path / "out", "voc")
     assert list(found) == ["photo.JPG"]
-    assert result.changed == {"no image has the annotation file's own name: the name that stands in it used": 1}
+    assert result.changed == {"no image has the annotation file's own name: the name written in it used": 1}
 
 
 def test_names_without_an_ending_and_with_another_one(tmp_path):

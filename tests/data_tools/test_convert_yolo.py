@@ -504,3 +504,18 @@ def test_boxes_that_reach_over_the_edge_are_cut_and_negative_ones_counted(tmp_pa
     assert found == {"a.jpg": [("x", 0, pytest.approx(40), pytest.approx(20), pytest.approx(20))]}
     assert result.left_out("boxes") == {"negative width or height": 1, "wholly outside of its image": 1}
     assert result.changed == {"box cut at the edge of its image": 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "684,8,273,116,1,4,0,0",
+        "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56",
+    ],
+    ids=["VisDrone", "KITTI"],
+)
+def test_rows_of_another_data_set_are_refused_by_line_without_advice_about_landmarks(tmp_path, row):
+    labelled(tmp_path / "set", "images/a.jpg", row=row)
+    write(tmp_path / "set" / "data.yaml", "train: images\nnames: [x]\n")
+    message = refused(tmp_path / "set", tmp_path / "out", "this is not YOLO. Convert the labels to COCO")
+    assert "a.txt, line 1" in message and "kpt_shape" not in message

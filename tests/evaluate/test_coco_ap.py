@@ -269,7 +269,7 @@ def test_difficult_objects_far_from_all_others_change_nothing_found_or_not(rows,
     for image, category, box, _ in far:
         found[image] += [(category - 1, box, random.random())] * random.randrange(3)
     with_far = numbers(score(ground_truth([*rows, *far], names, images=(1, 2, 3, 4)), found, [1, 2, 3]))
-    few = [NUMBERS.index("ar_1"), NUMBERS.index("ar_10")]  # of the surest one or ten, some are spent on ignored objects
+    few = [NUMBERS.index("ar_1"), NUMBERS.index("ar_10")]  # of the first one or ten, some are spent on ignored objects
     np.testing.assert_allclose(np.delete(with_far, few), np.delete(plain, few), rtol=0, atol=1e-12)
 
 

@@ -95,7 +95,7 @@ def _whole_name(source: str | Path) -> Path | str:
     if path.suffix in _KINDS:
         if not path.is_file():
             raise BackendError(f"{path}: no such file.")
-        with open(path, "rb"):  # a file that may not be read is told as that
+        with open(path, "rb"):  # a file that may not be read is reported as that
             return path
     if path.suffix in (".bin", ".tflite", ".mlpackage", ".trt"):
         hint = "Give the .xml beside it." if path.suffix == ".bin" else "Give weights, or a .onnx or .xml file."
