@@ -17,7 +17,7 @@ export GOMP_SPINCOUNT ?= 2000
 # The kernel of the environment in use goes before one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH ?= 1
 # An environment that is used as it was found need not have this project installed.
-export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONPATH := $(CURDIR):$(CURDIR)/notebooks$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -55,7 +55,7 @@ run:
 	"$$python" notebooks/execute.py notebooks/experiments/train.ipynb "$(OUT)/train.ipynb" --cwd . --kernel python3 \
 		--stderr-file >(cat >&2) $(parameters) || \
 		{ echo "make run: failed as said above; the notebook as far as it came: $(OUT)/train.ipynb" >&2; exit 1; }; \
-	"$$python" -m dfine_lib.cli result "$(OUT)"
+	"$$python" -m dfine_tools.cli result "$(OUT)"
 
 # What the whole suite needs.
 everything = notebooks,deploy,video,serve,shards,tensorrt-rtx,dev

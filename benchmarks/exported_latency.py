@@ -24,9 +24,9 @@ from benchmarks.peers import authors
 from benchmarks.peers.cases import Case
 from benchmarks.peers.exporting import as_if_trained, authors_onnx
 from benchmarks.ratio import Row, arguments, compare, record, use_threads
-from dfine_lib.deploy.backends.openvino_runtime import shared_core
-from dfine_lib.deploy.export import export_onnx
-from dfine_lib.evaluate.profile import profile
+from dfine_tools.analysis.profile import profile
+from dfine_tools.deploy.backends.openvino_runtime import shared_core
+from dfine_tools.deploy.export import export_onnx
 
 SIZES, SIDE, AT_MOST = "nsmlx", 640, 0.90
 RUNTIMES = ("onnxruntime", "openvino")

@@ -10,8 +10,8 @@ import torch
 from benchmarks.peers import authors
 from benchmarks.peers.cases import Case
 from benchmarks.ratio import Row, arguments, compare, record, use_threads
-from dfine_lib.deploy.backends.pytorch import FixedSides
-from dfine_lib.deploy.graph import graph_form
+from dfine_tools.deploy.backends.pytorch import FixedSides
+from dfine_tools.deploy.graph import graph_form
 
 AIM = 0.80
 CASES = [Case("n", 640, 1), Case("s", 640, 1)]

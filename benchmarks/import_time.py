@@ -23,7 +23,7 @@ print(time.perf_counter() - start)
 """
 BEYOND = "beyond torch and torchvision"
 OURS, PEER = "from dfine_lib import DFINE, Predictor", "from transformers import DFineForObjectDetection"
-TRAINING = "import dfine_lib.train.trainer, dfine_lib.evaluate.saved"
+TRAINING = "import dfine_lib.train.trainer, dfine_tools.analysis.saved"
 
 
 def seconds_of(line: str) -> float:
@@ -34,7 +34,7 @@ def seconds_of(line: str) -> float:
 def seconds_of_help() -> float:
     """From the start of the process until it has ended."""
     start = time.perf_counter()
-    text = _python("-m", "dfine_lib.cli", "--help")
+    text = _python("-m", "dfine_tools.cli", "--help")
     elapsed = time.perf_counter() - start
     if "COMMAND" not in text:
         raise SystemExit(f"this is no help:\n{text}")

@@ -103,7 +103,7 @@ def in_a_process(*words: str | Path) -> tuple[float, float, str]:
 
 def ours(folder: Path, out: Path, keep: int) -> dict[str, float]:
     """`dfine data objects365 remap`, start of the program included."""
-    words = ["-m", "dfine_lib.cli", "data", "objects365", "remap", folder, out, "--keep", str(keep)]
+    words = ["-m", "dfine_tools.cli", "data", "objects365", "remap", folder, out, "--keep", str(keep)]
     seconds, memory, told = in_a_process(*words)
     print(told)
     return {"seconds": seconds, "memory_gb": memory}

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ratio import arguments, measure, record, use_threads
+from data_tools.large.packed import read_packed, write_packed
 from dfine_lib.data.coco import CocoIndex
-from dfine_lib.data.packed import read_packed, write_packed
 
 
 def made_up(images: int, boxes: int, folder: Path) -> CocoIndex:

@@ -21,11 +21,11 @@ from PIL import Image
 
 from benchmarks.ratio import arguments, compare, record, use_threads
 from dfine_lib import DFINE
-from dfine_lib.deploy.export import export_onnx
-from dfine_lib.deploy.predict import Predictor, network_input
-from dfine_lib.deploy.predict_files import predict_files
-from dfine_lib.deploy.sources import find_source, read_picture
 from dfine_lib.recipes import get_recipe
+from dfine_tools.deploy.export import export_onnx
+from dfine_tools.deploy.predict import Predictor, network_input
+from dfine_tools.deploy.predict_files import predict_files
+from dfine_tools.deploy.sources import find_source, read_picture
 
 SEED, SIDE, IMAGES = 0, 320, 200
 BATCHES = (1, 4)

@@ -6,7 +6,6 @@ Reads as the doctor does: what is faulty is left out here and told by `dfine doc
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from data_tools.doctor.categories import name_of
 from data_tools.doctor.fit import targets
 from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import Split, locate, read_split
+from data_tools.large.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError, read_image
-from dfine_lib.data.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
 from dfine_lib.recipes import get_recipe
 
 SHOWN_SIDE = 1024  # pixels, longer side of a picture on the page
@@ -238,35 +237,3 @@ def some_pictures(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[s
             image = interpolate(image[None], size=size)[0]
         chosen[split.file_names[i]] = (image, boxes, [label_of[k] for k in split.category_of[own]])
     return chosen
-
-
-def write_statistics_page(found: Statistics, path: Path | str, *, pictures: int = 9, seed: int = 0) -> Path:
-    """Numbers and figures as one page that needs no other file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from dfine_lib import viz
-    from dfine_lib.evaluate.report import write_report
-
-    rows = []
-    for split in found.splits:
-        mean, _, most = split.objects_an_image
-        small, medium, large = split.small_medium_large
-        rows.append({"split": split.name, "images": split.images, "without boxes": split.images_without_boxes,
-                     "boxes": split.boxes, "objects an image": mean, "most": most, "small": small, "medium": medium,
-                     "large": large})  # fmt: skip
-    sections: list[tuple[str, Any]] = [("", rows)]
-    full = [split for split in found.splits if split.boxes]
-    if full:
-        marks = {"4 px": 4.0, "32 px": 32.0, "96 px": 96.0}
-        sections += [
-            ("Classes", viz.boxes_by_class({split.name: split.per_class for split in full}, found.names)),
-            ("Sizes", viz.object_sizes({split.name: split.sides_px for split in full}, image_size=found.image_size,
-                                       marks_px=marks)),
-            ("Anchors", viz.anchors_in_objects({split.name: split.anchors for split in full})),
-            ("Places", viz.where_objects_lie({split.name: split.centres for split in full})),
-        ]  # fmt: skip
-    if pictures and (chosen := some_pictures(found, count=pictures, seed=seed)):
-        sections.append(("Pictures", viz.annotated_pictures(chosen, found.names)))
-    return write_report(path, f"{os.path.basename(found.data.resolve())}: what is in it", sections)

@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 __all__ = ["DFINE", "Predictor", "__version__"]
 
 if TYPE_CHECKING:
-    from dfine_lib.deploy.predict import Predictor
     from dfine_lib.model.dfine import DFINE
+    from dfine_tools.deploy.predict import Predictor
 
 
 def __getattr__(name: str) -> object:
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> object:
 
         return DFINE
     if name == "Predictor":
-        from dfine_lib.deploy.predict import Predictor
+        from dfine_tools.deploy.predict import Predictor
 
         return Predictor
     raise AttributeError(f"module 'dfine_lib' has no attribute {name!r}")

@@ -61,8 +61,8 @@ def filled(readme: str) -> str:
 
 def add(run: Path) -> None:
     """Copy the metrics of a finished run under the run's name, and draw its curves."""
-    from dfine_lib import viz
     from dfine_lib.train.run_folder import read_rows
+    from dfine_tools.figures import compare as viz
 
     if not (run / "metrics.json").exists():
         raise SystemExit(f"{run}: no metrics.json, so no finished run")

@@ -53,8 +53,8 @@ def exported(tmp_path_factory) -> Path:
     Exporting is what takes longest; a worker of pytest-xdist does it once, for all rooms.
     """
     from dfine_lib import DFINE
-    from dfine_lib.deploy.export import export_onnx
     from dfine_lib.model.weights import read_weights
+    from dfine_tools.deploy.export import export_onnx
 
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)

@@ -121,7 +121,7 @@ def answer_of(name: str, work: str, case: Case) -> Callable[[Clock], dict[str, A
 def _forward(name: str, model: nn.Module, _: nn.Module, case: Case) -> Callable[[Clock], dict[str, Any]]:
     model.eval()
     if name == "ours":
-        from dfine_lib.deploy import deployed_form
+        from dfine_tools.deploy import deployed_form
 
         model = deployed_form(model).to(memory_format=torch.channels_last)
     else:

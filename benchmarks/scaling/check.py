@@ -65,7 +65,7 @@ def _small(data: Path, folder: Path) -> Path:
 
 def _run(size: str, side: int, processes: int, data: Path, out: Path) -> dict[str, float]:
     settings = ["data.base_size_repeat=none", "train.adapt_to_length=false", "train.stop_epoch=9"]
-    command = [sys.executable, "-m", "dfine_lib.cli", "train", "--recipe", f"{size}_coco", "--data", str(data)]
+    command = [sys.executable, "-m", "dfine_tools.cli", "train", "--recipe", f"{size}_coco", "--data", str(data)]
     command += ["--out", str(out), "--epochs", "2", "--image-size", str(side), "--batch-size", str(BATCH)]
     command += ["--workers", "0", "--device", "cpu", "--nproc", str(processes)]
     for setting in [*settings, "train.evaluate_every=2"]:
@@ -92,7 +92,7 @@ def _sample_seconds(data: Path, side: int) -> float:
 def _memory_before() -> float:
     """MiB of a process that has imported what a training imports, and done nothing."""
     program = (
-        "import resource, dfine_lib.evaluate.saved, dfine_lib.train.trainer\n"
+        "import resource, dfine_tools.analysis.saved, dfine_lib.train.trainer\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
     return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)

@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from data_tools.large.packed import write_packed
 from dfine_lib.criterion import build_criterion, matcher
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import read_image
 from dfine_lib.data.loader import CocoImages, SampleKey, TrainLoader
-from dfine_lib.data.packed import write_packed
 from dfine_lib.model import decoder
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import changed, get_recipe

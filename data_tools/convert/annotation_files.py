@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from data_tools.convert.records import NothingLeft, files_below, leaves
 from data_tools.convert.splits import known_split
+from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 ANNOTATION_FOLDERS = {
     "annotations", "annotation", "annots", "annot", "anno", "annos", "xml", "xmls", "json", "jsons", "labels", "label",

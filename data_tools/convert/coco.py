@@ -11,9 +11,9 @@ from data_tools.convert.coco_file import CocoFile, NotCoco
 from data_tools.convert.coco_layouts import JSON, gives_way, other_task, split_of
 from data_tools.convert.records import Category, NothingLeft, Source, annotation_file, files_below
 from data_tools.convert.splits import known_split, train_last
+from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 

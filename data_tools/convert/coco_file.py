@@ -27,9 +27,9 @@ from data_tools.convert.records import (
     text,
 )
 from data_tools.convert.segmentation import box_around
+from data_tools.ledger import Ledger
 from dfine_lib.data.coco_json import short
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 FROM_OUTLINE = "box made from the outline, there was no bbox"
 _LISTS = ("images", "annotations", "categories")

@@ -15,8 +15,8 @@ from data_tools.convert.json_kinds import kind_of
 from data_tools.convert.json_stream import first_character, list_records, read_small
 from data_tools.convert.records import Box, ImageRecord, NothingLeft, Source, annotation_file, files_below, number, text
 from data_tools.convert.splits import split_of_file, train_last
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 IMAGE = ("image", "imagefilename")
 BOXES = ("annotations", "annotation")

@@ -23,8 +23,8 @@ from data_tools.convert.records import (
     text,
 )
 from data_tools.convert.splits import split_of_file, train_last
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 LONGEST_LINE = 16 << 20  # bytes

@@ -27,8 +27,8 @@ from data_tools.convert.csv_file import csv_files, rows
 from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
 from data_tools.convert.records import Box, ImageRecord, NothingLeft, Source, number, numbers, size_or_none, text
 from data_tools.convert.splits import split_name, split_of_file, train_last
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 IMAGE = (
     "filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "path", "image_name", "image_file",

@@ -29,8 +29,8 @@ from data_tools.convert.records import (
 )  # fmt: skip
 from data_tools.convert.splits import in_order
 from data_tools.convert.xml_stream import OtherXml, child_text, elements
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 BOXLESS = ("points", "cuboid", "skeleton", "tag")
 SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", *BOXLESS)

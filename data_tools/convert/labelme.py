@@ -27,8 +27,8 @@ from data_tools.convert.records import (
     text,
 )  # fmt: skip
 from data_tools.convert.splits import in_order, split_of_folders, train_last
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 # Some of X-AnyLabeling are among them: rotation (four corners) and quadrilateral.
 OUTLINES = ("polygon", "rectangle", "line", "linestrip", "mask", "rotation", "quadrilateral")

@@ -15,9 +15,9 @@ from data_tools.convert.csv_file import csv_files, rows
 from data_tools.convert.packed import CROWD, TRUNCATED, BoxColumns
 from data_tools.convert.records import Box, ImageRecord, Source, number, text
 from data_tools.convert.splits import split_of_file, train_last
+from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 DESCRIPTIONS = "class-descriptions"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from data_tools.convert.records import NothingLeft
 from data_tools.convert.voc import Corners
 from data_tools.image_frames import Frame
-from dfine_lib.data.ledger import Ledger
+from data_tools.ledger import Ledger
 
 FILE = "conversion_report.json"
 MOST_REASONS = 6  # of one kind, in the summary

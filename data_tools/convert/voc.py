@@ -34,8 +34,8 @@ from data_tools.convert.records import (
 from data_tools.convert.splits import in_order, split_of_folders, train_last
 from data_tools.convert.voc_lists import listed_files
 from data_tools.convert.xml_stream import OtherXml, child_text, elements
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 Corners = Literal["plain", "inclusive"]
 

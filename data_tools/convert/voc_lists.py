@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from data_tools.convert.annotation_files import ANNOTATION_FOLDERS, IMAGE_FOLDERS, KIND, kept_folders
 from data_tools.convert.records import decoded, files_below, leaves, readable
 from data_tools.convert.splits import in_order, known_split, split_name
+from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 LISTS = "split lists"  # in the ledger
 _TASKS = ("main", "", "segmentation", "layout")  # folders in ImageSets; the first one that has lists counts

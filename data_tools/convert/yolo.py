@@ -20,8 +20,8 @@ from data_tools.convert.yolo_files import YoloFiles, label_place
 from data_tools.convert.yolo_rows import YoloRows
 from data_tools.convert.yolo_settings import find_settings
 from data_tools.convert.yolo_splits import ORDER, Item, Splits
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 
 def read_yolo(

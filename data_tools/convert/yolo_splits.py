@@ -11,8 +11,8 @@ from pathlib import Path, PurePath
 from data_tools.convert.splits import known_split, split_name, split_of_file
 from data_tools.convert.yolo_files import IMAGE_WORDS, YoloFiles, inside, is_absolute, name_in, short_names
 from data_tools.convert.yolo_settings import Settings
+from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
-from dfine_lib.data.ledger import Ledger
 
 ORDER = {"train": 0, "val": 2, "test": 3}  # other splits: 1; an image of train and val stays in val
 

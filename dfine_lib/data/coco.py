@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_tools.layouts import how_to_divide, how_to_use, listing
 from dfine_lib.data.coco_json import integers, is_set, read_json, records_of, short, unique, where
 from dfine_lib.data.images import DataError, check_images
-from dfine_lib.data.layouts import how_to_divide, how_to_use, listing
 from dfine_lib.data.plausible import written_as_fractions
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
@@ -123,7 +123,7 @@ def read_coco(
 ) -> CocoIndex:
     """Read and check one COCO annotation file; no image is opened (see `check_images`).
 
-    A training split may be given packed (`dfine_lib.data.packed`), as a file ending in `.packed`.
+    A training split may be given packed (`data_tools.large.packed`), as a file ending in `.packed`.
 
     Ids may be sparse and in any order, but they are integers: an id written as text is refused, because the
     evaluation reads the same file and compares ids as they stand. `area`, `iscrowd` and `info` may be missing.
@@ -215,7 +215,7 @@ def read_coco(
 
 
 def _packed(file: Path, folder: Path, training: bool, category_ids: Sequence[int] | None) -> CocoIndex:
-    from dfine_lib.data.packed import read_packed
+    from data_tools.large.packed import read_packed
 
     if not training:
         raise DataError(f"{file}: packed for training, so it cannot be evaluated on. Give the annotation file itself.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dfine_lib.data.coco import CocoIndex
 
 
-SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`dfine_lib.data.tars`)
+SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`data_tools.large.tars`)
 
 # EXIF orientation → what turns the stored picture upright. Every other value (0 and 65537 occur) is ignored.
 _UPRIGHT = {
@@ -215,7 +215,7 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
         DataError: lists the first few faulty images by id and file, and how many there are.
     """
     if (index.image_folder / SHARD_INDEX).is_file():  # then there are no pictures beside it
-        from dfine_lib.data.tars import check_shards
+        from data_tools.large.tars import check_shards
 
         check_shards(index)
         return

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data_tools.large.repeat_factor import draw_epoch, draws_per_epoch, repeat_factors
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import DataError, read_image
-from dfine_lib.data.repeat_factor import draw_epoch, draws_per_epoch, repeat_factors
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
 from dfine_lib.heap import keep_freed_memory
 

@@ -19,9 +19,9 @@ import torch
 
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
+from dfine_lib.device import describe_device
 from dfine_lib.files import write_atomically
 from dfine_lib.train.checkpoint import save_state
-from dfine_lib.train.device import describe_device
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

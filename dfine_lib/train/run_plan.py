@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_tools.large.repeat_factor import draws_per_epoch, repeat_factors
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import DataError
-from dfine_lib.data.repeat_factor import draws_per_epoch, repeat_factors
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError

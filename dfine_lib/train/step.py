@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dfine_lib.config import TrainConfig
 from dfine_lib.criterion.criterion import Criterion, Share, term_names
 from dfine_lib.data.loader import Batch
+from dfine_lib.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.errors import DfineError
 from dfine_lib.model.outputs import DFINEOutput
-from dfine_lib.train.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.train.ema import ModelEMA
 
 # Of fp16's loss scale, which doubles every 2,000 steps. From torch's own 65,536 on, a run's first four steps or more

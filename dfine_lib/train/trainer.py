@@ -15,20 +15,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from data_tools.large.shards import eval_loader, train_loader
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import Batch, Draw, derived_seed
-from dfine_lib.data.shards import eval_loader, train_loader
+from dfine_lib.device import pick_device, set_backends, usable_precision
+from dfine_lib.distributed import Ranks, joined, was_restarted
 from dfine_lib.heap import keep_freed_memory
-from dfine_lib.model.compilation import compile_model, is_compiled
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
-from dfine_lib.train.activation_checkpointing import checkpoint_activations
 from dfine_lib.train.checkpoint import CheckpointError, load_state
-from dfine_lib.train.device import pick_device, set_backends, usable_precision
-from dfine_lib.train.distributed import Ranks, joined, was_restarted
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.meter import Meter, in_words, memory_mb, over_a_run
 from dfine_lib.train.optim import build_optimizer, rate_factor
@@ -36,6 +34,8 @@ from dfine_lib.train.run_folder import RunFolder, describe_machine
 from dfine_lib.train.run_plan import RunPlan, plan_run
 from dfine_lib.train.score import MakeScore, Metrics
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
+from dfine_tools.forms.activation_checkpointing import checkpoint_activations
+from dfine_tools.forms.compilation import compile_model, is_compiled
 
 log = logging.getLogger(__name__)
 ROW_EVERY = 10  # optimizer steps between lines of metrics.jsonl
@@ -63,7 +63,7 @@ def train(
         recipe: a name or a recipe.
         data: what `find_split` understands.
         out: the run folder.
-        make_score: makes what scores a model, and shows what it finds (`dfine_lib.evaluate.saved.make_score`).
+        make_score: makes what scores a model, and shows what it finds (`dfine_tools.analysis.saved.make_score`).
         seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed, bit for
             bit on a CPU. On a GPU gradients are added up in any order and noise is another: up to rounding there.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
@@ -78,7 +78,7 @@ def train(
         ValueError: anything wrong with recipe, data, weights or an earlier run in the folder; nothing was trained.
         OSError: the folder cannot be written.
         NonFiniteLoss: the loss stayed non-finite; `last.pt` holds the last good state.
-        ProcessLost, ToldElsewhere: see `dfine_lib.train.distributed.joined`.
+        ProcessLost, ToldElsewhere: see `dfine_lib.distributed.joined`.
     """
     with joined(device) as ranks:
         resume = resume or was_restarted()

@@ -23,11 +23,11 @@ from PIL import Image
 
 from dfine_lib import DFINE
 from dfine_lib.config import DataConfig
-from dfine_lib.deploy.predict import network_input
-from dfine_lib.deploy.sources import SourceError, as_picture
 from dfine_lib.evaluate.postprocess import postprocess
 from dfine_lib.evaluate.refinement import refinement_of
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_tools.deploy.predict import network_input
+from dfine_tools.deploy.sources import SourceError, as_picture
 
 try:
     import uvicorn

@@ -14,14 +14,15 @@ import json
 from pathlib import Path
 
 import torch
+from workbook import viz
 
-from dfine_lib import DFINE, viz
+from dfine_lib import DFINE
 from dfine_lib.data import find_split, read_coco, read_image
 from dfine_lib.data.loader import CocoImages, collate, finish
 from dfine_lib.evaluate import postprocess
 from dfine_lib.evaluate.refinement import refinement_of, truths_of
-from dfine_lib.evaluate.saved import evaluate_weights
 from dfine_lib.model.weights import load_weights, read_weights, save_weights
+from dfine_tools.analysis.saved import evaluate_weights
 
 HERE = Path(__file__).parent
 NAME = "dfine_pico_shapes"

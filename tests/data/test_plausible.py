@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dfine_lib.cli import main
 from dfine_lib.data import DataError, read_coco
 from dfine_lib.data.plausible import written_as_fractions
+from dfine_tools.cli import main
 
 
 def judged(boxes, image_of=None, size_wh=(64, 48)) -> list[bool]:

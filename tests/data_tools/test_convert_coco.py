@@ -397,7 +397,7 @@ def test_ignored_boxes_stay_ignored_and_are_no_crowds(tmp_path, write_as):
 
 
 def test_boxes_written_as_corners_are_refused_and_the_way_out_mends_them(tmp_path):
-    from dfine_lib.cli import main
+    from dfine_tools.cli import main
 
     rows = [box(i, bbox=(110 + i, 50 + i, 190, 95)) for i in range(1, 11)]
     source = made(tmp_path / "set", {"train.json": coco("a.jpg", boxes=rows), "a.jpg": None})

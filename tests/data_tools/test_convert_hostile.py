@@ -16,8 +16,8 @@ from data_tools.convert.json_stream import CHUNK, list_records, object_records
 from data_tools.convert.records import files_below
 from data_tools.convert.report import FILE as REPORT
 from data_tools.convert.report import Options
-from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
+from dfine_tools.cli import main
 
 DEEP = 10**6
 BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><annotation><filename>&b;</filename>'

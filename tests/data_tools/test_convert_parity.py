@@ -203,5 +203,5 @@ def test_what_comes_out_is_what_training_reads(tmp_path):
 def test_nothing_heavy_is_imported_to_parse_the_command():
     import subprocess
 
-    code = "import sys, dfine_lib.cli.data; assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
+    code = "import sys, dfine_tools.cli.data; assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,8 +7,8 @@ import pytest
 
 from data_tools.convert.conversion import convert
 from data_tools.convert.report import NothingLeft, Options
-from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
+from dfine_tools.cli import main
 from tests.data_tools.small_sets import converted, picture, write
 
 HEADER = "filename,class,xmin,ymin,xmax,ymax\n"

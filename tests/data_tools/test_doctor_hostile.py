@@ -32,10 +32,10 @@ def doctor(*arguments: object, memory_bytes: int | None = None) -> subprocess.Co
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
     return subprocess.run(
-        [sys.executable, "-m", "dfine_lib.cli", "doctor", *map(str, arguments)],
+        [sys.executable, "-m", "dfine_tools.cli", "doctor", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/notebooks", "OMP_NUM_THREADS": "1"},
         timeout=120,
         preexec_fn=bound if memory_bytes else None,
     )
@@ -157,7 +157,7 @@ def test_a_pipe_and_a_device_in_place_of_a_picture_do_not_hang(plain, tmp_path):
 
 
 def test_names_on_disk_that_are_no_text_or_steer_the_terminal_are_written_out(plain, tmp_path):
-    from data_tools.doctor.page import write_page
+    from dfine_tools.pages.doctor import write_page
 
     folder = Folder(plain, tmp_path / "set")
     for name in (b"\xff.png", b"\x1b[31m.png"):
@@ -215,7 +215,7 @@ def test_a_file_larger_than_the_memory_is_refused_before_it_is_read(plain, tmp_p
 
 
 def test_markup_in_names_stays_text_on_the_page(plain, tmp_path):
-    from data_tools.doctor.page import write_page
+    from dfine_tools.pages.doctor import write_page
 
     folder = Folder(plain, tmp_path / "set")
     folder.categories[0]["name"] = "<script>alert(1)</script>"

@@ -16,7 +16,7 @@ from data_tools.doctor.duplicates import near_pairs, perceptual_hashes
 from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import key_of, leaves_folder
 from data_tools.shapes import make_shapes
-from dfine_lib import cli
+from dfine_tools import cli
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from PIL import Image
 from data_tools.objects365 import lists, remap, resize
 from data_tools.objects365.lists import LargeFile
 from data_tools.objects365.shrink import shrink, shrunk_pixels, target_size
-from dfine_lib.cli import main
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError
+from dfine_tools.cli import main
 
 CATEGORIES = [{"id": 1, "name": "Person"}, {"id": 2, "name": "Sneakers "}]
 
@@ -335,7 +335,7 @@ def test_pictures_of_other_modes_are_shrunk(tmp_path, mode):
 
 def test_a_resize_that_was_killed_repeats_and_loses_nothing(tmp_path):
     folder, made = large_pictures(tmp_path, [(1600, 1200)] * 24)
-    command = [sys.executable, "-m", "dfine_lib.cli", "data", "objects365", "resize", folder, tmp_path / "out"]
+    command = [sys.executable, "-m", "dfine_tools.cli", "data", "objects365", "resize", folder, tmp_path / "out"]
     command += ["--workers", "1"]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while len(list((tmp_path / "out").rglob("*_resized.jpg"))) < 5 and running.poll() is None:

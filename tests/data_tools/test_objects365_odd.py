@@ -12,8 +12,8 @@ from PIL import Image
 from data_tools.objects365 import lists, remap, resize
 from data_tools.objects365.lists import LargeFile
 from data_tools.objects365.shrink import shrink
-from dfine_lib.cli import main
 from dfine_lib.data.images import DataError
+from dfine_tools.cli import main
 from tests.data_tools.test_objects365 import large_pictures, published, save_train, written
 
 ODD_BOXES = (None, "1,2,3,4", [1, 2, 3], [1, 2, 3, 4, 5], [float("nan"), 1, 2, 3], [1, 2, float("inf"), 3], [True] * 4,

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data_tools.stats import anchors_inside, some_pictures, statistics
-from dfine_lib import cli
 from dfine_lib.data.images import DataError
+from dfine_tools import cli
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from data_tools.view import read_predictions, samples, view
-from dfine_lib.cli import main
 from dfine_lib.data import DataError, find_split, read_coco
-from tests.train.small_runs import write_folder
+from dfine_tools.cli import main
+from tests.small_runs import write_folder
 
 
 @pytest.fixture

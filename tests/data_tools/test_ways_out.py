@@ -27,8 +27,8 @@ from small_coco import (
 )
 
 from data_tools.doctor import CHECKS, examine
-from dfine_lib import cli
 from dfine_lib.data import DataError, check_images, read_coco
+from dfine_tools import cli
 
 LEFT, TOP, WIDTH, HEIGHT = BOX
 RIGHT, BOTTOM = LEFT + WIDTH, TOP + HEIGHT

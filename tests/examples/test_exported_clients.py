@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dfine_lib.deploy.predict import Predictor
+from dfine_tools.deploy.predict import Predictor
 from tests.browser.conftest import wait_for
 from tests.examples.conftest import EXAMPLES, served
 

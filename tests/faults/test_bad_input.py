@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from small_folder import make_folder
 
-from dfine_lib.cli import main
 from dfine_lib.config import DataConfig
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import save_weights
 from dfine_lib.recipes import get_recipe
+from dfine_tools.cli import main
 
 TRAIN = Path("annotations/instances_train.json")
 

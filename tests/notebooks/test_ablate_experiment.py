@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfine_lib.train.sweep import read_sweep
+from dfine_tools.runs.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "experiments" / "ablate.ipynb"

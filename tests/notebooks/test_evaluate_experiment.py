@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfine_lib import cli
+from dfine_tools import cli
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "experiments" / "evaluate.ipynb"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from dfine_lib.exercises import all_checkers, check, verdict
-from dfine_lib.exercises.registry import exercise
+from workbook.exercises import all_checkers, check, verdict
+from workbook.exercises.registry import exercise
 
 
 def raising(*arguments):
@@ -95,7 +94,7 @@ def test_an_unknown_number_names_the_known_ones():
 
 
 def test_a_check_leaves_the_random_numbers_of_the_notebook_alone(monkeypatch):
-    from dfine_lib.exercises import registry
+    from workbook.exercises import registry
 
     monkeypatch.setattr(registry, "_CHECKERS", dict(registry._CHECKERS))
     exercise("98.1")(lambda answer: str(torch.rand(1)))

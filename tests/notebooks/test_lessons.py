@@ -250,7 +250,7 @@ def test_no_two_lessons_give_the_same_name_to_what_they_build():
 
 @each_lesson
 def test_its_exercises_are_numbered_have_checkers_and_are_still_to_do(lesson):
-    from dfine_lib.exercises import all_checkers
+    from workbook.exercises import all_checkers
 
     numbers, number = exercise_numbers(lesson), lesson.name[:2]
     assert len(numbers) >= 2, f"{name_of(lesson)} has fewer than two exercises"
@@ -275,7 +275,7 @@ def test_its_answers_are_correct_and_compared_on_every_run(solution):
 
 
 def test_every_checker_belongs_to_an_exercise():
-    from dfine_lib.exercises import all_checkers
+    from workbook.exercises import all_checkers
 
     asked = set(itertools.chain.from_iterable(map(exercise_numbers, LESSONS)))
     assert set(all_checkers()) - asked == set()

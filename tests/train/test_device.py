@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from data_tools.large import shards
 from dfine_lib import DFINE
+from dfine_lib import device as devices
 from dfine_lib.config import DataConfig, TrainConfig
-from dfine_lib.data import loader, shards
-from dfine_lib.deploy.backends import pytorch
-from dfine_lib.evaluate import saved
+from dfine_lib.data import loader
+from dfine_lib.device import has_bf16, pick_device, set_backends, usable_precision
 from dfine_lib.model.weights import save_weights
 from dfine_lib.recipes import get_recipe
-from dfine_lib.train import device as devices
-from dfine_lib.train.device import has_bf16, pick_device, set_backends, usable_precision
+from dfine_tools.analysis import saved
+from dfine_tools.deploy.backends import pytorch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 

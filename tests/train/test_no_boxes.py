@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from small_runs import SMALL, write_folder
+from workbook import viz
 
-from dfine_lib import cli, viz
-from dfine_lib.deploy.bench import known_ap
-from dfine_lib.evaluate.compare import comparison, read_runs, summaries
-from dfine_lib.evaluate.results import as_markdown, finished_runs, result_rows
-from dfine_lib.evaluate.saved import make_score
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train import trainer
 from dfine_lib.train.checkpoint import load_state
-from dfine_lib.train.launch import _NewRows
 from dfine_lib.train.run_folder import read_rows
-from dfine_lib.train.sweep import Outcome, Trial, condition_rows
+from dfine_tools import cli
+from dfine_tools.analysis.saved import make_score
+from dfine_tools.deploy.bench import known_ap
+from dfine_tools.runs.compare import comparison, read_runs, summaries
+from dfine_tools.runs.launch import _NewRows
+from dfine_tools.runs.results import as_markdown, finished_runs, result_rows
+from dfine_tools.runs.sweep import Outcome, Trial, condition_rows
 
 STAGES = {
     "train.epochs": 3, "train.stop_epoch": 2, "train.adapt_to_length": False, "train.ema_restart_decay": 0.99,

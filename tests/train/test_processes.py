@@ -17,14 +17,14 @@ import pytest
 import torch
 from small_runs import SMALL, write_folder
 
-from dfine_lib import cli
+from dfine_lib.device import enough_gpus, pick_device
+from dfine_lib.distributed import Ranks
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.checkpoint import load_state
-from dfine_lib.train.device import enough_gpus, pick_device
-from dfine_lib.train.distributed import Ranks
-from dfine_lib.train.elastic import ProcessesFailed, run_in_processes
-from dfine_lib.train.launch import launch_training, training_command
 from dfine_lib.train.run_folder import RunFolder, read_rows
+from dfine_tools import cli
+from dfine_tools.runs.elastic import ProcessesFailed, run_in_processes
+from dfine_tools.runs.launch import launch_training, training_command
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 4
@@ -41,7 +41,8 @@ def command_of(data: Path, out: Path, *more: str, nproc: int = 2, **settings: ob
 
 
 ENVIRONMENT = os.environ | {
-    "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "notebooks"), os.environ.get("PYTHONPATH", "")]),
 }  # fmt: skip
 
 
@@ -215,7 +216,7 @@ def test_a_wrong_setting_is_told_before_anything_starts(data, tmp_path, monkeypa
     words = ["train", "--recipe", "pico", "--data", str(data), "--out", str(tmp_path / "run")]
     words += ["--device", "cpu", "--nproc", "2"]
     with monkeypatch.context() as patch:
-        patch.setattr("dfine_lib.train.elastic.run_in_processes", lambda *_, **__: pytest.fail("started"))
+        patch.setattr("dfine_tools.runs.elastic.run_in_processes", lambda *_, **__: pytest.fail("started"))
         assert cli.main([*words, "--image-size", "100"]) == 2
     assert "multiple of 32" in capsys.readouterr().err
     assert cli.main([*words[:-1], "0"]) == 2
@@ -291,7 +292,7 @@ def test_a_second_rank_writes_nothing(tmp_path):
 def test_a_run_ends_with_the_notebook_that_started_it(data, tmp_path, nproc, how):
     out = tmp_path / "run"
     command = command_of(data, out, nproc=nproc, **{"train.epochs": 200})
-    words = f"from dfine_lib.train.launch import launch_training; launch_training({command!r}, {str(out)!r})"
+    words = f"from dfine_tools.runs.launch import launch_training; launch_training({command!r}, {str(out)!r})"
     notebook = start([sys.executable, "-c", words], tmp_path / "words")
     after_an_epoch(out, notebook)
     processes = descendants(notebook)

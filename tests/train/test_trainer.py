@@ -20,7 +20,6 @@ from small_runs import SMALL, Score, ScoreOf, score_by_weights, write_folder
 from dfine_lib import files
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError
-from dfine_lib.model.compilation import compile_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
 from dfine_lib.recipes import changed, get_recipe
@@ -30,6 +29,7 @@ from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.run_folder import RunFolder, read_rows, recipe_from_dict
 from dfine_lib.train.run_plan import fitted_to_data
 from dfine_lib.train.step import NonFiniteLoss
+from dfine_tools.forms.compilation import compile_model
 
 
 def train(recipe, data, out, **options):
@@ -186,7 +186,7 @@ def test_a_run_stopped_in_stage_two_goes_on_to_the_same_bits(small_recipe, data_
 def test_kill_9_in_an_epoch_and_the_same_command_give_the_uninterrupted_run(finished, tmp_path):
     recipe, data, out, _ = finished
     settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "dfine_lib.cli", "train", "--recipe", "pico", "--data", str(data)]
+    command = [sys.executable, "-m", "dfine_tools.cli", "train", "--recipe", "pico", "--data", str(data)]
     command += ["--out", str(tmp_path / "run"), "--device", "cpu", *settings]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -474,7 +474,7 @@ def test_a_run_that_ran_out_of_memory_may_go_on_with_checkpointed_activations(fi
 
 def test_bf16_where_there_is_none_trains_in_what_is_used_instead(finished, tmp_path, monkeypatch):
     recipe, data, _, result = finished
-    monkeypatch.setattr("dfine_lib.train.device.has_bf16", lambda _: False)
+    monkeypatch.setattr("dfine_lib.device.has_bf16", lambda _: False)
     found = train(changed(recipe, {"train.precision": "bf16"}), data, tmp_path / "run")
     assert found["numerics"]["precision"] == "fp32" and found["last"] == result["last"]
     assert found["recipe"]["train"]["precision"] == "bf16"

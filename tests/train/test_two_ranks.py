@@ -17,10 +17,10 @@ from two_ranks import CASES, batches_of, evaluation, recipe_of, statistics, step
 
 from dfine_lib.criterion import build_criterion
 from dfine_lib.criterion.criterion import term_names
+from dfine_lib.distributed import ALONE, running_statistics
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.layers import FrozenBatchNorm2d
 from dfine_lib.recipes import get_recipe
-from dfine_lib.train.distributed import ALONE, running_statistics
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.step import TrainStep
 

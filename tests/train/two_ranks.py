@@ -13,11 +13,11 @@ from dfine_lib.boxes import box_xyxy_to_cxcywh, inverse_sigmoid
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data import EvalLoader, find_split, read_coco
 from dfine_lib.data.loader import Batch
+from dfine_lib.distributed import ALONE, Ranks, current_ranks, joined
 from dfine_lib.evaluate.coco_ap import evaluate_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.recipes import changed, get_recipe
-from dfine_lib.train.distributed import ALONE, Ranks, current_ranks, joined
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.step import TrainStep
 

@@ -1,6 +1,0 @@
-"""What runs a detector: torch, ONNX Runtime, OpenVINO, TensorRT, a file each. Same pixels in, same detections out."""
-
-from dfine_lib.deploy.backends.backend import Backend, BackendError, DeviceError, EdgeDistributions
-from dfine_lib.deploy.backends.opening import BACKENDS, open_backend
-
-__all__ = ["BACKENDS", "Backend", "BackendError", "DeviceError", "EdgeDistributions", "open_backend"]

@@ -1,0 +1,124 @@
+"""Where a model runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from dfine_lib.config import TrainConfig
+from dfine_lib.distributed import ALONE, Ranks
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
+    """The device of that name; `auto` takes a GPU where there is one.
+
+    A GPU becomes the current one, so that nothing opens a context (half a gigabyte) on another: DataLoader's thread
+    that pins memory and TensorRT use the current GPU, whatever device tensors are on.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        ranks: of several processes on a machine with GPUs, each takes its own.
+
+    Returns:
+        The device; a GPU always with its number.
+
+    Raises:
+        ValueError: no such device here, or not one for every process.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks.size > 1 and name != "cpu":
+        if name != "cuda":
+            raise ValueError(f"device {name!r} is one device: several processes train on cpu or on cuda")
+        enough_gpus(ranks.local_rank + 1)
+        name = f"cuda:{ranks.local_rank}"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            if device.index is not None:
+                torch.cuda.set_device(device.index)
+            device = torch.device("cuda", torch.cuda.current_device())
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not to be had here ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
+def enough_gpus(processes: int) -> None:
+    """A GPU for each process of this machine.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    there = torch.cuda.device_count()
+    if processes > there:
+        raise ValueError(
+            f"{processes} processes want a GPU each, and this machine has {there or 'none'}; "
+            + (f"give --nproc {there}" if there else "give --device cpu")
+            + (", or --device cpu" if there else "")
+        )
+
+
+def usable_precision(precision: str, device: torch.device) -> str:
+    """The precision asked for, or where the device has no bf16 arithmetic what is used instead, which is logged.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+        device: where the model runs.
+
+    Returns:
+        On a GPU without bf16 fp16, whose range a scaler minds; on a processor without it fp32, which is faster there.
+    """
+    if precision != "bf16" or has_bf16(device):
+        return precision
+    instead = "fp16" if device.type == "cuda" else "fp32"
+    log.warning("%s has no bf16 arithmetic: %s is used instead", describe_device(device), instead)
+    return instead
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16, and does not only imitate it."""
+    if device.type == "cuda":  # of this GPU: torch.cuda.is_bf16_supported asks the current one
+        return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return True  # autocast itself tells
+
+
+def describe_device(device: torch.device) -> str:
+    """A GPU's name, or the device's own."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def set_float32(precision: str, device: torch.device) -> None:
+    """Set what float32 means on a GPU, for the whole process: training, evaluation and prediction by torch call this.
+
+    With `high`, the default of every recipe, products and convolutions take TF32, whose factors have 10 bits instead of
+    23: several times as fast, boxes off by up to a tenth of a pixel in 640. `highest` is exact for both; `medium` takes
+    bf16 for products. All three ways share one setting, so that the AP in a run and that of `dfine eval` compare. Files
+    for ONNX Runtime and TensorRT run in exact float32, which the export validation's limits ask for. On a CPU float32
+    is exact in any case.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+def set_backends(train: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Set what torch keeps for the whole process: the precision of float32 products and cuDNN's search. GPUs only.
+
+    Returns:
+        What is in force, for the run's folder.
+    """
+    set_float32(train.matmul_precision, device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = train.cudnn_benchmark
+    return {
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }

@@ -1,0 +1,161 @@
+"""A weights file on a data folder: what `dfine eval` and the evaluation notebook call."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_tools.large.shards import eval_loader
+from dfine_lib.config import DataConfig, Recipe
+from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
+from dfine_lib.device import pick_device, set_float32
+from dfine_lib.distributed import current_ranks
+from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.model.class_rows import how_to_name
+from dfine_lib.model.dfine import DFINE
+from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
+from dfine_lib.recipes import changed, get_recipe
+from dfine_tools.analysis.samples import sample_detections
+from dfine_tools.forms.compilation import compile_model
+
+
+class _Score:
+    """Scores a model on a validation loader; `samples` is what it finds on the first few images."""
+
+    def __init__(self, evaluator: CocoEvaluator) -> None:
+        self.evaluator = evaluator
+
+    def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> CocoMetrics:
+        return evaluate_model(model, loader, self.evaluator, device, distributed=current_ranks().size > 1)
+
+    def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]:
+        return sample_detections(model, loader, device)
+
+
+def make_score(annotation_file: Path | str, category_ids: Sequence[int]) -> _Score:
+    """What the trainer scores with, and shows samples with: the file is read once, before the first step.
+
+    Args:
+        annotation_file: COCO instances JSON of the validation split.
+        category_ids: the file's category id of each label.
+
+    Raises:
+        ValueError: the file cannot be scored against.
+    """
+    return _Score(CocoEvaluator(annotation_file, category_ids))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A weights file, ready to be scored on a data folder."""
+
+    model: DFINE
+    loader: EvalLoader  # `loader.index` holds the images, `loader.recipe` the input size
+    device: torch.device
+    class_rows: dict[str, str | int | None]  # of `load_weights`: the file's class, or row, for each class; often empty
+
+    def detect(self) -> tuple[CocoMetrics, CocoEvaluator]:
+        """Run the model over all images: the numbers, and the evaluator that still holds every detection.
+
+        Of several processes each runs it over its share, and all have the detections and numbers of all images.
+        """
+        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids)
+        distributed = current_ranks().size > 1
+        return evaluate_model(self.model, self.loader, evaluator, self.device, distributed=distributed), evaluator
+
+
+def evaluate_weights(
+    weights: Path | str,
+    data: Path | str,
+    *,
+    recipe: str | Recipe | None = None,
+    settings: dict[str, object] | None = None,
+    device: str = "auto",
+    rows: Mapping[str, str] | None = None,
+    compiled: bool = False,
+) -> CocoMetrics:
+    """Score a weights file on the val split of a COCO-style folder; arguments and errors are those of `open_saved`.
+
+    Args:
+        compiled: with `torch.compile`, where that works here.
+    """
+    saved = open_saved(weights, data, recipe=recipe, settings=settings, device=device, rows=rows)
+    if compiled:
+        compile_model(saved.model)
+    return saved.detect()[0]
+
+
+def open_saved(
+    weights: Path | str,
+    data: Path | str,
+    *,
+    recipe: str | Recipe | None = None,
+    settings: dict[str, object] | None = None,
+    device: str = "auto",
+    rows: Mapping[str, str] | None = None,
+) -> Saved:
+    """Load a weights file for the val split of a COCO-style folder.
+
+    Classes are matched by name where the file holds names, so a folder with fewer classes, or in another order, is
+    scored on what it has. A file without names is scored in the order of its class rows where it has as many as the
+    folder has classes, which is logged, and refused where it has not. Of several processes that are joined, each gets
+    its share of the images.
+
+    Args:
+        weights: `.safetensors` of ours, or a published `.pth`.
+        data: folder with a val split.
+        recipe: shape of the model and size of its input; None: as the file says.
+        settings: fields to replace, as `{"data.image_size": 320}`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        rows: the file's class, or class row, for a class of the folder, as in `load_weights`.
+
+    Raises:
+        WeightsError: the file is missing, damaged, of another model, lacks a class of the folder, has no names for
+            another number of classes, or says nothing of its shape and no recipe was given.
+        DataError: the folder's val split is missing or faulty.
+        ValueError: unknown recipe or setting.
+    """
+    ranks = current_ranks()
+    ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
+    stored = read_weights(weights)
+    if recipe is not None:
+        recipe = get_recipe(recipe)
+    elif stored.model is not None:
+        recipe = Recipe(name=stored.path.stem, model=stored.model, data=stored.data or DataConfig())
+    else:
+        raise WeightsError(f"{weights}: the file does not say which model it is of. Name its recipe, as n_coco.")
+    if stored.data is not None:  # a model sees pictures in the size it was trained with, unless told otherwise
+        recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
+    recipe = changed(recipe, settings or {})
+
+    annotation_file, image_folder = find_split(data, "val")
+    index = read_coco(annotation_file, image_folder, training=False)
+    ranks.on_first(lambda: check_images(index, every=False))
+    named, rows = bool(stored.category_names), rows or {}
+    if not named and not rows and stored.num_classes != index.num_classes:
+        raise WeightsError(
+            f"{weights}: {stored.num_classes} class rows without names, for the {index.num_classes} classes of "
+            f"{annotation_file}: nothing says which row is which class. Name the row of every class, counted from 0, "
+            f"as --row {shlex.quote(index.category_names[0])}=ROW. Or: {how_to_name(weights, stored.model is None)}"
+        )
+    model = DFINE.from_recipe(recipe, num_classes=index.num_classes)
+    taken = load_weights(model, stored, index.category_names, rows).get("rows", {})
+    unknown = [name for name, source in taken.items() if source is None]
+    if unknown:
+        has = f"has {', '.join(stored.category_names)}" if named else f"names none of its {stored.num_classes} rows"
+        name = shlex.quote(unknown[0])
+        raise WeightsError(
+            f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it {has}. "
+            f"Where it is one of these under another name, say so, as --row {name}=ITS_{'NAME' if named else 'ROW'}; "
+            "else rename the categories of the folder, or fine-tune these weights on it."
+        )
+    where = pick_device(device, ranks)
+    set_float32(recipe.train.matmul_precision, where)
+    loader = eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
+    return Saved(model.to(where), loader, where, taken)

@@ -1,0 +1,294 @@
+"""`dfine data`: other tools' annotations to COCO's form, and back; COCO folders split, shrunk, merged."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dfine_tools.cli import published_data
+from dfine_tools.cli.doctor import add_stats
+
+NOTHING_LEFT = 1  # exit code
+FROM = ("voc", "yolo", "crowdhuman", "objects365", "labelme", "cvat", "openimages", "createml", "csv", "coco")
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add what makes a data folder of another one."""
+    data = commands.add_parser(
+        "data",
+        help="convert data sets (VOC, YOLO, CrowdHuman, Objects365, LabelMe, …), split, shrink, filter, merge them",
+        description="Make a data folder of another one. The source is never changed; what is made appears whole.",
+        epilog="example: dfine data convert VOCdevkit my_set --from voc",
+    )
+    kinds = data.add_subparsers(dest="kind", metavar="WHAT", required=True)
+    _add_convert(kinds)
+    _add_split(kinds)
+    _add_subset(kinds)
+    _add_filter(kinds)
+    _add_merge(kinds)
+    published_data.add_kinds(kinds)
+    _add_shard(kinds)
+    _add_pack(kinds)
+    _add_view(kinds)
+    add_stats(kinds, "dfine data stats")
+
+
+def _add_convert(kinds: argparse._SubParsersAction) -> None:
+    convert = kinds.add_parser(
+        "convert",
+        help="from one annotation format to another",
+        description="SOURCE is a folder or a file. OUT is made whole or not at all: with --to coco, "
+        "annotations/instances_SPLIT.json and images/SPLIT/, as `dfine train --data OUT` takes it. What is left out or "
+        "changed is counted, and listed in OUT/conversion_report.json. Exit code 1 where no image or no box is left.",
+        epilog="example: dfine data convert VOCdevkit/VOC2012 my_set --from voc",
+    )
+    add = convert.add_argument
+    add("source", type=Path, metavar="SOURCE")
+    add("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
+    add("--from", dest="read", required=True, choices=FROM, help="format of SOURCE")
+    add("--to", dest="write", default="coco", choices=("coco", "yolo", "voc"), help="format of OUT (default: coco)")
+    add("--images", type=Path, metavar="DIR", help="folder of the pictures, where they are not in SOURCE")
+    add(
+        "--categories", metavar="LIST",
+        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO's form, "
+        "ids kept), or a data.yaml with names. Default: those of SOURCE with their ids, else ids from 1; names from "
+        "boxes alone are sorted",
+    )  # fmt: skip
+    add("--split", default="train", metavar="NAME", help="name of the only split, where SOURCE has none (train)")
+    add(
+        "--pictures", default="link", choices=("link", "copy", "none"),
+        help="link (default): hard links, no space taken, copies where the disk has none; copy; none: annotations only",
+    )  # fmt: skip
+    add("--sizes", type=Path, metavar="FILE", help="sizes of pictures that are not at hand: COCO JSON, or CSV with "
+        "file_name,width,height")  # fmt: skip
+    add(
+        "--exif", choices=("upright", "stored"),
+        help="where EXIF turns images: boxes were drawn on the upright image, or on the image as it is stored. "
+        "Default: by the evidence of all images; upright where there is none; refused where the sizes are those "
+        "of the stored image and no box decides",
+    )  # fmt: skip
+    add("--fractions", action="store_true", help="boxes are fractions of the image where the format says pixels")
+    add("--keep-groups", action="store_true", help="LabelMe: shapes of one group_id stay boxes of their own")
+    add("--keep-outside", action="store_true", help="do not cut boxes at the edge of their image")
+    add("--follow-links", action="store_true", help="read files that links in SOURCE lead to, outside of it")
+    add(
+        "--voc-corners", default="plain", choices=("plain", "inclusive"),
+        help="VOC's corners: plain coordinates, as nearly all tools write them (default), or pixels counted from 1, "
+        "the last one inside, as in the original VOC (left = xmin - 1)",
+    )  # fmt: skip
+    add("--person-box", default="full", choices=("full", "visible", "head"), help="which box of CrowdHuman (full)")
+    convert.set_defaults(call=_convert, after_interrupt=" Nothing was left behind; the same command starts again.")
+
+
+def _or_nothing(call: Callable[[argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], int | None]:
+    """The command, with exit code 1 where nothing is left."""
+
+    @functools.wraps(call)
+    def guarded(arguments: argparse.Namespace) -> int | None:
+        from data_tools.convert.records import NothingLeft
+
+        try:
+            return call(arguments)
+        except NothingLeft as error:
+            print(f"dfine data {arguments.kind}: {error}", file=sys.stderr)
+            return NOTHING_LEFT
+
+    return guarded
+
+
+@_or_nothing
+def _convert(arguments: argparse.Namespace) -> None:
+    from data_tools.convert.conversion import convert
+    from data_tools.convert.report import Options, summary
+
+    names = ("images", "categories", "split", "pictures", "sizes", "keep_outside", "keep_groups", "fractions", "exif",
+             "follow_links", "voc_corners", "person_box")  # fmt: skip
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    result = convert(arguments.source, arguments.out, read=arguments.read, write=arguments.write, options=options)
+    print(summary(result, arguments.read, arguments.write))
+
+
+def _add_split(kinds: argparse._SubParsersAction) -> None:
+    split = kinds.add_parser(
+        "split",
+        help="divide one set of pictures into train, val and test",
+        description="Every class is spread over the parts as evenly as whole pictures allow, rare classes first.",
+        epilog="example: dfine data split labels.json my_set --images pictures --val 0.2 --group-by-name '^([^_]+)_'",
+    )
+    _add_places(split)
+    split.add_argument("--val", type=float, default=0.2, metavar="F", help="share of the pictures (default: 0.2)")
+    split.add_argument("--test", type=float, default=0.0, metavar="F", help="likewise (default: none)")
+    _add_chance(split)
+    split.set_defaults(call=_split, after_interrupt="")
+
+
+def _add_subset(kinds: argparse._SubParsersAction) -> None:
+    subset = kinds.add_parser(
+        "subset",
+        help="keep a part of the pictures",
+        description="Classes keep their shares as evenly as whole pictures allow. Splits not named stay whole.",
+        epilog="example: dfine data subset COCO2017 coco_tenth --fraction 0.1",
+    )
+    _add_places(subset)
+    subset.add_argument("--fraction", type=float, metavar="F", help="share of the pictures to keep")
+    subset.add_argument("--count", type=int, metavar="N", help="or their number")
+    subset.add_argument("--of", default="train", metavar="A,B", help="splits to make smaller (default: train)")
+    _add_chance(subset)
+    subset.set_defaults(call=_subset, after_interrupt="")
+
+
+def _add_filter(kinds: argparse._SubParsersAction) -> None:
+    only = kinds.add_parser(
+        "filter",
+        help="keep some classes, boxes of some size, pictures with boxes",
+        description="Ids stay as they are.",
+        epilog="example: dfine data filter COCO2017 people --categories person --min-boxes 1",
+    )
+    _add_places(only)
+    only.add_argument("--categories", metavar="A,B", help="names of the classes to keep (default: all)")
+    only.add_argument("--min-side", type=float, default=0.0, metavar="PX", help="leave out boxes with a shorter side")
+    only.add_argument("--min-boxes", type=int, default=0, metavar="N", help="leave out pictures with fewer boxes")
+    only.set_defaults(call=_filter, after_interrupt="")
+
+
+def _add_merge(kinds: argparse._SubParsersAction) -> None:
+    merge = kinds.add_parser(
+        "merge",
+        help="put data folders together",
+        description="Split by split; classes meet by name. Pictures of the first folder go to images/SPLIT/1/, …",
+        epilog="example: dfine data merge day night all_day",
+    )
+    merge.add_argument("sources", type=Path, nargs="+", metavar="SOURCE")
+    merge.add_argument("out", type=Path, metavar="OUT")
+    _add_pictures(merge)
+    merge.set_defaults(call=_merge, after_interrupt="")
+
+
+def _add_shard(kinds: argparse._SubParsersAction) -> None:
+    shard = kinds.add_parser(
+        "shard",
+        help="pictures into tars, for object storage and network disks",
+        description="OUT is a data folder whose images/SPLIT/ holds tars in the form of webdataset, picture files "
+        "unchanged, and shards.json; `dfine train --data OUT` reads them from end to end. If the tars lie elsewhere, "
+        "DFINE_SHARDS_FROM says where: https://host/set, gs://bucket/set, or 'pipe:aws s3 cp s3://bucket/set/{} -'.",
+        epilog="example: dfine data shard COCO2017 coco_shards --images-per-shard 1000",
+    )
+    shard.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    shard.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
+    shard.add_argument("--images-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
+    shard.add_argument("--seed", type=int, default=0, metavar="S", help="of the order of training images (default: 0)")
+    shard.add_argument("--follow-links", action="store_true", help="take pictures that are links out of their folder")
+    shard.set_defaults(call=_shard, after_interrupt=" Nothing was left behind; the same command starts again.")
+
+
+def _add_pack(kinds: argparse._SubParsersAction) -> None:
+    pack = kinds.add_parser(
+        "pack",
+        help="annotations of millions of images into one file that opens at once",
+        description="OUT holds train.packed, whose arrays are mapped into memory and shared by all workers, and "
+        "data.json, which is given as --data in place of DATA. Pictures and the val split stay where they are.",
+        epilog="example: dfine data pack objects365 o365_packed && dfine train --data o365_packed/data.json …",
+    )
+    pack.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    pack.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
+    pack.set_defaults(call=_pack, after_interrupt="")
+
+
+def _add_view(kinds: argparse._SubParsersAction) -> None:
+    view = kinds.add_parser(
+        "view",
+        help="pictures, boxes and predictions in the FiftyOne app",
+        description="Opens one split in the browser, on this machine only, until Ctrl-C or the page is closed. Needs "
+        "the extra fiftyone and its database; `dfine stats DATA --html page.html` needs neither.",
+        epilog="example: dfine data view my_set --predictions found.json",
+    )
+    view.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    view.add_argument("--split", default="val", choices=("train", "val"), help="default: val")
+    view.add_argument("--predictions", type=Path, metavar="FILE", help="of `dfine predict --json`, or COCO's results")
+    view.add_argument("--port", type=int, default=5151, metavar="N", help="default: 5151")
+    view.set_defaults(call=_view, after_interrupt="")
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="data folder, or one COCO file with --images")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, where SOURCE is a file")
+    _add_pictures(parser)
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pictures", default="link", choices=("link", "copy", "none"),
+        help="link (default): hard links, copies where the disk has none; copy; none: annotations only",
+    )  # fmt: skip
+    parser.add_argument("--follow-links", action="store_true", help="take pictures that are links out of their folder")
+
+
+def _add_chance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="equal seeds give equal parts (default: 0)")
+    parser.add_argument("--group-by", metavar="KEY", help="pictures with the same KEY in their records stay together")
+    parser.add_argument("--group-by-name", metavar="REGEX", help="likewise, by what REGEX finds in the file name")
+
+
+_PLACES = ("images", "pictures", "follow_links")
+
+
+def _told(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
+    told = {name: getattr(arguments, name) for name in names}
+    if hasattr(arguments, "group_by"):
+        told |= {"seed": arguments.seed, "group_key": arguments.group_by, "group_pattern": arguments.group_by_name}
+    return told
+
+
+@_or_nothing
+def _split(arguments: argparse.Namespace) -> None:
+    from data_tools.subset import split_data
+
+    print(split_data(arguments.source, arguments.out, **_told(arguments, "val", "test", *_PLACES)))
+
+
+@_or_nothing
+def _subset(arguments: argparse.Namespace) -> None:
+    from data_tools.subset import subset_data
+
+    told = _told(arguments, "fraction", "count", *_PLACES)
+    print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **told))
+
+
+@_or_nothing
+def _filter(arguments: argparse.Namespace) -> None:
+    from data_tools.subset import filter_data
+
+    names = arguments.categories and [name.strip() for name in arguments.categories.split(",") if name.strip()]
+    told = _told(arguments, "min_side", "min_boxes", *_PLACES)
+    print(filter_data(arguments.source, arguments.out, categories=names, **told))
+
+
+@_or_nothing
+def _merge(arguments: argparse.Namespace) -> None:
+    from data_tools.subset import merge_data
+
+    print(merge_data(arguments.sources, arguments.out, **_told(arguments, "pictures", "follow_links")))
+
+
+def _shard(arguments: argparse.Namespace) -> None:
+    from data_tools.large.shard import shard_data
+
+    names = ("images_per_shard", "seed", "follow_links")
+    print(shard_data(arguments.source, arguments.out, **{name: getattr(arguments, name) for name in names}))
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from data_tools.large.shard import pack_data
+
+    print(pack_data(arguments.source, arguments.out))
+
+
+def _view(arguments: argparse.Namespace) -> None:
+    from data_tools.view import view
+
+    names = ("split", "predictions", "port")
+    print(view(arguments.source, **{name: getattr(arguments, name) for name in names}))

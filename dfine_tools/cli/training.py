@@ -1,0 +1,353 @@
+"""`dfine train`, `dfine eval`, `dfine result`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dfine_lib.config import Recipe
+from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
+
+if TYPE_CHECKING:
+    from dfine_lib.distributed import Ranks
+
+INTERRUPTED = 130
+LOST = 3  # exit code of a process that ends because another one of its run did
+_DATA_HELP = "folder with a train and a val split, or a JSON file that names the paths of both"
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add what trains, scores, and tells what came out."""
+    train = commands.add_parser(
+        "train",
+        help="train or fine-tune on a COCO-style folder",
+        description="Train or fine-tune, in one process or several (--nproc, or torchrun -m dfine_tools.cli train …). "
+        "The same command again goes on where the run was left.",
+        epilog="Example: dfine train --recipe n_custom --data my_set --epochs 50 --batch-size 16 --nproc 2",
+    )
+    train.add_argument("--recipe", required=True, metavar="NAME", help="see `dfine recipes`")
+    train.add_argument("--data", required=True, type=Path, metavar="DIR", help=_DATA_HELP)
+    train.add_argument("--out", type=Path, metavar="DIR", help="what the run writes (default: runs/NAME)")
+    train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of fresh weights")
+    _add_rows(train)
+    train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
+    _add_input_size(train)
+    train.add_argument("--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them")
+    train.add_argument(
+        "--scale-rates",
+        action="store_true",
+        help="with --batch-size: learning rates, warm-up and averaging follow the batch, as the published guide does",
+    )
+    train.add_argument(
+        "--repeat-threshold", type=float, metavar="T",
+        help="images of classes that stand in a smaller share of the images than T are drawn oftener, as in LVIS; "
+        "`dfine stats --repeat-threshold T` tells how often (default: off)",
+    )  # fmt: skip
+    train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
+    _add_compile(train)
+    train.add_argument(
+        "--checkpoint-activations", action="store_true",
+        help="less memory, about a third more time: what the backward pass needs is computed again",
+    )  # fmt: skip
+    train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from what lies in the output folder (default), or refuse a folder that holds a run",
+    )
+    _add_nproc(train, "processes that share each batch, a GPU each (default: 1)")
+    train.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N",
+        help="with --nproc: start all processes anew from the last state this often if one is lost (default: 0)",
+    )  # fmt: skip
+    _add_settings(train)
+    train.set_defaults(
+        call=_train, after_interrupt=" The last whole epoch is saved: the same command goes on from there."
+    )
+
+    evaluate = commands.add_parser(
+        "eval",
+        help="score a weights file on the val split of a folder",
+        description="COCO's twelve numbers and AP by class, in one process or several (--nproc, or torchrun -m "
+        "dfine_tools.cli eval …): each takes its share of the images, and the numbers are those of all.",
+        epilog="Example: dfine eval --weights dfine_l_coco --data COCO2017 --nproc 4",
+    )
+    evaluate.add_argument(
+        "--weights", required=True, type=Path, metavar="FILE", help=".safetensors, .pth, or a published name"
+    )
+    evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a val split")
+    _add_rows(evaluate)
+    evaluate.add_argument("--recipe", metavar="NAME", help="needed where the file does not say what it is of (.pth)")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the numbers to this file too, as JSON")
+    _add_input_size(evaluate)
+    evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass, of all processes")
+    _add_nproc(evaluate, "processes that share the images, a GPU each (default: 1)")
+    _add_compile(evaluate)
+    _add_settings(evaluate, any_field=False)
+    evaluate.set_defaults(call=_evaluate, after_interrupt="")
+
+    result = commands.add_parser(
+        "result",
+        help="what came out of a run: AP, and where its files lie",
+        epilog="example: dfine result runs/n_custom",
+    )
+    result.add_argument("run", type=Path, metavar="DIR", help="the run's folder")
+    result.set_defaults(call=_result, after_interrupt="")
+
+
+def _add_nproc(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help=about)
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--row", action="append", default=[], metavar="NEW=OLD",
+        help="of --weights, take class OLD for your class NEW, as taxi=car; of a file without class names, class row "
+        "OLD, counted from 0; may be given again (default: equal names)",
+    )  # fmt: skip
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="torch.compile; takes minutes at first, and goes on without where it fails",
+    )  # fmt: skip
+
+
+def _add_input_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size", metavar="S", help="side of the input in pixels, or HEIGHT,WIDTH; multiples of 32"
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> None:
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images (unless given: up to 4)")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    if any_field:
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="any field of the recipe, as train.lr=1e-3; may be given again",
+        )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    goes_on = "; the same command goes on from the last saved state"
+    rows = _rows_of(arguments)
+    _recipe_of(arguments)  # a wrong setting is told here, before anything starts or is loaded
+    _find_splits(arguments.data, "train", "val")
+    _end_with_notebook()
+    if (arguments.nproc != 1 or arguments.max_restarts) and not _started_by_torchrun():
+        return _start_processes(arguments, arguments.max_restarts, goes_on)
+
+    def work(ranks: Ranks) -> None:
+        from dfine_lib.data.images import DataError
+        from dfine_lib.train.trainer import train
+        from dfine_tools.analysis.saved import make_score
+
+        recipe = _recipe_of(arguments)
+        out = arguments.out or Path("runs") / recipe.name
+        try:
+            train(
+                recipe,
+                arguments.data,
+                out,
+                make_score=make_score,
+                seed=arguments.seed,
+                device=arguments.device,
+                resume=arguments.resume,
+                weights=arguments.weights,
+                rows=rows,
+            )
+        except DataError as error:  # a picture or a tar, perhaps after days
+            if not (out / "last.pt").exists():
+                raise
+            raise DataError(f"{error} The run is kept in {out}{goes_on}, once that is mended.") from error
+        if ranks.first:
+            _print_result(out)
+
+    return _as_one(arguments, work, goes_on)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    recipe = get_recipe(arguments.recipe) if arguments.recipe else None
+    rows = _rows_of(arguments)
+    _find_splits(arguments.data, "val")
+    if arguments.nproc != 1 and not _started_by_torchrun():
+        return _start_processes(arguments)
+    settings = {
+        "data.image_size": arguments.image_size,
+        "data.eval_batch_size": arguments.batch_size,
+        "data.num_workers": arguments.workers,
+    }
+
+    def work(ranks: Ranks) -> None:
+        from dfine_tools.analysis.saved import open_saved
+        from dfine_tools.forms.compilation import compile_model
+
+        saved = open_saved(
+            arguments.weights, arguments.data, recipe=recipe, settings=_given(settings), device=arguments.device,
+            rows=rows,
+        )  # fmt: skip
+        if arguments.compile:
+            compile_model(saved.model)
+        metrics = saved.detect()[0].to_dict()
+        if ranks.first:
+            _tell(metrics, saved.class_rows, arguments.out)
+
+    return _as_one(arguments, work)
+
+
+def _find_splits(data: Path, *names: str) -> None:
+    """`DataError` where one is not there: told at once, before torch is loaded."""
+    from dfine_lib.data.coco import find_split
+
+    for name in names:
+        find_split(data, name)
+
+
+def _tell(metrics: dict[str, Any], class_rows: dict[str, Any], out: Path | None) -> None:
+    """COCO's numbers and AP by class, printed, and written where a file is named."""
+    per_class = metrics.pop("per_class")
+    for name, value in metrics.items():
+        print(f"{name:10} {_number(value)}")
+    for name, value in per_class.items():
+        print(f"  {_number(value):>5}  {name}")
+    if out:
+        metrics |= {"per_class": per_class} | ({"class_rows": class_rows} if class_rows else {})
+        content = json.dumps(metrics, indent=1) + "\n"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(content, encoding="utf-8")
+
+
+def _end_with_notebook() -> None:
+    from dfine_tools.runs.launch import STARTED_BY
+
+    if starter := os.environ.pop(STARTED_BY, ""):  # not for the processes that this one starts
+        from dfine_lib.distributed import end_with_parent
+
+        end_with_parent(int(starter))
+
+
+def _started_by_torchrun() -> bool:
+    return "LOCAL_WORLD_SIZE" in os.environ
+
+
+def _as_one(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_out: str = "") -> int:
+    """Do the work in this process, as one of those that torchrun started where it did; rank 0 speaks."""
+    from dfine_lib.distributed import ProcessLost, ToldElsewhere, joined
+
+    try:
+        with joined(arguments.device) as ranks:
+            if not ranks.first:
+                logging.getLogger().setLevel(logging.ERROR)
+            work(ranks)
+    except ToldElsewhere:
+        return LOST
+    except ProcessLost as error:
+        print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
+        return LOST
+    return 0
+
+
+def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_out: str = "") -> int:
+    """The same command in several processes: what it says is theirs."""
+    if arguments.device.startswith("cuda") or arguments.device == "auto":
+        import torch
+
+        from dfine_lib.device import enough_gpus
+
+        if arguments.device != "auto" or torch.cuda.is_available():
+            enough_gpus(arguments.nproc)
+
+    from dfine_tools.runs.elastic import ProcessesFailed, ToldAlready, run_in_processes
+
+    command = [sys.executable, "-m", "dfine_tools.cli", *arguments.words]
+    try:
+        run_in_processes(command, arguments.nproc, max_restarts=max_restarts)
+    except ToldAlready as told:
+        return told.exit_code
+    except KeyboardInterrupt:  # the processes were told too, and one of them says so
+        return INTERRUPTED
+    except ProcessesFailed as error:
+        print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
+        return LOST
+    return 0
+
+
+def _result(arguments: argparse.Namespace) -> None:
+    if not (arguments.run / "metrics.json").exists():
+        raise ValueError(
+            f"{arguments.run}: no metrics.json, so no finished run; the same command again goes on with it"
+        )
+    _print_result(arguments.run)
+
+
+def _print_result(run: Path) -> None:
+    """AP, best and last, and the files of a finished run that are there."""
+    result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    last = result["last"]
+    kept = "best" if result["ap"] is not None else "the val split has no boxes to measure it on; kept are the latest"
+    epochs = result["recipe"]["train"]["epochs"]
+    print(f"AP {_number(result['ap'])} ({kept}, epoch {result['best_epoch'] + 1} of {epochs})")
+    print(f"last epoch: {_number(last['ema']['ap'])} averaged weights, {_number(last['raw']['ap'])} raw weights")
+    for name, file in (("report", "report.html"), ("weights", "model.safetensors"), ("numbers", "metrics.json")):
+        if (run / file).exists():
+            print(f"{name:8} {run / file}")
+
+
+def _recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe by name, with what the command line changes of it; `--set` has the last word."""
+    recipe = get_recipe(arguments.recipe)
+    if arguments.epochs is not None:
+        recipe = for_epochs(recipe, arguments.epochs)
+    if arguments.scale_rates and arguments.batch_size is None:
+        raise ValueError("--scale-rates scales the rates to a batch: give --batch-size too")
+    if arguments.scale_rates:
+        recipe = scaled(recipe, arguments.batch_size)
+    settings = {
+        "data.batch_size": arguments.batch_size,
+        "data.image_size": arguments.image_size,
+        "data.num_workers": arguments.workers,
+        "data.repeat_threshold": arguments.repeat_threshold,
+        "train.precision": arguments.precision,
+        "train.compile": arguments.compile or None,
+        "train.checkpoint_activations": arguments.checkpoint_activations or None,
+    }
+    settings = _given(settings)
+    for setting in arguments.set:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
+        settings[name.strip()] = value.strip()
+    return changed(recipe, settings)
+
+
+def _rows_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The weights' class for a class of the data, as `--row` names them."""
+    rows = {}
+    for word in arguments.row:
+        name, equals, source = (part.strip() for part in word.partition("="))
+        if not (name and equals and source):
+            raise ValueError(f"--row wants NEW=OLD, two names of classes, as taxi=car, got {word!r}")
+        rows[name] = source
+    if rows and not arguments.weights:
+        raise ValueError("--row says which classes of a weights file to take: give --weights too")
+    return rows
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

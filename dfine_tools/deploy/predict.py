@@ -1,0 +1,290 @@
+"""From pictures of any kind to what is in them: one class over all backends.
+
+Reading, inference, and whatever the caller does with the results overlap; how far one runs ahead is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from data_tools.ledger import Ledger
+from dfine_lib.data.transforms import Sample, stretch
+from dfine_lib.model.dfine import DFINE
+from dfine_tools.deploy.backends import Backend, open_backend
+from dfine_tools.deploy.backends.exported import STREAMS
+from dfine_tools.deploy.pipeline import in_background, in_groups, map_ahead
+from dfine_tools.deploy.results import Prediction
+from dfine_tools.deploy.sources import UNREADABLE, Frame, ImageSource, NoImages, SourceError, VideoSource, find_source
+from dfine_tools.deploy.video import VideoReader
+
+log = logging.getLogger(__name__)
+MANY = 32  # pictures from which on it pays to open the file once more, for several calls at a time
+
+
+def network_input(image: Tensor, image_hw: tuple[int, int]) -> Tensor:
+    """A picture as the network is shown it, in training and here: the whole of it, stretched.
+
+    Args:
+        image: uint8 `[3, H, W]`, RGB, upright.
+        image_hw: height and width of the network's input.
+
+    Returns:
+        uint8 `[3, *image_hw]`.
+    """
+    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
+    return stretch(Sample(image, *nothing), image_hw).image
+
+
+class _Ready(NamedTuple):
+    """A picture and what the network sees of it."""
+
+    frame: Frame
+    pixels: Tensor  # uint8 [3, h, w]
+
+
+class Predictor:
+    """A detector that takes pictures as they come.
+
+    Args:
+        weights: a file as `open_backend` takes it (`.safetensors`, `.pth`, `.onnx`, `.xml`, a published name), or a
+            `DFINE`.
+        backend: `auto` (by the file), `torch`, `onnxruntime`, `openvino`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        image_size: side, or (height, width), of the network's input; None: as the file says, else 640.
+        class_names: names by label, where the file holds none.
+        edges: give the distributions of the edges with each object (torch alone).
+
+    Raises:
+        BackendError: a file that cannot be run.
+        WeightsError: weights that cannot be used.
+
+    Example:
+        `Predictor("model.safetensors")("photo.jpg")[0].show()`
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | DFINE,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        image_size: int | tuple[int, int] | None = None,
+        class_names: tuple[str, ...] = (),
+        edges: bool = False,
+    ) -> None:
+        self.backend: Backend = open_backend(
+            weights, backend=backend, device=device, image_size=image_size, class_names=class_names, edges=edges
+        )
+        self.skipped: list[str] = []  # of the latest source: images that could not be read, and why
+        self.ledger = Ledger()  # of the latest source: what was found in it, taken, and left out for which reason
+
+    @classmethod
+    def of(cls, backend: Backend) -> Predictor:
+        """One over a backend that is open already."""
+        predictor = cls.__new__(cls)
+        predictor.backend, predictor.skipped, predictor.ledger = backend, [], Ledger()
+        return predictor
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By label; empty where the file does not say."""
+        return self.backend.class_names
+
+    def __call__(
+        self, source: Any, *, score: float = 0.4, batch_size: int = 1, progress: bool = False
+    ) -> list[Prediction]:
+        """What is in every picture of the source, in order.
+
+        Pictures that came as arrays are kept with the results, those of files are read again where they are drawn,
+        frames of a video are not kept: `stream` is for drawing those.
+
+        Args:
+            source: as `find_source` takes it; not a camera or a stream, which have no end.
+            score: leave out objects below it.
+            batch_size: pictures a forward pass.
+            progress: show a bar.
+
+        Raises:
+            SourceError: nothing to read, or nothing that can be read; a source without end.
+        """
+        found = find_source(source)
+        if isinstance(found, VideoSource):
+            where, live = found.location, found.live
+            if live is None:  # an address: what is behind it tells
+                found = opened(found)
+                if live := found.live:
+                    found.close()
+            if live:
+                raise SourceError(f"{where}: has no end, so no list of results; loop over `stream` instead.")
+        return list(self.stream(found, score=score, batch_size=batch_size, progress=progress))
+
+    predict = __call__
+
+    def stream(
+        self,
+        source: Any,
+        *,
+        score: float = 0.4,
+        batch_size: int = 1,
+        keep_images: bool = False,
+        progress: bool = False,
+        listed: Callable[[str, str, str], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """The same one by one, while the next pictures are being read and looked at; memory stays bounded.
+
+        An image that cannot be read is left out, with a warning, and listed in `skipped`; where it is the only one, it
+        is an error. Of cameras and streams the latest frames are taken, older ones that came too fast are left out.
+        `ledger` counts it all; after the last result its sums agree.
+
+        Args:
+            source: as `find_source` takes it, cameras and streams too; or what `opened` returned.
+            score: leave out objects below it.
+            batch_size: pictures a forward pass; of cameras and streams one at a time is soonest.
+            keep_images: keep each picture with its result, so that drawing does not read it again.
+            progress: show a bar.
+            listed: called with kind, reason and place of all that is left out, as `Ledger` does.
+
+        Raises:
+            ValueError: `batch_size` below 1, `score` outside 0..1.
+            SourceError: nothing to read, or nothing that can be read.
+        """
+        if batch_size < 1 or batch_size != int(batch_size):
+            raise ValueError(f"batch_size must be at least 1, and whole, got {batch_size}")
+        if not 0 <= score <= 1:
+            raise ValueError(f"score must lie in 0..1, got {score}")
+        found = opened(source)
+        skipped = self.skipped = []  # its own: another thread may call meanwhile
+        if isinstance(found, VideoReader):
+            ledger = self.ledger = Ledger(listed)
+            images, total, in_memory = self._of_video(found, batch_size), found.count, False
+            many = not found.live
+        else:
+            ledger = self.ledger = found.ledger(listed)
+            _report(found)
+            images, total = self._of_images(found, batch_size, skipped, ledger), len(found)
+            many = total >= MANY
+            in_memory = not any(isinstance(item, str | Path) for item in found.items)
+        results = self._results(images, total, many, score, batch_size, keep_images or in_memory, progress, skipped)
+        return _counted(results, found, ledger)
+
+    def _results(self, pictures, total, many, score, batch_size, keep, progress, skipped) -> Iterator[Prediction]:
+        def detected() -> Iterator[Prediction]:
+            groups = in_groups(pictures, batch_size)
+            batches = map_ahead(lambda batch: self._detect(backend, batch, score, keep), groups, streams, streams)
+            with contextlib.closing(pictures), contextlib.closing(batches):
+                for batch in batches:
+                    yield from batch
+
+        # Several at a time on the processor: where one waits for a thread of its own, another goes on.
+        backend, streams = self.backend, 1
+        if backend.shared is not None and total != 1:
+            backend, streams = (backend.shared(), STREAMS) if many else (backend, 2)
+        results = in_background(detected(), ahead=batch_size)
+        with contextlib.closing(results), tqdm(
+            total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, disable=not progress, delay=1.0
+        ) as bar:  # fmt: skip
+            for count, result in enumerate(results, start=1):
+                yield result
+                del result
+                bar.update(count + len(skipped) - bar.n)
+
+    def _detect(self, backend: Backend, batch: list[_Ready], score: float, keep: bool) -> list[Prediction]:
+        sizes_wh = torch.tensor([ready.frame.size_wh for ready in batch])
+        found, edges = backend.detect(torch.stack([ready.pixels for ready in batch]), sizes_wh)
+        about = dict(class_names=self.backend.class_names, category_ids=self.backend.category_ids)
+        results = []
+        for i, (one, (frame, _)) in enumerate(zip(found, batch, strict=True)):
+            every = Prediction(
+                frame.name, frame.size_wh, one.labels, one.boxes_xyxy, one.scores, **about, path=frame.path,
+                frame=frame.number, time_s=frame.time_s, edges=edges[i] if edges else None,
+                image=frame.image if keep else None,
+            )  # fmt: skip
+            results.append(every.above(score))
+        return results
+
+    def _ready(self, frame: Frame) -> _Ready:
+        return _Ready(frame, network_input(frame.image, self.backend.image_hw))
+
+    def _of_images(self, source: ImageSource, batch_size: int, skipped: list[str], ledger: Ledger) -> Iterator[_Ready]:
+        def read(number: int) -> _Ready | SourceError:
+            try:
+                return self._ready(source.read(number))
+            except SourceError as error:
+                return error
+
+        threads = max(1, min(4, os.cpu_count() or 1))
+        for image in map_ahead(read, range(len(source)), threads, ahead=2 * batch_size + threads):
+            if isinstance(image, _Ready):
+                if (frames := image.frame.in_file) > 1:
+                    ledger.found("frames", frames)
+                    ledger.taken("frames")
+                    ledger.left_out("frames", "only the first frame of an image is used", image.frame.path, frames - 1)
+                yield image
+                continue
+            if len(source) == 1:
+                raise image
+            skipped.append(str(image))
+            ledger.left_out(source.kind, UNREADABLE, image)
+            log.warning("left out %s", image)
+        if len(skipped) == len(source):
+            raise NoImages(
+                f"none of the {len(source)} images can be read; the first: {skipped[0]} ({ledger.summary(source.kind)})"
+            )
+
+    def _of_video(self, reader: VideoReader, batch_size: int) -> Iterator[_Ready]:
+        frames = (self._ready(frame) for frame in reader)
+        ahead = 1 if reader.live and batch_size == 1 else 2 * batch_size
+        return in_background(frames, ahead=ahead, drop_oldest=reader.live)
+
+
+def opened(source: Any) -> ImageSource | VideoReader:
+    """What `find_source` finds, a video opened: then it is known whether it is live.
+
+    Raises:
+        SourceError: nothing to read, or a video that cannot be opened.
+    """
+    if isinstance(source, VideoReader):
+        return source
+    found = find_source(source)
+    return VideoReader(found) if isinstance(found, VideoSource) else found
+
+
+def _counted(results: Iterator[Prediction], found: ImageSource | VideoReader, ledger: Ledger) -> Iterator[Prediction]:
+    """The results, each entered in the ledger, whose sums are checked after the last."""
+    came = taken = 0  # frames, of a video
+    with contextlib.closing(results):
+        try:
+            for result in results:
+                if isinstance(found, ImageSource):
+                    ledger.taken(found.kind)
+                else:
+                    came, taken = result.frame + 1, taken + 1
+                yield result
+                del result
+        finally:  # once, not frame by frame: a camera may run for days
+            if isinstance(found, VideoReader):
+                where, missing = found.source.location, found.missing
+                ledger.found("frames", came + missing)
+                ledger.taken("frames", taken)
+                ledger.left_out("frames", "came faster than they were looked at", where, came - taken)
+                ledger.left_out("frames", "missing or damaged", where, missing)
+    ledger.check()
+
+
+def _report(source: ImageSource) -> None:
+    """Log what is left out before any image is read: a line for each reason, with the first few names."""
+    by_reason: dict[str, list[str]] = {}
+    for reason, path in source.left_out:
+        by_reason.setdefault(reason, []).append(str(path))
+    for reason, paths in by_reason.items():
+        more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+        log.warning("left out, %s: %s%s", reason, ", ".join(paths[:3]), more)

@@ -1,0 +1,1 @@
+"""Figures that commands and experiments draw: pure functions from arrays to pictures."""

@@ -1,0 +1,117 @@
+"""Several runs in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, class_colour, new_picture, styled
+from dfine_tools.runs.compare import RunCurve
+
+_DASHES = ("-", "--", ":", "-.")
+
+
+@styled
+def runs_compared(runs: Sequence[RunCurve]) -> Picture:
+    """AP and training loss of several runs by epoch, the best AP of each marked.
+
+    Args:
+        runs: of `dfine_tools.runs.compare.read_runs`; a run without evaluations shows its loss alone.
+
+    Raises:
+        ValueError: no run.
+    """
+    if not runs:
+        raise ValueError("there is no run to draw")
+    told = [
+        f"{run.name}: best AP {run.best[1]:.3f} in epoch {run.best[0]}" if run.best else f"{run.name}: no AP"
+        for run in runs
+    ]
+    picture = new_picture(11.5, 4.2, f"AP and training loss of {len(runs)} runs by epoch. {'; '.join(told)}.")
+    ap, loss = picture.subplots(1, 2, width_ratios=(1.3, 1))
+    for number, run in enumerate(runs):
+        colour, dashes = class_colour(number), _DASHES[(number // 10 + number) % 4]
+        for axes, values in ((ap, run.ap), (loss, run.loss)):
+            epochs = sorted(values)
+            marker = "o" if len(epochs) <= 30 else None
+            axes.plot(
+                epochs, [values[e] for e in epochs], color=colour, linestyle=dashes, linewidth=1.7, marker=marker,
+                label=f"{run.name}: {run.best[1]:.3f}" if run.best else f"{run.name}: no AP",
+            )  # fmt: skip
+        if run.best:
+            ap.plot(*run.best, marker="*", markersize=13, color=colour, markeredgecolor=INK, linestyle="")
+    ap.set(title="AP of the averaged weights (star: best)", ylabel="AP on the validation set, 0 to 1")
+    loss.set(title="training loss", ylabel="weighted sum, mean of the epoch")
+    for axes, name in ((ap, "ap"), (loss, "loss")):
+        axes.set_xlabel("epoch")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if not any(getattr(run, name) for run in runs):
+            axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color=MUTED)
+    handles, labels = ap.get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 3))
+    return picture
+
+
+@styled
+def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """The authors' AP on COCO, that of their weights as scored here, and ours; what was not run is not drawn.
+
+    Args:
+        rows: of `dfine_tools.runs.results.published_rows`.
+    """
+    marks = {
+        "published": (MUTED, "_", 16),
+        "published weights, scored here": (SECOND, "s", 6),
+        "trained here": (MAIN, "o", 8),
+    }
+    told = []
+    for row in rows:
+        here = [f"{key} {row[key]:.1f}" for key in list(marks)[1:] if row[key] is not None]
+        told.append(f"{row['recipe']}: {row['published']:.1f}, {', '.join(here) or 'not run here'}")
+    picture = new_picture(9, 3.6, f"Published AP on COCO val2017 beside ours, percent. {'; '.join(told)}.")
+    axes = picture.subplots()
+    for key, (colour, marker, size) in marks.items():
+        at = [(n, row[key]) for n, row in enumerate(rows) if row[key] is not None]
+        x, y = zip(*at, strict=True) if at else ((), ())
+        axes.plot(x, y, marker=marker, color=colour, markersize=size, markeredgewidth=2, linestyle="", label=key)
+    axes.set_xticks(range(len(rows)), [row["recipe"] for row in rows], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("AP on COCO val2017, %")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return picture
+
+
+@styled
+def ablation(rows: Sequence[Mapping[str, Any]]) -> Picture:
+    """Mean AP of every condition with its interval, and how far it lies from the first; below each other.
+
+    Args:
+        rows: of `dfine_tools.runs.sweep.condition_rows`; a condition without a number has its name alone.
+
+    Raises:
+        ValueError: no condition.
+    """
+    if not rows:
+        raise ValueError("there is no condition to draw")
+    told = [
+        f"{row['condition']} " + ("not measured" if row["AP"] is None else f"{row['AP']:.3f} ({row['seeds']} seeds)")
+        for row in rows
+    ]
+    picture = new_picture(10, 1.4 + 0.36 * len(rows), f"Mean AP by condition: {', '.join(told)}.")
+    names = [("AP", "low", "high"), ("difference", "difference low", "difference high")]
+    for axes, columns in zip(picture.subplots(1, 2, sharey=True), names, strict=True):
+        for place, row in enumerate(rows):
+            mean, low, high = (row[name] for name in columns)
+            if mean is not None:
+                reach = None if low is None else [[mean - low], [high - mean]]
+                colour = MAIN if place else INK
+                axes.errorbar(mean, place, xerr=reach, fmt="o", color=colour, markersize=7, capsize=4)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+    ap, difference = picture.axes
+    ap.set_yticks(range(len(rows)), [f"{row['condition']} ({row['seeds']})" for row in rows])
+    ap.set_ylim(len(rows) - 0.5, -0.5)
+    ap.set(title="AP, mean and 95 % interval (number of seeds)", xlabel="AP after the last epoch, 0 to 1")
+    difference.axvline(0, color=MUTED, linewidth=1)
+    difference.set(title=f"beside {rows[0]['condition']}", xlabel="difference in AP, seed by seed")
+    return picture

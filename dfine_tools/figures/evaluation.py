@@ -1,0 +1,226 @@
+"""What an evaluation found: errors by kind, precision by recall, what is taken for what, the worst images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from dfine_lib.evaluate.postprocess import ImageBoxes
+from dfine_tools.analysis.errors import KINDS, RIGHT, ErrorBreakdown, judge_detections
+from dfine_tools.figures.style import (
+    INK,
+    MAIN,
+    MUTED,
+    SECOND,
+    TRUTH,
+    Picture,
+    as_array,
+    as_rgb,
+    class_colour,
+    draw_box,
+    layer_colours,
+    new_picture,
+    show_picture,
+    styled,
+)
+
+_MOST_CLASSES = 16  # of a confusion matrix: more cannot be read
+_MOST_WORDS = 12  # beside wrong detections of one image: more would hide it
+_DOTTED, _DASHED = (0, (1, 1.2)), (0, (5, 2.5))
+
+
+@styled
+def errors_by_kind(breakdown: ErrorBreakdown) -> Picture:
+    """The AP that would be gained without each kind of error, with how often it happens.
+
+    Args:
+        breakdown: of `dfine_tools.analysis.errors.error_breakdown`.
+    """
+    bars = {f"{kind} ({breakdown.counts[kind]:,})": breakdown.gains[kind] for kind in KINDS}
+    sides = {"any false": breakdown.gain_false_positives, "any not found": breakdown.gain_false_negatives}
+    bars = {**bars, **sides}
+    told = ", ".join(f"{name} {'-' if np.isnan(gain) else f'{gain:.3f}'}" for name, gain in bars.items())
+    at = "not measured" if np.isnan(breakdown.ap) else f"{breakdown.ap:.3f}"
+    picture = new_picture(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; gained without each kind: {told}.")
+    axes = picture.subplots()
+    colours = [MAIN] * len(KINDS) + [MUTED] * len(sides)
+    widths = np.nan_to_num(list(bars.values()))  # without objects there is no AP to gain
+    axes.barh(range(len(bars)), widths, color=colours, height=0.7)
+    for row, (gain, width) in enumerate(zip(bars.values(), widths, strict=True)):
+        axes.text(width, row, " -" if np.isnan(gain) else f" {gain:+.3f}", va="center", fontsize=9)
+    axes.axhline(len(KINDS) - 0.5, color=MUTED, linewidth=0.8)
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
+    axes.set_xlabel(f"AP gained at IoU {breakdown.foreground:g} by mending this kind alone (beside it how many)")
+    axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    return picture
+
+
+@styled
+def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) -> Picture:
+    """Precision against recall: the mean of all classes at each IoU threshold, and each class at one.
+
+    Args:
+        precision: `[10, 101, C]`, as `CocoEvaluator.precision` gives it; NaN for a class without objects.
+        names: class names, C of them.
+        iou: threshold of the panel with the classes, 0.50, 0.55, …, 0.95. Of more than ten classes the five best
+            and the five worst have names.
+
+    Raises:
+        ValueError: another shape or threshold.
+    """
+    values, at = as_array(precision), np.linspace(0, 1, 101)
+    thresholds = [round(0.5 + 0.05 * n, 2) for n in range(10)]
+    if values.shape != (10, 101, len(names)) or iou not in thresholds:
+        raise ValueError(
+            f"precision must be [10, 101, {len(names)}] and iou one of {thresholds}, got {list(values.shape)} and {iou}"
+        )
+    measured = np.flatnonzero(~np.isnan(values).all((0, 1))) if len(names) else np.zeros(0, int)
+    picture = new_picture(11, 4.3, "Precision against recall. Without objects nothing is measured.")
+    of_all, of_each = picture.subplots(1, 2, sharey=True)
+    for axes, title in ((of_all, "mean of all classes, by IoU"), (of_each, f"each class, at IoU {iou:g}")):
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", title=title)
+        axes.grid(axis="both")
+    of_all.set_ylabel("precision, interpolated")
+    if not len(measured):
+        return picture
+    mean = values[:, :, measured].mean(2)
+    for threshold, colour, curve in zip(thresholds, layer_colours(10), mean, strict=True):
+        label = f"{threshold:.2f}: {curve.mean():.3f}"
+        of_all.plot(at, curve, color=colour, linewidth=2 if threshold in (0.5, 0.75) else 1.1, label=label)
+    aps = values[thresholds.index(iou)].mean(0)
+    order = sorted(measured, key=lambda c: -aps[c])
+    named = order if len(order) <= 10 else [*order[:5], *order[-5:]]
+    for c in order:
+        look = {"color": class_colour(named.index(c)), "linewidth": 1.5} if c in named else {"color": "#cbd2d9"}
+        label = f"{names[c]}: {aps[c]:.2f}" if c in named else None
+        of_each.plot(at, values[thresholds.index(iou), :, c], **{"linewidth": 0.6, **look}, label=label)
+    for axes, title in ((of_all, "IoU: AP"), (of_each, "class: AP")):
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, title=title, title_fontsize=8.5)
+    told = ", ".join(f"{t:.2f} {m.mean():.3f}" for t, m in zip(thresholds, mean, strict=True))
+    classes = ", ".join(f"{names[c]} {aps[c]:.2f}" for c in named)
+    picture.alt_text = f"Precision against recall. AP by IoU: {told}. AP of classes at IoU {iou:g}: {classes}."
+    return picture
+
+
+@styled
+def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5) -> Picture:
+    """What objects were taken for: rows are true classes, columns detected ones, shaded as a share of the row.
+
+    Args:
+        matrix: `[C + 1, C + 1]` of `dfine_tools.analysis.errors.confusion_matrix`.
+        names: class names, C of them. Of more than sixteen those with most mistakes are shown.
+        score, iou: at which it was counted.
+
+    Raises:
+        ValueError: a matrix of another size.
+    """
+    counts, classes = as_array(matrix).astype(int), len(names)
+    if counts.shape != (classes + 1, classes + 1):
+        raise ValueError(f"{classes} names want a matrix [{classes + 1}, {classes + 1}], got {list(counts.shape)}")
+    right = np.diag(counts)[:-1]
+    faults = counts[:-1].sum(1) + counts[:, :-1].sum(0) - 2 * right
+    shown = np.sort(np.argsort(-faults, kind="stable")[:_MOST_CLASSES])
+    which = [*shown, classes]
+    objects, missed, false = counts[:-1].sum(), counts[:-1, -1].sum(), counts[-1, :-1].sum()
+    pairs = counts[:-1, :-1] * ~np.eye(classes, dtype=bool)
+    top = [(pairs[a, b], names[a], names[b]) for a, b in np.argwhere(pairs)]
+    most = ", ".join(f"{a} taken for {b} {n} times" for n, a, b in sorted(top, reverse=True)[:3]) or "none confused"
+    side = 2.2 + 0.42 * len(which)
+    picture = new_picture(
+        side + 1.0, side,
+        f"Confusion at score {score:g} and IoU {iou:g}: of {objects} objects {right.sum()} right, {missed} not found, "
+        f"{false} false detections; {most}.",
+    )  # fmt: skip
+    axes = picture.subplots()
+    cells = counts[np.ix_(which, which)]
+    share = cells / np.maximum(counts[which].sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(cells):
+        if count:
+            colour = "white" if share[row, column] > 0.55 else INK
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8, color=colour)
+    last = len(which) - 1.5
+    axes.axhline(last, color=INK, linewidth=1)
+    axes.axvline(last, color=INK, linewidth=1)
+    own = [names[c] for c in shown]
+    axes.set_xticks(range(len(which)), [*own, "not found"], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(which)), [*own, "nothing there"])
+    left_out = f", {len(shown)} of {classes} classes" if len(shown) < classes else ""
+    axes.set(xlabel="detected as", ylabel="is", title=f"score ≥ {score:g}, IoU ≥ {iou:g}{left_out}")
+    axes.grid(visible=False)
+    return picture
+
+
+@styled
+def mistakes(
+    images: Sequence[Any], boxes: Sequence[ImageBoxes], names: Sequence[str], score: float, iou: float = 0.5
+) -> Picture:
+    """Images with their objects, found or missed, and their detections, right or wrong and in what way.
+
+    Args:
+        images: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1, in the pixels that the boxes are given in; at least one.
+        boxes: of each image.
+        names: class names by label.
+        score: leave out detections below it.
+        iou: overlap from which a detection is right.
+
+    Raises:
+        ValueError: lists of unequal length, or empty ones.
+    """
+    if not images or len(images) != len(boxes):
+        raise ValueError(f"give one set of boxes for each image and at least one; got {len(boxes)} for {len(images)}")
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
+    height, width = np.median([as_rgb(image).shape[:2] for image in images], axis=0)
+    told = []
+    picture = new_picture(11, rows * (11 / columns * height / width + 0.35) + 0.4, "")
+    grid = picture.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, each in zip(grid, images, boxes, strict=False):
+        show_picture(axes, image)
+        missed, false = _draw_mistakes(axes, each.above(score), names, iou)
+        axes.set_title(f"image {each.image_id}: {missed} missed, {false} false", fontsize=9.5)
+        told.append(f"image {each.image_id}: {missed} missed, {false} false")
+    kinds = {p.get_label(): p for axes in grid for p in axes.patches if not p.get_label().startswith("_")}
+    picture.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4)
+    picture.alt_text = f"Objects and detections of score {score:g} or more. {'; '.join(told)}."
+    return picture
+
+
+def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
+    """Draw one image's boxes; how many objects were missed, and how many detections are false."""
+    verdicts = judge_detections([image], foreground=iou)
+    real = ~image.truth_ignored
+    for box, label, found in zip(
+        image.truth_boxes_xyxy[real], image.truth_labels[real], verdicts.found.tolist(), strict=True
+    ):
+        if found:
+            draw_box(axes, box, MUTED, dashes=_DOTTED, width=1.2, label="object, found")
+        else:
+            draw_box(axes, box, TRUTH, dashes=_DOTTED, width=2.4, label="object, missed")
+            _say(axes, box[0], box[3], names[label], TRUTH, "top")
+    for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
+        draw_box(axes, box, INK, dashes=_DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
+    named = np.flatnonzero(verdicts.kinds >= 0)[:_MOST_WORDS]  # scores fall: the surest
+    drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, verdicts.kinds, strict=True)
+    for k, box, label, score, kind in reversed(list(drawn)):
+        if kind == RIGHT:
+            draw_box(axes, box, MAIN, width=1.4, label="detection, right")
+        elif kind >= 0:
+            draw_box(axes, box, SECOND, dashes=_DASHED, width=1.6, label="detection, wrong")
+            if k in named:
+                _say(axes, box[0], box[1], f"{names[label]} {score:.2f} {KINDS[kind]}", "#7a4b00", "bottom")
+    return int((~verdicts.found).sum()), int((verdicts.kinds >= 0).sum())
+
+
+def _say(axes: Axes, x: float, y: float, text: str, colour: str, side: str) -> None:
+    ground = dict(boxstyle="square,pad=0.1", facecolor="white", edgecolor="none", alpha=0.75)
+    axes.text(x, y, text, fontsize=6.5, color=colour, va=side, bbox=ground, clip_on=True)

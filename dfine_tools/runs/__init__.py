@@ -1,0 +1,1 @@
+"""Training runs started, restarted, swept over and compared."""

@@ -1,0 +1,202 @@
+"""Start a training in its own process and watch it: what a notebook does, so that its kernel never holds the run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # text, not a widget: `make run` shows it in the terminal
+
+PATIENCE = 30.0  # seconds that an interrupted run has to end by itself
+STARTED_BY = "DFINE_STARTED_BY"  # variable: the process that a run ends with
+
+
+class TrainingFailed(RuntimeError):
+    """The training process ended with an error; the message holds its last words."""
+
+
+def training_command(
+    recipe: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    epochs: int | None = None,
+    image_size: int | str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    weights: str | Path | None = None,
+    rows: Mapping[str, str] | None = None,
+    resume: bool = True,
+    settings: Mapping[str, object] | None = None,
+    nproc: int = 1,
+    max_restarts: int = 0,
+) -> list[str]:
+    """The `dfine train` command of these choices, as a list of words; None leaves a choice to the recipe.
+
+    With `nproc` above 1 that command starts so many processes that train as one, by torchrun's engine; it ends when
+    they do, and they when it does.
+    """
+    words = [
+        sys.executable,
+        "-m",
+        "dfine_tools.cli",
+        "train",
+        "--recipe",
+        recipe,
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
+    words += ["--seed", str(seed), "--device", device]
+    for flag, value in (
+        ("--epochs", epochs), ("--image-size", image_size), ("--batch-size", batch_size), ("--weights", weights),
+    ):  # fmt: skip
+        if value not in (None, ""):
+            words += [flag, str(value)]
+    if nproc != 1 or max_restarts:
+        words += ["--nproc", str(nproc), "--max-restarts", str(max_restarts)]
+    for name, source in (rows or {}).items():
+        words += ["--row", f"{name}={source}"]
+    if not resume:
+        words.append("--no-resume")
+    for name, value in (settings or {}).items():
+        words += ["--set", f"{name}={value}"]
+    return words
+
+
+def start_training(command: Sequence[str], out: str | Path) -> subprocess.Popen:
+    """Start a training command in its own process group and return at once; its words go to `<out>/train.log`.
+
+    A `dfine train` started so ends with this process, however that ends. Its last whole epoch is on disk then.
+
+    Args:
+        command: from `training_command`.
+        out: the run folder, made where it is missing.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "train.log", "ab") as log:
+        return subprocess.Popen(
+            list(command), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", STARTED_BY: str(os.getpid())},
+        )  # fmt: skip
+
+
+def launch_training(
+    command: Sequence[str], out: str | Path, *, show_progress: bool = True, poll_seconds: float = 1.0
+) -> None:
+    """Run a training command in its own process group until it ends; its words go to `<out>/train.log`.
+
+    An interrupt of this process (Ctrl-C, the notebook's stop button) is passed on; the run keeps its last state, and
+    the same command goes on from there. Where this process is killed, the run ends too, a second later.
+
+    Args:
+        command: from `training_command`.
+        out: the run folder; progress is read from its `metrics.jsonl`.
+        show_progress: a progress bar with loss, AP and the share of time spent waiting for data.
+        poll_seconds: time between looks.
+
+    Raises:
+        TrainingFailed: the process ended with an error.
+        KeyboardInterrupt: after the run was stopped.
+    """
+    out = Path(out)
+    log_file = out / "train.log"
+    start = log_file.stat().st_size if log_file.exists() else 0
+    process = start_training(command, out)
+    try:
+        with tqdm(total=1.0, desc="training", disable=not show_progress, bar_format=_BAR) as bar:
+            rows = _NewRows(out / "metrics.jsonl")
+            while process.poll() is None:
+                time.sleep(poll_seconds)
+                _show(bar, rows)
+            _show(bar, rows)
+    except BaseException:
+        _stop(process)
+        raise
+    if process.returncode:
+        raise TrainingFailed(
+            f"training ended with exit code {process.returncode}; {log_file} has all of it, and its last words are:\n"
+            + _last_words(log_file, start)
+        )
+
+
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
+
+
+class _NewRows:
+    """Follows a growing `metrics.jsonl` without reading it again: the newest training row and the best AP so far."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.place, self.identity = file, 0, 0
+        self.train: dict[str, Any] | None = None
+        self.best_ap: float | None = None
+
+    def read(self) -> None:
+        """Take in what was added."""
+        try:
+            content = open(self.file, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            return
+        with content:
+            about = os.fstat(content.fileno())
+            if about.st_ino != self.identity or about.st_size < self.place:
+                self.identity, self.place = about.st_ino, 0  # a resumed run writes a file without what it does again
+            content.seek(self.place)
+            for line in content:
+                if not line.endswith(b"\n"):
+                    break
+                self.place += len(line)
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # a watcher ends no run
+                    self._take(json.loads(line))
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "train":
+            self.train = row
+        elif row["kind"] == "eval" and row["ema"]["ap"] is not None:  # no box to find, no AP
+            self.best_ap = max(self.best_ap or 0.0, row["ema"]["ap"])
+
+
+def _show(bar: tqdm, rows: _NewRows) -> None:
+    rows.read()
+    last = rows.train
+    if last is None:
+        return
+    bar.n = min(1.0, (last["step"] + 1) / last["total"])
+    bar.set_postfix_str(
+        f"epoch {last['epoch'] + 1}, loss {last['loss'] or float('nan'):.2f}"
+        + ("" if rows.best_ap is None else f", AP {rows.best_ap:.3f}")
+        + f", {last['images_per_second']:.0f} images/s, waiting for data {last['data_wait_share']:.0%}"
+    )
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ask the whole group to end, then make it. (Processes of a run have groups of their own, and end with it.)"""
+    for signal_number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, signal_number)
+        except ProcessLookupError:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            break
+    with contextlib.suppress(ProcessLookupError):  # workers that outlived their parent
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _last_words(log_file: Path, start: int, most: int = 15) -> str:
+    with open(log_file, "rb") as log:
+        log.seek(start)
+        text = log.read().decode(errors="replace").replace("\r", "\n")
+    return "\n".join(deque((line for line in text.splitlines() if line.strip()), maxlen=most))

@@ -1,0 +1,1 @@
+"""Weights between the formats of the authors, Hugging Face and this project."""

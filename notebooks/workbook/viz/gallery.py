@@ -1,0 +1,231 @@
+"""Edge distributions of the first and the last layer beside each other, and what they do under which condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from dfine_tools.figures.style import (
+    INK,
+    MAIN,
+    SECOND,
+    TRUTH,
+    Picture,
+    as_array,
+    draw_box,
+    layer_colours,
+    new_picture,
+    styled,
+)
+from workbook.viz.pictures import EDGES, draw_boxes_by_layer
+
+_FIRST, _LAST = layer_colours(3)[0], layer_colours(3)[-1]
+
+
+@styled
+def distribution_gallery(
+    images: Sequence[Any], steps: Sequence[Any], truths_xyxy: Sequence[Any], titles: Sequence[str]
+) -> Picture:
+    """One object a row: its initial and last box, and each edge's distribution after the first and the last layer.
+
+    Args:
+        images: the picture of each object, `[3, H, W]` or `[H, W, 3]`.
+        steps: for each object `boxes_by_layer_xyxy` `[L + 1, 4]` pixels, `corner_logits_by_layer` `[L, 4, N + 1]` and
+            `bin_offsets` `[N + 1]` as a fraction of the box side (a `Refinement` has them).
+        truths_xyxy: for each object `[4]` pixels.
+        titles: for each object, such as its condition.
+
+    Raises:
+        ValueError: lists of unequal length, or none.
+    """
+    if not len(images) == len(steps) == len(truths_xyxy) == len(titles) or not len(images):
+        raise ValueError("give an image, steps, a truth and a title for each object, and at least one object")
+    told = []
+    with mpl.rc_context({"figure.dpi": 84}):  # so many panels: half the bytes
+        picture = new_picture(12, 1.95 * len(images) + 0.4, "")
+    grid = picture.subplots(len(images), 5, width_ratios=(1.05, 1, 1, 1, 1), squeeze=False)
+    for row, image, one, truth, title in zip(grid, images, steps, truths_xyxy, titles, strict=True):
+        boxes, spreads = as_array(one.boxes_by_layer_xyxy), spread_in_pixels(one)
+        _first_and_last_box(row[0], image, boxes, truth)
+        row[0].set_title(title, fontsize=10)
+        edges = _distributions(one)
+        shown = _shown_bins(edges)
+        for e, axes in enumerate(row[1:]):
+            _first_and_last(axes, edges[[0, -1], e], as_array(one.bin_offsets), _truth_offset(one, truth)[e], shown)
+            axes.set_ylim(0, 1.2 * edges[[0, -1]].max())
+            _mark_means(axes, edges[[0, -1], e] @ as_array(one.bin_offsets), as_array(one.bin_offsets))
+            axes.set_title(f"{EDGES[e]}: {spreads[0, e]:.1f} to {spreads[-1, e]:.1f} px", fontsize=9.5)
+            axes.tick_params(labelsize=8)
+        row[1].set_ylabel("probability")
+        told.append(f"{title.replace(chr(10), ', ')}: {spreads[0].mean():.1f} to {spreads[-1].mean():.1f} px")
+    for axes in grid[-1, 1:]:
+        axes.set_xlabel("offset, % of side (+ outward)", fontsize=9)
+    picture.legend(*_named(grid[0, :2]), loc="outside lower center", ncols=8)
+    picture.alt_text = f"Edge distributions, mean spread of four edges from first to last layer. {'; '.join(told)}."
+    return picture
+
+
+@styled
+def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "") -> Picture:
+    """One object: edge distributions of the first and the last layer, plain above and times W(n) below.
+
+    The bars below are what each bin adds to the edge's offset: their sum is the offset.
+
+    Args:
+        image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1.
+        steps: as in `distribution_gallery`.
+        truth_xyxy: `[4]` pixels.
+        title: above the picture.
+
+    Raises:
+        ValueError: logits, boxes and offsets do not fit each other.
+    """
+    offsets, edges, truth = as_array(steps.bin_offsets), _distributions(steps), _truth_offset(steps, truth_xyxy)
+    means = 100 * edges @ offsets
+    words = "; ".join(f"{edge} {means[0, e]:+.1f} to {means[-1, e]:+.1f} %" for e, edge in enumerate(EDGES))
+    picture = new_picture(
+        12,
+        4.6,
+        f"{title}: distributions of four edges, plain and weighted. Offset from first to last layer: {words}.",
+    )
+    boxes_axes, rest = picture.subfigures(1, 2, width_ratios=(1, 4))
+    where = boxes_axes.subplots()
+    _first_and_last_box(where, image, as_array(steps.boxes_by_layer_xyxy), truth_xyxy)
+    where.set_title(title, fontsize=10.5)
+    where.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02))
+    grid = rest.subplots(2, 4, sharex=True, sharey="row")
+    shown, spreads = _shown_bins(edges), spread_in_pixels(steps)
+    for e in range(4):
+        plain, weighted = grid[:, e]
+        _first_and_last(plain, edges[[0, -1], e], offsets, truth[e], shown)
+        _mark_means(plain, means[[0, -1], e] / 100, offsets)
+        plain.set_title(f"{EDGES[e]}\nspread {spreads[0, e]:.1f} to {spreads[-1, e]:.1f} px", fontsize=10)
+        _first_and_last(weighted, 100 * offsets * edges[[0, -1], e], offsets, truth[e], shown)
+        weighted.axhline(0, color=INK, linewidth=0.8)
+        weighted.set_title(f"sum {means[0, e]:+.1f} to {means[-1, e]:+.1f} %", fontsize=10)
+        weighted.set_xlabel("offset W(n), % of side")
+    grid[0, 0].set_ylim(0, 1.2 * edges[[0, -1]].max())
+    grid[0, 0].set_ylabel("probability Pr(n)")
+    grid[1, 0].set_ylabel("W(n) · Pr(n), % of side")
+    rest.legend(*_named(grid[:1, 0]), loc="outside lower center", ncols=5)
+    return picture
+
+
+@styled
+def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Picture:
+    """Means with their intervals, condition by condition; one panel a measure, one mark a series.
+
+    Args:
+        panels: by the panel's title (what is measured, in which unit), by series and by condition:
+            mean, low and high end of its interval.
+
+    Raises:
+        ValueError: series of one panel with other conditions.
+    """
+    told = []
+    picture = new_picture(5.6 * len(panels), 4.0, "")
+    for axes, (title, series) in zip(picture.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        conditions = list(next(iter(series.values())))
+        looks = [(SECOND, "s"), (MAIN, "o"), (INK, "^")]
+        for number, (name, values) in enumerate(series.items()):
+            if list(values) != conditions:
+                raise ValueError(f"{title}: {name} has the conditions {list(values)}, not {conditions}")
+            mean, low, high = np.array([as_array(values[condition]) for condition in conditions]).T
+            at = np.arange(len(conditions)) + 0.22 * (number - (len(series) - 1) / 2)
+            colour, marker = looks[number % 3]
+            axes.errorbar(
+                at, mean, [mean - low, high - mean], fmt=marker, color=colour, markersize=7, capsize=4, label=name
+            )
+            told.append(f"{title}, {name}: " + ", ".join(f"{c} {m:.2f}" for c, m in zip(conditions, mean, strict=True)))
+        axes.set_xticks(range(len(conditions)), conditions)
+        axes.set_xlim(-0.5, len(conditions) - 0.5)
+        axes.set_title(title)
+        axes.legend()
+    picture.alt_text = f"Means with 95 % intervals by condition. {'; '.join(told)}."
+    return picture
+
+
+def spread_in_pixels(steps: Any) -> np.ndarray:
+    """Standard deviation of each edge's offset after each layer, `[L, 4]`, pixels."""
+    edges, offsets = _distributions(steps), as_array(steps.bin_offsets)
+    means = edges @ offsets
+    return np.sqrt((edges * (offsets - means[..., None]) ** 2).sum(-1)) * _sides(steps)
+
+
+def _distributions(steps: Any) -> np.ndarray:
+    """`[L, 4, N + 1]` probabilities."""
+    logits, boxes = as_array(steps.corner_logits_by_layer), as_array(steps.boxes_by_layer_xyxy)
+    if logits.shape != (len(boxes) - 1, 4, len(steps.bin_offsets)) or boxes.shape[1:] != (4,):
+        raise ValueError(
+            f"logits [L, 4, N + 1], boxes [L + 1, 4] and offsets [N + 1] do not fit: "
+            f"{list(logits.shape)}, {list(boxes.shape)} and [{len(steps.bin_offsets)}]"
+        )
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _sides(steps: Any) -> np.ndarray:
+    x1, y1, x2, y2 = as_array(steps.boxes_by_layer_xyxy)[0]
+    return np.array([x2 - x1, y2 - y1] * 2)
+
+
+def _truth_offset(steps: Any, truth_xyxy: Any) -> np.ndarray:
+    """Where the four true edges lie, as a fraction of the side of the initial box."""
+    outward = (as_array(truth_xyxy) - as_array(steps.boxes_by_layer_xyxy)[0]) * np.array([-1, -1, 1, 1])
+    return outward / np.maximum(_sides(steps), 1e-9)
+
+
+def _shown_bins(edges: np.ndarray) -> tuple[int, int]:
+    """First and last bin to show, the same for all edges: those around which anything stands."""
+    used = np.flatnonzero((edges[[0, -1]] > 0.015).any((0, 1)))
+    middle = edges.shape[-1] // 2
+    reach = max(5, middle - used.min(), used.max() - middle) + 1
+    return max(middle - reach, 0), min(middle + reach, edges.shape[-1] - 1)
+
+
+def _first_and_last_box(axes: Axes, image: Any, boxes: np.ndarray, truth_xyxy: Any) -> None:
+    """The surroundings of an object with its initial box (dashed), its last one (dark) and the truth (dotted)."""
+    draw_boxes_by_layer(axes, image, boxes[:1], truth_xyxy)
+    draw_box(axes, boxes[-1], _LAST, width=1.8)
+    for box, name in zip(axes.patches, ("true box", "initial box", "last box"), strict=True):
+        box.set_label(name)
+
+
+def _mark_means(axes: Axes, means: np.ndarray, offsets: np.ndarray) -> None:
+    """Triangles at the top: the mean offset after the first layer (pale) and the last (dark)."""
+    for mean, colour, name in zip(means, (_FIRST, _LAST), ("first mean", "last mean"), strict=True):
+        place = float(np.interp(mean, offsets, np.arange(len(offsets))))
+        at_top = axes.get_xaxis_transform()
+        axes.plot(
+            place, 0.93, marker="v", markersize=8, linestyle="", color=colour, markeredgecolor=_LAST, label=name,
+            transform=at_top, zorder=4,
+        )  # fmt: skip
+
+
+def _named(several: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and labels of all that has a name on these axes."""
+    pairs = [pair for axes in several for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    return [handle for handle, _ in pairs], [label for _, label in pairs]
+
+
+def _first_and_last(axes: Axes, values: np.ndarray, offsets: np.ndarray, truth: float, shown: tuple[int, int]) -> None:
+    """Two rows of numbers by bin: the first as pale bars, the last as a dark outline; the true edge dotted."""
+    bins = np.arange(len(offsets))
+    axes.stairs(values[0], np.arange(len(offsets) + 1) - 0.5, fill=True, color=_FIRST, alpha=0.55, label="first layer")
+    axes.stairs(values[1], np.arange(len(offsets) + 1) - 0.5, color=_LAST, linewidth=1.9, label="last layer")
+    place = float(np.interp(truth, offsets, bins))
+    axes.axvline(place, color=TRUTH, linestyle=(0, (1, 1.2)), linewidth=2.2, label="true edge")
+    low, high = shown
+    axes.set_xlim(low - 0.5, high + 0.5)
+    middle = len(offsets) // 2
+    reach = high - middle
+    ticks = [middle - reach + 1, middle - reach // 2, middle, middle + reach // 2, middle + reach - 1]
+    axes.set_xticks(ticks, [_percent(100 * offsets[n]) for n in ticks])
+
+
+def _percent(value: float) -> str:
+    return "0" if abs(value) < 0.05 else f"{value:+.0f}"
