@@ -18,6 +18,7 @@ from opcode import opmap
 from dfine_lib import __version__
 from dfine_lib.errors import DfineError
 from dfine_tools.cli import bench, compare, data, doctor, export, predict, recipes, training, waiting, weights
+from dfine_tools.cli.remedies import with_remedy
 
 GROUPS = (training, compare, predict, export, bench, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
@@ -122,7 +123,9 @@ def _message_to_the_caller(error: ValueError | OSError) -> str | None:
         if error.errno in _ABOUT_ROOM and error.filename2:
             place = error.filename2
         return f"{place}: {error.strerror}" if place else (error.strerror or str(error))
-    return str(error) if isinstance(error, DfineError) or _raised_on_purpose(error) else None
+    if isinstance(error, DfineError):
+        return with_remedy(error)
+    return str(error) if _raised_on_purpose(error) else None
 
 
 def _raised_on_purpose(error: ValueError) -> bool:
