@@ -17,8 +17,9 @@ from data_tools.doctor.categories import name_of
 from data_tools.doctor.fit import targets
 from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import Split, locate, read_split
-from data_tools.large.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
-from dfine_lib.data.coco import find_split, read_coco
+from data_tools.large.packed import read_index
+from data_tools.large.repeat_factor import class_repeat_factors, repeat_factors, samples_per_epoch
+from dfine_lib.data.coco import find_split
 from dfine_lib.data.images import DataError, read_image
 from dfine_lib.recipes import get_recipe
 
@@ -159,9 +160,9 @@ def repeats(data: Path | str, threshold: float) -> dict[str, Any]:
         DataError: the train split cannot be used as it is.
         ValueError: a threshold outside of 0 < t <= 1.
     """
-    index = read_coco(*find_split(data, "train"))
+    index = read_index(*find_split(data, "train"))
     factors = class_repeat_factors(index, threshold).round(3).tolist()
-    draws = draws_per_epoch(repeat_factors(index, threshold))
+    draws = samples_per_epoch(repeat_factors(index, threshold))
     return {"images": len(index), "draws": draws, "class_factors": dict(zip(index.category_names, factors))}
 
 

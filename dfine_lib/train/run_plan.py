@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.large.repeat_factor import draws_per_epoch, repeat_factors
 from dfine_lib.config import Recipe
-from dfine_lib.data.coco import CocoIndex, find_split, read_coco
-from dfine_lib.data.images import DataError
+from dfine_lib.data.coco import CocoIndex
+from dfine_lib.data.source import CocoFolder
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
@@ -82,7 +81,12 @@ class RunPlan:
 
 
 def plan_run(
-    recipe: Recipe, data: Path, seed: int, weights: str | Path | None, rows: Mapping[str, str] | None = None
+    recipe: Recipe,
+    data: Path,
+    seed: int,
+    weights: str | Path | None,
+    rows: Mapping[str, str] | None = None,
+    source: CocoFolder | None = None,
 ) -> RunPlan:
     """Read both splits and fit the recipe to them; no image is opened.
 
@@ -93,25 +97,21 @@ def plan_run(
     """
     if rows and not weights:
         raise ValueError("rows say which classes of a weights file to take: name the weights too")
-    index = read_coco(*find_split(data, "train"), training=True)
-    val_index = read_coco(
-        *find_split(data, "val"),
-        training=False,
-        category_ids=index.category_ids,
-        category_names=index.category_names,
-    )
-    _check_names(index, val_index)
+    source = source or CocoFolder()
+    index, val_index = source.open(data)
     located = locate_weights(weights) if weights else None
-    return RunPlan(fitted_to_data(recipe, index), index, val_index, seed, located, rows)
+    recipe = fitted_to_data(recipe, index.num_classes, source.samples_per_epoch(index, recipe.data))
+    return RunPlan(recipe, index, val_index, seed, located, rows)
 
 
-def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
-    """The recipe with as many classes as the data has, and settings that suit the run's length.
+def fitted_to_data(recipe: Recipe, num_classes: int, images: int) -> Recipe:
+    """The recipe with as many classes as the data has, and settings that suit the length of a run.
+
+    `images` are the samples of one epoch.
 
     A batch that is the recipe's own, made for a hundred thousand images, is lowered to what gives a small set
     `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen (`data.fit_batch_size` false) stays.
     """
-    images = draws_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))  # of an epoch
     batch_size = recipe.data.batch_size
     known = RECIPES.get(recipe.name)
     as_published = recipe.train.faithful or not recipe.train.adapt_to_length
@@ -123,23 +123,13 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
     steps = max(1, images // batch_size) * recipe.train.epochs
     recipe = replace(
         recipe,
-        model=replace(recipe.model, num_classes=index.num_classes),
+        model=replace(recipe.model, num_classes=num_classes),
         # Evaluation must fit where a training step does, which keeps several times as much for each image.
         data=replace(
             recipe.data, batch_size=batch_size, eval_batch_size=min(recipe.data.eval_batch_size, 4 * batch_size)
         ),
     )
     return adapted_to_length(recipe, steps)
-
-
-def _check_names(train: CocoIndex, val: CocoIndex) -> None:
-    names = dict(zip(train.category_ids, train.category_names, strict=True))
-    for category_id, name in zip(val.category_ids, val.category_names, strict=True):
-        if names.get(category_id, name) != name:
-            raise DataError(
-                f"{val.annotation_file}: category id {category_id} is {name!r}, but {names[category_id]!r} in "
-                f"{train.annotation_file}; give both files the same list of categories"
-            )
 
 
 def _digest(file: Path) -> str | None:

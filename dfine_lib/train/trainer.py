@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_tools.large.shards import eval_loader, train_loader
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
-from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import Batch, Draw, derived_seed
+from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import pick_device, set_backends, usable_precision
 from dfine_lib.distributed import Ranks, joined, was_restarted
 from dfine_lib.heap import keep_freed_memory
@@ -54,6 +53,7 @@ def train(
     resume: bool = True,
     weights: str | Path | None = None,
     rows: Mapping[str, str] | None = None,
+    source: CocoFolder | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with a run that was stopped; a finished run only returns its result.
 
@@ -70,6 +70,7 @@ def train(
         resume: go on from `last.pt` where there is one; otherwise a folder that holds a run is refused.
         weights: fine-tune from this file instead of fresh weights.
         rows: its class to take for a class of the data, where names differ: `{"taxi": "car"}`.
+        source: opens the data; `data_tools.large.source.LargeCocoFolder` opens shards too. None: `CocoFolder`.
 
     Returns:
         The content of `metrics.json`.
@@ -84,8 +85,9 @@ def train(
         resume = resume or was_restarted()
         if weights:
             ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
-        plan = plan_run(get_recipe(recipe), Path(data), seed, weights, rows)
-        run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks)
+        source = source or CocoFolder()
+        plan = plan_run(get_recipe(recipe), Path(data), seed, weights, rows, source)
+        run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks, source)
         try:
             result = ranks.on_first(lambda: run.result() if resume and run.folder.result.exists() else None)
             return run.train(make_score, resume) if result is None else result
@@ -94,7 +96,10 @@ def train(
 
 
 class _Run:
-    def __init__(self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks, source: CocoFolder
+    ) -> None:
+        self.source = source
         self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
         folder.lock()
         ranks.on_first(lambda: plan.compare_with_earlier(folder))
@@ -116,7 +121,7 @@ class _Run:
         for index in (self.plan.train, self.plan.val):
             # Opening every picture costs minutes on large sets; missing, cut-off and missized ones are always found.
             every = state is None and len(index) <= DECODE_UP_TO
-            self.ranks.on_first(lambda index=index, every=every: check_images(index, every=every))
+            self.ranks.on_first(lambda index=index, every=every: self.source.check(index, every=every))
         rows = self._build(fresh=state is None)
         here = describe_machine(self.device) | {"processes": self.ranks.size, "numerics": self.numerics}
         if state is None:
@@ -174,8 +179,8 @@ class _Run:
             self.model, build_criterion(recipe), self.optimizer, self.ema, train, device, self.ranks
         )  # fmt: skip
         share = {"rank": self.ranks.rank, "world_size": self.ranks.size, "device": device}
-        self.loader = train_loader(self.plan.train, recipe, seed=self.plan.seed, **share)
-        self.val_loader = eval_loader(self.plan.val, recipe, **share)
+        self.loader = self.source.train_loader(self.plan.train, recipe, seed=self.plan.seed, **share)
+        self.val_loader = self.source.eval_loader(self.plan.val, recipe, **share)
         self.total = self.loader.steps_per_epoch * recipe.train.epochs
         self.skipped_in_a_row = 0
         self.progress = {

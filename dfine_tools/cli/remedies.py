@@ -9,5 +9,10 @@ REMEDIES: dict[str, str] = {}
 
 def with_remedy(error: DfineError) -> str:
     """The error's message, followed by the way out that it names."""
-    remedy = getattr(error, "remedy", None)
-    return f"{error}. {REMEDIES[remedy].format(**error.values)}" if remedy else str(error)
+    if error.remedy is None:
+        return str(error)
+    if error.remedy in REMEDIES:
+        return f"{error}. {REMEDIES[error.remedy].format(**error.values)}"
+    from data_tools.layouts import with_hint  # looks into the folder, and imports numpy
+
+    return with_hint(error)

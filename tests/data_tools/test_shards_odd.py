@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from data_tools.large.shard import shard_data
+from data_tools.large.source import LargeCocoFolder
 from data_tools.large.tars import SOURCE, read_shards
-from dfine_lib.data import DataError, check_images, find_split, read_coco
+from dfine_lib.data import DataError, find_split, read_coco
 from tests.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
@@ -105,7 +106,7 @@ def test_an_index_without_checksums_is_read(sharded):
 def test_tars_without_their_index_are_told(sharded):
     (sharded / "images" / "train" / "shards.json").unlink()
     with pytest.raises(DataError, match=r"tar archives, but no shards.json beside them"):
-        check_images(read_coco(*find_split(sharded, "train")), every=False)
+        LargeCocoFolder().check(read_coco(*find_split(sharded, "train")), every=False)
 
 
 @pytest.mark.parametrize("command", ["cat {}/nowhere/{{}}", "false {{}}", "head -c 700 {}/{{}}; exit 3 # {{}}"])

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from small_runs import SMALL, Score, ScoreOf, score_by_weights, write_folder
 
 from dfine_lib import files
-from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
@@ -287,13 +286,12 @@ def test_a_run_goes_on_after_its_data_has_moved(finished, tmp_path, monkeypatch)
     train(recipe, tmp_path / "elsewhere", tmp_path / "run")
 
 
-def test_a_batch_of_the_recipe_s_own_is_lowered_for_a_small_set_and_a_chosen_one_is_not(data_folder):
-    index = read_coco(*find_split(data_folder, "train"))  # 8 images
+def test_a_batch_of_the_recipe_s_own_is_lowered_for_a_small_set_and_a_chosen_one_is_not():
     recipe = changed(get_recipe("n_custom"), {"data.image_size": 64})
-    assert fitted_to_data(recipe, index).data.batch_size == 8
+    assert fitted_to_data(recipe, 2, images=8).data.batch_size == 8
     for chosen in (100, 128):  # 128 is the recipe's own
-        assert fitted_to_data(changed(recipe, {"data.batch_size": chosen}), index).data.batch_size == chosen
-    assert fitted_to_data(changed(recipe, {"train.faithful": True}), index).data.batch_size == 128
+        assert fitted_to_data(changed(recipe, {"data.batch_size": chosen}), 2, images=8).data.batch_size == chosen
+    assert fitted_to_data(changed(recipe, {"train.faithful": True}), 2, images=8).data.batch_size == 128
 
 
 def test_an_unwritable_folder_is_refused_before_training(small_recipe, data_folder, tmp_path):
