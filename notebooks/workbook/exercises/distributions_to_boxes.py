@@ -27,7 +27,7 @@ def box_by_hand(answer: Any) -> str | None:
 @exercise("15.2")
 def spread(answer: Callable[..., Any]) -> str | None:
     """Standard deviation of an edge's offset, as a fraction of the side."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(15)
     cases = {
         "an even distribution": torch.zeros(33),
@@ -46,7 +46,7 @@ def spread(answer: Callable[..., Any]) -> str | None:
 @exercise("15.3")
 def correction(answer: Callable[..., Any]) -> str | None:
     """Logits that a layer must add so that an edge ends at a wished offset."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(16)
     for wish in (0.0, 0.05, -0.3, 0.45):
         before = torch.randn(33, generator=generator)

@@ -39,7 +39,7 @@ def edge_distributions(
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1, in the pixels of the boxes.
         corner_logits_by_layer: `[L, 4, N + 1]`; edges left, top, right, bottom.
         boxes_by_layer_xyxy: `[L + 1, 4]` pixels, the initial box first.
-        bin_offsets: `[N + 1]`, as a fraction of the box side (W / reg_scale).
+        bin_offsets: `[N + 1]`, as a fraction of the box side.
         truth_xyxy: `[4]` pixels.
         title: above the picture, such as the class and its score.
 
@@ -113,7 +113,7 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
     """Which offset each bin stands for, and how far apart neighbours are.
 
     Args:
-        bin_offsets: `[N + 1]` as a fraction of the box side (W / reg_scale); or several, by name.
+        bin_offsets: `[N + 1]` as a fraction of the box side; or several, by name.
     """
     curves = bin_offsets if isinstance(bin_offsets, Mapping) else {"W(n)": bin_offsets}
     curves = {name: as_array(values) for name, values in curves.items()}
