@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from data_tools.large.shards import eval_loader
 from dfine_lib.config import DataConfig, Recipe
@@ -21,34 +19,7 @@ from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
-from dfine_tools.analysis.samples import sample_detections
 from dfine_tools.forms.compilation import compile_model
-
-
-class _Score:
-    """Scores a model on a validation loader; `samples` is what it finds on the first few images."""
-
-    def __init__(self, evaluator: CocoEvaluator) -> None:
-        self.evaluator = evaluator
-
-    def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> CocoMetrics:
-        return evaluate_model(model, loader, self.evaluator, device, distributed=current_ranks().size > 1)
-
-    def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]:
-        return sample_detections(model, loader, device)
-
-
-def make_score(annotation_file: Path | str, category_ids: Sequence[int]) -> _Score:
-    """What the trainer scores with, and shows samples with: the file is read once, before the first step.
-
-    Args:
-        annotation_file: COCO instances JSON of the validation split.
-        category_ids: the file's category id of each label.
-
-    Raises:
-        ValueError: the file cannot be scored against.
-    """
-    return _Score(CocoEvaluator(annotation_file, category_ids))
 
 
 @dataclass(frozen=True)

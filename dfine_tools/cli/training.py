@@ -150,9 +150,10 @@ def _train(arguments: argparse.Namespace) -> int:
         return _start_processes(arguments, arguments.max_restarts, goes_on)
 
     def work(ranks: Ranks) -> None:
+        from data_tools.large.source import LargeFolder
         from dfine_lib.data.images import DataError
         from dfine_lib.train.trainer import train
-        from dfine_tools.analysis.saved import make_score
+        from dfine_tools.forms import FORMS
 
         recipe = _recipe_of(arguments)
         out = arguments.out or Path("runs") / recipe.name
@@ -161,12 +162,13 @@ def _train(arguments: argparse.Namespace) -> int:
                 recipe,
                 arguments.data,
                 out,
-                make_score=make_score,
                 seed=arguments.seed,
                 device=arguments.device,
                 resume=arguments.resume,
                 weights=arguments.weights,
-                rows=rows,
+                class_rows=rows,
+                forms=FORMS,
+                source=LargeFolder(),
             )
         except DataError as error:  # a picture or a tar, perhaps after days
             if not (out / "last.pt").exists():
