@@ -130,10 +130,8 @@ def open_saved(
     stored = read_weights(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
-    elif stored.model is not None:
-        recipe = Recipe(name=stored.path.stem, model=stored.model, data=stored.data or DataConfig())
     else:
-        raise WeightsError(f"{weights}: the file does not say which model it is of. Name its recipe, as n_coco.")
+        recipe = Recipe(name=stored.path.stem, model=stored.model_config(), data=stored.data or DataConfig())
     if stored.data is not None:  # a model sees pictures in the size it was trained with, unless told otherwise
         recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
     recipe = changed(recipe, settings or {})
