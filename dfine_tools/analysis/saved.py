@@ -14,7 +14,7 @@ from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.distributed import current_ranks
-from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
@@ -31,12 +31,16 @@ class Saved:
     device: torch.device
     class_rows: dict[str, str | int | None]  # of `load_weights`: the file's class, or row, for each class; often empty
 
-    def detect(self) -> tuple[CocoMetrics, CocoEvaluator]:
-        """Run the model over all images: the numbers, and the evaluator that still holds every detection.
+    def detect(self, engine: str = ENGINES[0]) -> tuple[CocoMetrics, CocoEvaluator]:
+        """Run the model over all images: the metrics, and the evaluator that still holds every detection.
 
-        Of several processes each runs it over its share, and all have the detections and numbers of all images.
+        Of several processes each runs the model over some of the images, and all have the detections and metrics of
+        all images.
+
+        Args:
+            engine: what computes the metrics, as in `CocoEvaluator`.
         """
-        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids)
+        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids, engine=engine)
         distributed = current_ranks().size > 1
         return evaluate_model(self.model, self.loader, evaluator, self.device, distributed=distributed), evaluator
 
@@ -97,10 +101,8 @@ def open_saved(
     stored = read_weights(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
-    elif stored.model is not None:
-        recipe = Recipe(name=stored.path.stem, model=stored.model, data=stored.data or DataConfig())
     else:
-        raise WeightsError(f"{weights}: the file does not say which model it is of. Name its recipe, as n_coco.")
+        recipe = Recipe(name=stored.path.stem, model=stored.model_config(), data=stored.data or DataConfig())
     if stored.data is not None:  # a model sees pictures in the size it was trained with, unless told otherwise
         recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
     recipe = changed(recipe, settings or {})
