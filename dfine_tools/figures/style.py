@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import matplotlib.figure
 import numpy as np
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageShow
 
@@ -60,7 +60,7 @@ _RC = {
 }
 
 
-class Picture(Figure):
+class Figure(mpl.figure.Figure):
     """A figure with words for those who cannot see it. Belongs to no window and needs no pyplot.
 
     As the value of a notebook cell it shows as a PNG, with `alt_text` as its plain text.
@@ -89,28 +89,28 @@ class Picture(Figure):
         screen = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         shown = bool(screen) and ImageShow.show(Image.open(io.BytesIO(self.png())))
         if warn and not shown:
-            log.warning("no notebook and no screen to show a picture on; write it to a file instead. %s", self.alt_text)
+            log.warning("no notebook and no screen to show a figure on; write it to a file instead. %s", self.alt_text)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": self.alt_text}
 
 
-def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a figure function under the house style, leaving matplotlib's own settings as they were."""
 
     @functools.wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Picture:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context({**sns.axes_style("ticks"), **sns.plotting_context("notebook"), **_RC}):
             return draw(*args, **kwargs)
 
     return wrapper
 
 
-def new_picture(width: float, height: float, alt_text: str) -> Picture:
-    """An empty picture, width and height in inches."""
-    picture = Picture(figsize=(width, height), layout="constrained")
-    picture.alt_text = alt_text
-    return picture
+def new_figure(width: float, height: float, alt_text: str) -> Figure:
+    """An empty figure, width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.alt_text = alt_text
+    return figure
 
 
 def layer_colours(count: int) -> list[tuple[float, float, float]]:
@@ -125,7 +125,7 @@ def class_colour(label: int) -> tuple[float, float, float]:
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """Any picture to `[H, W, 3]` for drawing: tensor `[3, H, W]`, array `[H, W, 3]` or PIL, uint8 or 0..1.
+    """Any image to `[H, W, 3]` for drawing: tensor `[3, H, W]`, array `[H, W, 3]` or PIL, uint8 or 0..1.
 
     Raises:
         ValueError: another shape.
@@ -136,7 +136,7 @@ def as_rgb(image: Any) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * 3, axis=-1)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise ValueError(f"a picture must be [3, H, W] or [H, W, 3], got {list(pixels.shape)}")
+        raise ValueError(f"an image must be [3, H, W] or [H, W, 3], got {list(pixels.shape)}")
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32).clip(0, 1)
 
 
@@ -145,8 +145,8 @@ def as_array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
 
 
-def show_picture(axes: Axes, image: Any) -> None:
-    """Put a picture on axes without ticks; axis unit is then the pixel."""
+def show_image(axes: Axes, image: Any) -> None:
+    """Put an image on axes without ticks; axis unit is then the pixel."""
     axes.imshow(as_rgb(image), interpolation="nearest" if max(as_rgb(image).shape[:2]) < 200 else "antialiased")
     axes.set_axis_off()
 

@@ -3,14 +3,14 @@
 from dfine_tools.figures.compare import ablation, published_beside_ours, runs_compared
 from dfine_tools.figures.data_set import (
     anchors_in_objects,
-    annotated_pictures,
+    annotated_images,
     boxes_by_class,
     object_sizes,
     where_objects_lie,
 )
 from dfine_tools.figures.evaluation import confusion, errors_by_kind, mistakes, precision_by_recall
 from dfine_tools.figures.latency import accuracy_by_latency
-from dfine_tools.figures.style import Picture
+from dfine_tools.figures.style import Figure
 from dfine_tools.figures.training import per_class_ap, training_curves
 from workbook.viz.average_precision import ap_by_threshold, judged_boxes, precision_recall
 from workbook.viz.backbone import receptive_fields, strongest_channels
@@ -23,7 +23,7 @@ from workbook.viz.localization import distribution_by_step, query_weights, soft_
 from workbook.viz.matching import matched_queries, matching_costs
 from workbook.viz.overfit import boxes_before_and_after, loss_terms, runs_side_by_side
 from workbook.viz.overlaps import iou_by_side, overlap_by_shift, two_boxes
-from workbook.viz.pictures import box_refinement, detections_beside_truth
+from workbook.viz.detections import box_refinement, detections_beside_truth
 from workbook.viz.profile import cost_by_part, shares_by_step
 from workbook.viz.queries import attention_mask, chosen_tokens, noised_boxes
 from workbook.viz.refinement import iou_by_layer

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, TRUTH, Picture, as_array, draw_box, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, TRUTH, Figure, as_array, draw_box, new_figure, styled
 
 
 @styled
@@ -17,7 +17,7 @@ def judged_boxes(
     words: Sequence[Sequence[str]],
     right: Sequence[Sequence[bool]],
     size_wh: tuple[float, float],
-) -> Picture:
+) -> Figure:
     """Images without pixels: objects (dotted), right detections (solid), wrong ones (dashed).
 
     Args:
@@ -38,8 +38,8 @@ def judged_boxes(
     )
     width, height = size_wh
     count = len(truths_xyxy)
-    picture = new_picture(5.2 * count, 5.2 * height / width + 0.7, f"Objects and judged detections. {verdicts}.")
-    for i, axes in enumerate(picture.subplots(1, count, squeeze=False)[0]):
+    figure = new_figure(5.2 * count, 5.2 * height / width + 0.7, f"Objects and judged detections. {verdicts}.")
+    for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", title=f"image {i + 1}")
         axes.set(xlabel="x, pixels", ylabel="y, pixels")
         axes.grid(axis="both")
@@ -54,13 +54,13 @@ def judged_boxes(
             ground = dict(boxstyle="square,pad=0.1", facecolor="white", edgecolor="none", alpha=0.75)
             weight = "bold" if good else "normal"
             axes.text(box[0], at, text, fontsize=9, color=colour, va=side, weight=weight, bbox=ground)
-    kinds = {p.get_label(): p for axes in picture.axes for p in axes.patches}
-    picture.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3)
-    return picture
+    kinds = {p.get_label(): p for axes in figure.axes for p in axes.patches}
+    figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3)
+    return figure
 
 
 @styled
-def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Picture:
+def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Figure:
     """Precision against recall, as the list of detections is read from the surest on; one panel a curve.
 
     Args:
@@ -71,8 +71,8 @@ def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Picture:
         ValueError: recall and precision of unequal length, or another number than 101.
     """
     parts = []
-    picture = new_picture(5.2 * len(curves), 4.2, "")
-    for axes, (name, curve) in zip(picture.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+    figure = new_figure(5.2 * len(curves), 4.2, "")
+    for axes, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         recall, precision, interpolated = map(as_array, curve)
         if recall.shape != precision.shape or interpolated.shape != (101,):
             raise ValueError(
@@ -92,13 +92,13 @@ def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Picture:
         axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.12), xlabel="recall", ylabel="precision")
         axes.set_title(f"{name}: AP {interpolated.mean():.3f}")
         parts.append(f"{name}: AP {interpolated.mean():.3f}, highest recall {recall.max(initial=0):.2f}")
-    picture.axes[0].legend(loc="lower left", framealpha=1)
-    picture.alt_text = f"Precision against recall, falling in steps. {'; '.join(parts)}."
-    return picture
+    figure.axes[0].legend(loc="lower left", framealpha=1)
+    figure.alt_text = f"Precision against recall, falling in steps. {'; '.join(parts)}."
+    return figure
 
 
 @styled
-def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Picture:
+def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Figure:
     """Average precision at each IoU threshold.
 
     Args:
@@ -114,8 +114,8 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Picture:
         if curve.shape != at.shape:
             raise ValueError(f"{name}: {list(at.shape)} thresholds but AP {list(curve.shape)}")
     words = "; ".join(f"{name}: {v[0]:.2f} to {v[-1]:.2f}, mean {v.mean():.3f}" for name, v in values.items())
-    picture = new_picture(8, 4, f"Average precision by IoU threshold {at[0]:.2f} to {at[-1]:.2f}. {words}.")
-    axes = picture.subplots()
+    figure = new_figure(8, 4, f"Average precision by IoU threshold {at[0]:.2f} to {at[-1]:.2f}. {words}.")
+    axes = figure.subplots()
     looks = [(MAIN, "-", "o"), (MUTED, "--", "s"), (INK, ":", "^")]
     for number, (name, curve) in enumerate(values.items()):
         colour, dashes, marker = looks[number % 3]
@@ -131,4 +131,4 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Picture:
     axes.set(ylim=(0, 1.02), xlabel="IoU that makes a detection right", ylabel="average precision")
     axes.set_xticks(at, [f"{t:.2f}" for t in at])
     axes.legend(title="mean over the thresholds", loc="lower left", title_fontsize=9.5, alignment="left")
-    return picture
+    return figure

@@ -12,14 +12,14 @@ from dfine_tools.figures.style import (
     INK,
     MUTED,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     class_colour,
     layer_colours,
-    new_picture,
+    new_figure,
     styled,
 )
-from workbook.viz.pictures import EDGES, draw_boxes_by_layer
+from workbook.viz.detections import EDGES, draw_boxes_by_layer
 
 
 @styled
@@ -30,7 +30,7 @@ def edge_distributions(
     bin_offsets: Any,
     truth_xyxy: Any | None = None,
     title: str = "",
-) -> Picture:
+) -> Figure:
     """One object: its four edge distributions after every layer, beside the picture with its boxes.
 
     The bins stand evenly spaced, as the network sees them; the tick labels tell which offset each stands for.
@@ -65,10 +65,10 @@ def edge_distributions(
         f"{edge} {_signed(100 * means[0, e])} to {_signed(100 * means[-1, e])} % of the side"
         for e, edge in enumerate(EDGES)
     )
-    picture = new_picture(
+    figure = new_figure(
         12, 5.4, f"Edge distributions of one object over {layers} decoder layers, mean offset first to last: {words}."
     )
-    mosaic = picture.subplot_mosaic(
+    mosaic = figure.subplot_mosaic(
         [["picture", "left", "top"], ["picture", "right", "bottom"]], width_ratios=(1.15, 1, 1)
     )
     draw_boxes_by_layer(mosaic["picture"], image, boxes, truth_xyxy)
@@ -82,7 +82,7 @@ def edge_distributions(
         axes.set_title(f"{edge}: {_signed(100 * means[-1, e])} %, {_signed(means[-1, e] * sides[e])} px")
         axes.set_xlabel(f"offset, % of box {'width' if e % 2 == 0 else 'height'} (+ is outward)")
         axes.set_ylabel("probability")
-    return picture
+    return figure
 
 
 def _one_edge(
@@ -109,7 +109,7 @@ def _one_edge(
 
 
 @styled
-def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] | Any) -> Picture:
+def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] | Any) -> Figure:
     """Which offset each bin stands for, and how far apart neighbours are.
 
     Args:
@@ -124,10 +124,8 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
         f"{name}: {len(w)} bins, steps from {ends[name][0]} to {ends[name][-1]} % of the side"
         for name, w in curves.items()
     )
-    picture = new_picture(
-        10, 3.9, f"Offset of each bin of an edge distribution, and the distance between bins. {parts}."
-    )
-    where, steps = picture.subplots(1, 2)
+    figure = new_figure(10, 3.9, f"Offset of each bin of an edge distribution, and the distance between bins. {parts}.")
+    where, steps = figure.subplots(1, 2)
     for number, ((name, w), dashes) in enumerate(zip(curves.items(), _dashes(len(curves)), strict=True)):
         bins, colour = np.arange(len(w)), class_colour(number)
         where.plot(bins, 100 * w, linestyle=dashes, marker="o", markersize=3.2, color=colour, label=name)
@@ -144,7 +142,7 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
     steps.minorticks_off()
     if len(curves) > 1:
         where.legend()
-    return picture
+    return figure
 
 
 def _dashes(count: int) -> list[str]:

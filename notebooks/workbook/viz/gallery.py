@@ -14,14 +14,14 @@ from dfine_tools.figures.style import (
     MAIN,
     SECOND,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     draw_box,
     layer_colours,
-    new_picture,
+    new_figure,
     styled,
 )
-from workbook.viz.pictures import EDGES, draw_boxes_by_layer
+from workbook.viz.detections import EDGES, draw_boxes_by_layer
 
 _FIRST, _LAST = layer_colours(3)[0], layer_colours(3)[-1]
 
@@ -29,7 +29,7 @@ _FIRST, _LAST = layer_colours(3)[0], layer_colours(3)[-1]
 @styled
 def distribution_gallery(
     images: Sequence[Any], steps: Sequence[Any], truths_xyxy: Sequence[Any], titles: Sequence[str]
-) -> Picture:
+) -> Figure:
     """One object a row: its initial and last box, and each edge's distribution after the first and the last layer.
 
     Args:
@@ -46,8 +46,8 @@ def distribution_gallery(
         raise ValueError("give an image, steps, a truth and a title for each object, and at least one object")
     told = []
     with mpl.rc_context({"figure.dpi": 84}):  # so many panels: half the bytes
-        picture = new_picture(12, 1.95 * len(images) + 0.4, "")
-    grid = picture.subplots(len(images), 5, width_ratios=(1.05, 1, 1, 1, 1), squeeze=False)
+        figure = new_figure(12, 1.95 * len(images) + 0.4, "")
+    grid = figure.subplots(len(images), 5, width_ratios=(1.05, 1, 1, 1, 1), squeeze=False)
     for row, image, one, truth, title in zip(grid, images, steps, truths_xyxy, titles, strict=True):
         boxes, spreads = as_array(one.boxes_by_layer_xyxy), spread_in_pixels(one)
         _first_and_last_box(row[0], image, boxes, truth)
@@ -64,13 +64,13 @@ def distribution_gallery(
         told.append(f"{title.replace(chr(10), ', ')}: {spreads[0].mean():.1f} to {spreads[-1].mean():.1f} px")
     for axes in grid[-1, 1:]:
         axes.set_xlabel("offset, % of side (+ outward)", fontsize=9)
-    picture.legend(*_named(grid[0, :2]), loc="outside lower center", ncols=8)
-    picture.alt_text = f"Edge distributions, mean spread of four edges from first to last layer. {'; '.join(told)}."
-    return picture
+    figure.legend(*_named(grid[0, :2]), loc="outside lower center", ncols=8)
+    figure.alt_text = f"Edge distributions, mean spread of four edges from first to last layer. {'; '.join(told)}."
+    return figure
 
 
 @styled
-def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "") -> Picture:
+def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "") -> Figure:
     """One object: edge distributions of the first and the last layer, plain above and times W(n) below.
 
     The bars below are what each bin adds to the edge's offset: their sum is the offset.
@@ -87,12 +87,12 @@ def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "
     offsets, edges, truth = as_array(steps.bin_offsets), _distributions(steps), _truth_offset(steps, truth_xyxy)
     means = 100 * edges @ offsets
     words = "; ".join(f"{edge} {means[0, e]:+.1f} to {means[-1, e]:+.1f} %" for e, edge in enumerate(EDGES))
-    picture = new_picture(
+    figure = new_figure(
         12,
         4.6,
         f"{title}: distributions of four edges, plain and weighted. Offset from first to last layer: {words}.",
     )
-    boxes_axes, rest = picture.subfigures(1, 2, width_ratios=(1, 4))
+    boxes_axes, rest = figure.subfigures(1, 2, width_ratios=(1, 4))
     where = boxes_axes.subplots()
     _first_and_last_box(where, image, as_array(steps.boxes_by_layer_xyxy), truth_xyxy)
     where.set_title(title, fontsize=10.5)
@@ -112,11 +112,11 @@ def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "
     grid[0, 0].set_ylabel("probability Pr(n)")
     grid[1, 0].set_ylabel("W(n) · Pr(n), % of side")
     rest.legend(*_named(grid[:1, 0]), loc="outside lower center", ncols=5)
-    return picture
+    return figure
 
 
 @styled
-def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Picture:
+def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     """Means with their intervals, condition by condition; one panel a measure, one mark a series.
 
     Args:
@@ -127,8 +127,8 @@ def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
         ValueError: series of one panel with other conditions.
     """
     told = []
-    picture = new_picture(5.6 * len(panels), 4.0, "")
-    for axes, (title, series) in zip(picture.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure = new_figure(5.6 * len(panels), 4.0, "")
+    for axes, (title, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         conditions = list(next(iter(series.values())))
         looks = [(SECOND, "s"), (MAIN, "o"), (INK, "^")]
         for number, (name, values) in enumerate(series.items()):
@@ -145,8 +145,8 @@ def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
         axes.set_xlim(-0.5, len(conditions) - 0.5)
         axes.set_title(title)
         axes.legend()
-    picture.alt_text = f"Means with 95 % intervals by condition. {'; '.join(told)}."
-    return picture
+    figure.alt_text = f"Means with 95 % intervals by condition. {'; '.join(told)}."
+    return figure
 
 
 def spread_in_pixels(steps: Any) -> np.ndarray:

@@ -15,15 +15,15 @@ from matplotlib.figure import SubFigure
 from dfine_lib.data.images import DataError, read_image
 from dfine_lib.train.meter import in_words
 from dfine_lib.train.run_folder import read_rows
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, layer_colours, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, layer_colours, new_figure, styled
 from dfine_tools.figures.training import running_mean, series
-from workbook.viz.pictures import draw_pair
+from workbook.viz.detections import draw_pair
 
 PAIRS = 3  # samples shown, each as a pair of pictures
 
 
 @styled
-def live_run(run_folder: str | Path, score: float = 0.4) -> Picture:
+def live_run(run_folder: str | Path, score: float = 0.4) -> Figure:
     """Loss, AP, waiting for data and sample detections of a run, from nothing but the files in its folder.
 
     Read are `metrics.jsonl`, `run.json`, `samples.json` and whether `metrics.json` is there; pictures come from the
@@ -39,8 +39,8 @@ def live_run(run_folder: str | Path, score: float = 0.4) -> Picture:
     about, samples = _content(folder / "run.json"), _content(folder / "samples.json")
     headline = _headline(rows, about, finished=(folder / "metrics.json").exists())
     with mpl.rc_context({"figure.dpi": 85}):  # it is sent to the notebook every few seconds
-        picture = new_picture(12, 5.6, "")
-    above, below = picture.subfigures(2, 1, height_ratios=(1.15, 1))
+        figure = new_figure(12, 5.6, "")
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     above.suptitle(headline, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     loss, ap, wait = above.subplots(1, 3, width_ratios=(1.2, 1.2, 0.9))
     words = [
@@ -50,12 +50,12 @@ def live_run(run_folder: str | Path, score: float = 0.4) -> Picture:
         _draw_wait(wait, rows),
         _draw_samples(below, samples, score),
     ]
-    picture.alt_text = f"A training run, drawn from its folder. {'; '.join(words)}."
-    return picture
+    figure.alt_text = f"A training run, drawn from its folder. {'; '.join(words)}."
+    return figure
 
 
 @styled
-def loss_by_kind(steps: Sequence[int], values: Mapping[str, Sequence[float]]) -> Picture:
+def loss_by_kind(steps: Sequence[int], values: Mapping[str, Sequence[float]]) -> Figure:
     """How the parts of a loss change over a run, one line a part, named at its end.
 
     Args:
@@ -69,8 +69,8 @@ def loss_by_kind(steps: Sequence[int], values: Mapping[str, Sequence[float]]) ->
         if len(line) != len(steps):
             raise ValueError(f"{name}: {len(line)} values for {len(steps)} steps")
     words = ", ".join(f"{name} {line[0]:.2f} to {line[-1]:.2f}" for name, line in values.items())
-    picture = new_picture(7.5, 3.3, f"Parts of the training loss, from the first step drawn to the last: {words}.")
-    axes = picture.subplots()
+    figure = new_figure(7.5, 3.3, f"Parts of the training loss, from the first step drawn to the last: {words}.")
+    axes = figure.subplots()
     top = max(max(line) for line in values.values())
     place = -np.inf
     for number, (name, line) in enumerate(sorted(values.items(), key=lambda item: item[1][-1])):
@@ -83,7 +83,7 @@ def loss_by_kind(steps: Sequence[int], values: Mapping[str, Sequence[float]]) ->
         )  # fmt: skip
     axes.set(xlabel="optimizer step", ylabel="part of the loss, weighted", ylim=(0, 1.05 * top))
     axes.set_title("loss by kind, summed over the outputs of the model")
-    return picture
+    return figure
 
 
 def _content(file: Path) -> dict[str, Any]:

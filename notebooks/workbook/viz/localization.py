@@ -14,18 +14,18 @@ from dfine_tools.figures.style import (
     MUTED,
     SECOND,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     draw_box,
     layer_colours,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
 
 @styled
-def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None) -> Picture:
+def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None) -> Figure:
     """The target of an edge that lies `offset` away: its shares of two neighbouring bins, and what is predicted.
 
     Args:
@@ -38,7 +38,7 @@ def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None)
     share = float(np.clip((offset - W[left]) / (W[left + 1] - W[left]), 0, 1))
     label = np.zeros(len(W))
     label[left], label[left + 1] = 1 - share, share
-    picture = new_picture(
+    figure = new_figure(
         10,
         3.6,
         f"Soft label of an edge {100 * offset:+.1f} % of the side away: bin {left} has {1 - share:.2f}, bin {left + 1} "
@@ -46,8 +46,8 @@ def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None)
     )
     if distribution is not None:
         on_label = float(as_array(distribution)[left : left + 2].sum())
-        picture.alt_text += f" The prediction has {on_label:.2f} on these two."
-    axes = picture.subplots()
+        figure.alt_text += f" The prediction has {on_label:.2f} on these two."
+    axes = figure.subplots()
     axes.bar(np.arange(len(W)), label, width=0.75, color=SECOND, label="soft label")
     if distribution is not None:
         axes.step(np.arange(len(W)), as_array(distribution), where="mid", color=MAIN, label="predicted")
@@ -61,11 +61,11 @@ def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None)
     _bins(axes, W)
     axes.set_ylabel("probability")
     axes.legend(loc="upper left")
-    return picture
+    return figure
 
 
 @styled
-def distribution_by_step(bin_offsets: Any, distributions: Mapping[int, Any], offset: float) -> Picture:
+def distribution_by_step(bin_offsets: Any, distributions: Mapping[int, Any], offset: float) -> Figure:
     """One edge distribution while it learns.
 
     Args:
@@ -77,10 +77,10 @@ def distribution_by_step(bin_offsets: Any, distributions: Mapping[int, Any], off
     rows = {step: as_array(p) for step, p in distributions.items()}
     means = {step: float(p @ W) for step, p in rows.items()}
     words = ", ".join(f"step {step} {100 * m:+.1f} %" for step, m in means.items())
-    picture = new_picture(
+    figure = new_figure(
         10, 3.8, f"An edge distribution at several steps of training; true offset {100 * offset:+.1f} %, mean: {words}."
     )
-    axes = picture.subplots()
+    axes = figure.subplots()
     for (step, p), colour in zip(rows.items(), layer_colours(len(rows)), strict=True):
         label = f"step {step}: mean {100 * means[step]:+.1f} %"
         axes.step(np.arange(len(W)), p, where="mid", color=colour, label=label)
@@ -89,11 +89,11 @@ def distribution_by_step(bin_offsets: Any, distributions: Mapping[int, Any], off
     _bins(axes, W)
     axes.set_ylabel("probability")
     axes.legend(loc="upper left")
-    return picture
+    return figure
 
 
 @styled
-def softened_distributions(bin_offsets: Any, teacher_logits: Any, student_logits: Any, temperature: float) -> Picture:
+def softened_distributions(bin_offsets: Any, teacher_logits: Any, student_logits: Any, temperature: float) -> Figure:
     """Teacher and student as they are and softened by a temperature, with how far apart they are.
 
     Args:
@@ -110,8 +110,8 @@ def softened_distributions(bin_offsets: Any, teacher_logits: Any, student_logits
         words.append(
             f"at T = {T:g} they are {divergence:.3f} apart (KL), the teacher's highest bin {teacher.max():.2f}"
         )
-    picture = new_picture(11, 3.6, f"Teacher's and student's edge distributions: {'; '.join(words)}.")
-    for axes, (T, teacher, student, divergence) in zip(picture.subplots(1, 2), panels, strict=True):
+    figure = new_figure(11, 3.6, f"Teacher's and student's edge distributions: {'; '.join(words)}.")
+    for axes, (T, teacher, student, divergence) in zip(figure.subplots(1, 2), panels, strict=True):
         axes.fill_between(np.arange(len(W)), teacher, step="mid", color=MAIN, alpha=0.25, linewidth=0)
         axes.step(np.arange(len(W)), teacher, where="mid", color=MAIN, label="teacher (last layer)")
         axes.step(np.arange(len(W)), student, where="mid", color=SECOND, linestyle="--", label="student")
@@ -120,11 +120,11 @@ def softened_distributions(bin_offsets: Any, teacher_logits: Any, student_logits
         _bins(axes, W)
         axes.set_ylabel("probability")
     axes.legend(loc="upper left")
-    return picture
+    return figure
 
 
 @styled
-def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[bool] | Any) -> Picture:
+def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[bool] | Any) -> Figure:
     """Every query's box on the picture, as strong as its weight; matched and unmatched queries apart.
 
     Args:
@@ -139,10 +139,10 @@ def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[b
         for name, mask in (("matched", matched), ("unmatched", ~matched))
         if mask.any()
     )
-    picture = new_picture(11, 3.9, f"Queries and their weights in distillation: {words}.")
-    left, right, chart = picture.subplots(1, 3, width_ratios=(1, 1, 1.1))
+    figure = new_figure(11, 3.9, f"Queries and their weights in distillation: {words}.")
+    left, right, chart = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     for axes, mask, name, colour in ((left, matched, "matched", MAIN), (right, ~matched, "unmatched", SECOND)):
-        show_picture(axes, image)
+        show_image(axes, image)
         axes.set_title(f"{mask.sum()} {name} queries")
         for box, weight in sorted(zip(boxes[mask], weights[mask], strict=True), key=lambda pair: pair[1]):
             drawn = draw_box(axes, box, colour, width=0.6 + 2.4 * weight)
@@ -158,7 +158,7 @@ def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[b
     chart.set_yscale("symlog", linthresh=1)
     chart.set(title="their weights", xlabel="weight, 0 to 1", ylabel="queries")
     chart.legend()
-    return picture
+    return figure
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

@@ -16,17 +16,17 @@ from dfine_tools.figures.style import (
     MUTED,
     SECOND,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     draw_box,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
 
 @styled
-def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Sequence[str]) -> Picture:
+def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Sequence[str]) -> Figure:
     """The same costs once for every way to choose, with the chosen pairs framed and their sum.
 
     Args:
@@ -47,10 +47,10 @@ def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Se
         for name, queries in chosen.items()
     )
     rows, columns = values.shape
-    picture = new_picture(
+    figure = new_figure(
         5.4 * len(chosen), 1.0 + 0.6 * rows, f"Matching costs of {rows} boxes and {columns} queries: {words}."
     )
-    for axes, (name, queries) in zip(picture.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):
+    for axes, (name, queries) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):
         sns.heatmap(
             values, ax=axes, annot=True, fmt=".2f", cmap="crest", cbar=False, linewidths=2,
             annot_kws={"size": 10.5}, xticklabels=[f"query {q}" for q in range(columns)], yticklabels=list(box_names),
@@ -62,7 +62,7 @@ def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Se
         axes.set_title(f"{name}: sum {totals[name]:.2f}")
         axes.tick_params(length=0)
         axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
-    return picture
+    return figure
 
 
 @styled
@@ -75,7 +75,7 @@ def matched_queries(
     layer_names: Sequence[str],
     layer: int,
     kept: Sequence[Sequence[int]] | None = None,
-) -> Picture:
+) -> Figure:
     """Every object with the box of the query that learns it in one layer; beside it, the queries of all layers.
 
     Args:
@@ -96,11 +96,11 @@ def matched_queries(
     if not 0 <= layer < len(queries):
         raise ValueError(f"layer must be 0 to {len(queries) - 1}, got {layer}")
     rows = "; ".join(f"{name}: {', '.join(map(str, queries[:, m]))}" for m, name in enumerate(names))
-    picture = new_picture(
+    figure = new_figure(
         11, 4.2, f"Queries matched to each object by {', '.join(layer_names)} ({layer_names[layer]} is drawn). {rows}."
     )
-    where, table = picture.subplots(1, 2, width_ratios=(1, 1.65))
-    show_picture(where, image)
+    where, table = figure.subplots(1, 2, width_ratios=(1, 1.65))
+    show_image(where, image)
     where.set_title(f"{layer_names[layer]}: matched boxes")
     for m, truth in enumerate(truths):
         draw_box(where, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
@@ -112,7 +112,7 @@ def matched_queries(
             bbox=dict(boxstyle="round,pad=0.2", facecolor=INK, edgecolor="none", alpha=0.8),
         )  # fmt: skip
     _query_table(table, names, queries, layer_names, layer, kept)
-    return picture
+    return figure
 
 
 def _query_table(

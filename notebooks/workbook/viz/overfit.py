@@ -14,12 +14,12 @@ from dfine_tools.figures.style import (
     MUTED,
     SECOND,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     draw_box,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
@@ -27,7 +27,7 @@ _LOOKS = ((MAIN, "-"), (SECOND, "--"), (TRUTH, (0, (1, 1.2))), (INK, "-."), (MUT
 
 
 @styled
-def loss_terms(terms: Mapping[str, Any], total: Any) -> Picture:
+def loss_terms(terms: Mapping[str, Any], total: Any) -> Figure:
     """A training loss and its terms, step by step.
 
     Args:
@@ -36,10 +36,10 @@ def loss_terms(terms: Mapping[str, Any], total: Any) -> Picture:
     """
     rows, total = {name: as_array(values) for name, values in terms.items()}, as_array(total)
     words = "; ".join(f"{name} {values[0]:.2f} to {values[-1]:.2f}" for name, values in rows.items())
-    picture = new_picture(
+    figure = new_figure(
         9.5, 3.4, f"Loss over {len(total)} steps: in all {total[0]:.1f} to {total[-1]:.1f}; of the last layer {words}."
     )
-    left, right = picture.subplots(1, 2, width_ratios=(1, 1.5))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     left.plot(np.arange(1, len(total) + 1), total, color=INK)
     left.set(title="all terms, all layers", ylabel="weighted sum")
     left.set_ylim(bottom=0)
@@ -50,13 +50,13 @@ def loss_terms(terms: Mapping[str, Any], total: Any) -> Picture:
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (left, right):
         axes.set_xlabel("optimizer step")
-    return picture
+    return figure
 
 
 @styled
 def boxes_before_and_after(
     images: Sequence[Any], truths_xyxy: Sequence[Any], boxes_by_time: Mapping[str, Sequence[Any]]
-) -> Picture:
+) -> Figure:
     """The same pictures with a model's surest boxes at several times; one row a time.
 
     Args:
@@ -70,23 +70,23 @@ def boxes_before_and_after(
         for name, boxes in boxes_by_time.items()
     }
     words = "; ".join(f"{name} {fit:.2f}" for name, fit in fits.items())
-    picture = new_picture(
+    figure = new_figure(
         1.7 * count, 1.95 * len(boxes_by_time), f"Boxes on {count} pictures; mean IoU of objects with them: {words}."
     )
-    grid = picture.subplots(len(boxes_by_time), count, squeeze=False)
+    grid = figure.subplots(len(boxes_by_time), count, squeeze=False)
     for row, (name, boxes) in zip(grid, boxes_by_time.items(), strict=True):
         for axes, image, truths, found in zip(row, images, truths_xyxy, boxes, strict=True):
-            show_picture(axes, _few_levels(image))
+            show_image(axes, _few_levels(image))
             for truth in as_array(truths):
                 draw_box(axes, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
             for box in as_array(found):
                 draw_box(axes, box, SECOND, width=1.5)
         row[0].set_title(f"{name}: mean IoU {fits[name]:.2f}")
-    return picture
+    return figure
 
 
 @styled
-def runs_side_by_side(runs: Mapping[str, Mapping[str, Any]]) -> Picture:
+def runs_side_by_side(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Several runs' losses, one panel a kind of loss: what each way of failing looks like.
 
     Args:
@@ -98,8 +98,8 @@ def runs_side_by_side(runs: Mapping[str, Mapping[str, Any]]) -> Picture:
         + ", ".join(f"{kind} {as_array(run[kind])[0]:.2g} to {as_array(run[kind])[-1]:.2g}" for kind in kinds)
         for name, run in runs.items()
     )
-    picture = new_picture(9.5, 3.4, f"Losses of several runs on one batch. {words}.")
-    panels = picture.subplots(1, len(kinds))
+    figure = new_figure(9.5, 3.4, f"Losses of several runs on one batch. {words}.")
+    panels = figure.subplots(1, len(kinds))
     for axes, kind in zip(np.atleast_1d(panels), kinds, strict=True):
         for (name, run), (colour, dashes) in zip(runs.items(), _LOOKS):
             values = as_array(run[kind])
@@ -107,8 +107,8 @@ def runs_side_by_side(runs: Mapping[str, Mapping[str, Any]]) -> Picture:
         axes.set(title=kind, xlabel="optimizer step")
         axes.set_ylim(bottom=0)
     np.atleast_1d(panels)[0].set_ylabel("weighted loss")
-    picture.legend(*np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
-    return picture
+    figure.legend(*np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+    return figure
 
 
 def _few_levels(image: Any) -> np.ndarray:

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dfine_lib.boxes import paired_iou_giou
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, as_array, layer_colours, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, as_array, layer_colours, new_figure, styled
 
 
 @styled
-def two_boxes(pairs: Mapping[str, tuple[Any, Any]]) -> Picture:
+def two_boxes(pairs: Mapping[str, tuple[Any, Any]]) -> Figure:
     """Pairs of boxes, each with its intersection hatched, its union shaded and its hull dashed.
 
     Args:
@@ -32,13 +32,13 @@ def two_boxes(pairs: Mapping[str, tuple[Any, Any]]) -> Picture:
         iou, giou = (float(value) for value in paired_iou_giou(torch.from_numpy(a), torch.from_numpy(b)))
         panels.append((name, a, b, iou, giou))
         words.append(f"{name}: IoU {iou:.2f}, GIoU {giou:+.2f}")
-    picture = new_picture(4.6 * len(panels), 3.9, f"Two boxes with intersection, union and hull. {'; '.join(words)}.")
-    for axes, (name, a, b, iou, giou) in zip(np.atleast_1d(picture.subplots(1, len(panels))), panels, strict=True):
+    figure = new_figure(4.6 * len(panels), 3.9, f"Two boxes with intersection, union and hull. {'; '.join(words)}.")
+    for axes, (name, a, b, iou, giou) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _draw_pair(axes, a, b)
         axes.set_title(f"{name}: IoU {iou:.2f}, GIoU {giou:+.2f}")
     handles, names = axes.get_legend_handles_labels()
-    picture.legend(handles, names, loc="outside lower center", ncols=len(names))
-    return picture
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return figure
 
 
 def _draw_pair(axes: Axes, a: np.ndarray, b: np.ndarray) -> None:
@@ -71,7 +71,7 @@ def _draw_pair(axes: Axes, a: np.ndarray, b: np.ndarray) -> None:
 
 
 @styled
-def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Picture:
+def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Figure:
     """IoU and GIoU of two equal squares over the distance by which one was pushed aside.
 
     Args:
@@ -86,13 +86,13 @@ def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Picture:
     x, one, other = as_array(shifts), as_array(iou), as_array(giou)
     if not x.shape == one.shape == other.shape or x.ndim != 1:
         raise ValueError(f"one IoU and one GIoU a shift, got {x.shape}, {one.shape}, {other.shape}")
-    picture = new_picture(
+    figure = new_figure(
         9,
         3.9,
         f"IoU and GIoU of two squares of {side:g} px over the shift, from {x[0]:g} to {x[-1]:g} px. IoU is 0 from "
         f"{side:g} px on, GIoU goes on falling and ends at {other[-1]:.2f}.",
     )
-    axes = picture.subplots()
+    axes = figure.subplots()
     axes.axvspan(side, x[-1], color="#eef1f4", zorder=0)
     axes.text(1.02 * side, 0.9, "no overlap", color=INK, fontsize=9.5)
     axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -104,13 +104,13 @@ def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Picture:
         xlabel="shift to the right, pixels", ylabel="overlap", title=f"two squares of {side:g} px, one pushed away"
     )
     axes.legend(loc="lower left")
-    return picture
+    return figure
 
 
 @styled
 def iou_by_side(
     sides: Any, iou_by_shift: Mapping[float, Any], thresholds: Sequence[float] = (0.5, 0.75, 0.95)
-) -> Picture:
+) -> Figure:
     """What a shift of some pixels costs a box, over the side of the box.
 
     Args:
@@ -129,8 +129,8 @@ def iou_by_side(
         f"{shift:g} px off: IoU {values[0]:.2f} at {x[0]:.0f} px, {values[-1]:.2f} at {x[-1]:.0f} px"
         for shift, values in curves.items()
     )
-    picture = new_picture(9, 3.9, f"IoU over the side of a box, for small shifts. {words}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 3.9, f"IoU over the side of a box, for small shifts. {words}.")
+    axes = figure.subplots()
     for level in thresholds:
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)))
         axes.text(x[-1] * 1.02, level, f"{level:.2f}", va="center", fontsize=9.5)
@@ -145,4 +145,4 @@ def iou_by_side(
     axes.set_ylim(0, 1.02)
     axes.set(xlabel="side of the box, pixels (logarithmic)", ylabel="IoU", title="the same shift, boxes of every size")
     axes.legend(loc="lower right")
-    return picture
+    return figure

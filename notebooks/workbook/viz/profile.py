@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Picture, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Figure, new_figure, styled
 
 _SHADES = [MUTED, MAIN, SECOND]
 
@@ -16,7 +16,7 @@ def cost_by_part(
     parameters: Mapping[str, Mapping[str, float]],
     flops: Mapping[str, Mapping[str, float]],
     published: Mapping[str, Sequence[float]],
-) -> Picture:
+) -> Figure:
     """Stacked bars, one a size: millions of parameters on the left, GFLOPs on the right, the published total marked.
 
     Args:
@@ -38,10 +38,8 @@ def cost_by_part(
         f"{size} " + ", ".join(f"{part} {100 * n / sum(flops[size].values()):.0f}" for part, n in flops[size].items())
         for size in flops
     )
-    picture = new_picture(
-        11, 6.2, f"Cost of each size, stacked by part. {words}. Shares of the operations, %: {shares}."
-    )
-    rows = picture.subplots(2, 2, height_ratios=(1.25, 1), sharex="col")
+    figure = new_figure(11, 6.2, f"Cost of each size, stacked by part. {words}. Shares of the operations, %: {shares}.")
+    rows = figure.subplots(2, 2, height_ratios=(1.25, 1), sharex="col")
     units = (("parameters", "million", 1e6), ("operations, one image of 640 × 640 px", "GFLOPs", 1e9))
     for place, (counts, (title, label, unit)) in enumerate(zip((parameters, flops), units)):
         upper, lower = rows[:, place]
@@ -65,11 +63,11 @@ def cost_by_part(
         upper.tick_params(bottom=False)
     handles, labels = upper.get_legend_handles_labels()
     upper.legend(handles[::-1], labels[::-1], loc="upper left")  # in the order in which bars are stacked
-    return picture
+    return figure
 
 
 @styled
-def shares_by_step(parameters: Mapping[str, float], flops: Mapping[str, float]) -> Picture:
+def shares_by_step(parameters: Mapping[str, float], flops: Mapping[str, float]) -> Figure:
     """For every step of the forward pass, its share of all parameters beside its share of all operations.
 
     Args:
@@ -85,8 +83,8 @@ def shares_by_step(parameters: Mapping[str, float], flops: Mapping[str, float]) 
         100 * np.array([counts[step] for step in counts]) / sum(counts.values()) for counts in (parameters, flops)
     ]
     words = "; ".join(f"{step} {p:.1f} and {f:.1f}" for step, p, f in zip(parameters, *shares))
-    picture = new_picture(9, 0.9 + 0.42 * len(parameters), f"Share of parameters and of operations, %: {words}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 0.9 + 0.42 * len(parameters), f"Share of parameters and of operations, %: {words}.")
+    axes = figure.subplots()
     at = np.arange(len(parameters))
     for values, shift, colour, name in zip(shares, (-0.2, 0.2), (MUTED, MAIN), ("parameters", "operations")):
         axes.barh(at + shift, values, height=0.38, color=colour, label=name)
@@ -99,4 +97,4 @@ def shares_by_step(parameters: Mapping[str, float], flops: Mapping[str, float]) 
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
     axes.legend(loc="lower right")
-    return picture
+    return figure

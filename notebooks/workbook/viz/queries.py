@@ -15,12 +15,12 @@ from dfine_tools.figures.style import (
     MUTED,
     SECOND,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     draw_box,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
@@ -28,7 +28,7 @@ from dfine_tools.figures.style import (
 @styled
 def chosen_tokens(
     image: Any, scores_by_level: Sequence[Any], chosen: Sequence[int], truths_xyxy: Any | None = None, title: str = ""
-) -> Picture:
+) -> Figure:
     """Every token's score as a veil over the image, level by level, with the tokens that became queries marked.
 
     Args:
@@ -51,14 +51,14 @@ def chosen_tokens(
     height, width = pixels.shape[:2]
     counts = [int(((numbers >= end - level.size) & (numbers < end)).sum()) for level, end in zip(scores, ends)]
     words = ", ".join(f"{n} of {level.size} on level {i}" for i, (n, level) in enumerate(zip(counts, scores), start=1))
-    picture = new_picture(10, 3.7, f"{len(numbers)} tokens chosen as queries: {words}.")
-    panels = picture.subplots(1, len(scores), squeeze=False)[0]
+    figure = new_figure(10, 3.7, f"{len(numbers)} tokens chosen as queries: {words}.")
+    panels = figure.subplots(1, len(scores), squeeze=False)[0]
     for number, (axes, level, end, count) in enumerate(zip(panels, scores, ends, counts), start=1):
         rows, columns = level.shape
         stride_y, stride_x = height / rows, width / columns
         veil = np.kron(np.clip(level, 0, 1), np.ones((-(-height // rows), -(-width // columns))))[:height, :width, None]
         faded = 1 - (0.25 + 0.55 * veil) * (1 - pixels)  # unsure tokens fade; and 48 steps, which no eye misses
-        show_picture(axes, (48 * faded).round() / 48)
+        show_image(axes, (48 * faded).round() / 48)
         first = end - level.size
         for token in numbers[(numbers >= first) & (numbers < end)] - first:
             row, column = divmod(int(token), columns)
@@ -69,12 +69,12 @@ def chosen_tokens(
             draw_box(axes, box, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
         axes.set_title(f"level {number}, {stride_x:.0f} px a cell: {count} chosen", fontsize=10.5)
     if title:
-        picture.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
-    return picture
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
+    return figure
 
 
 @styled
-def noised_boxes(image: Any, truth_xyxy: Any, positives_xyxy: Any, negatives_xyxy: Any) -> Picture:
+def noised_boxes(image: Any, truth_xyxy: Any, positives_xyxy: Any, negatives_xyxy: Any) -> Figure:
     """One true box, what noise makes of it, and how much the noised boxes overlap it.
 
     Args:
@@ -86,13 +86,13 @@ def noised_boxes(image: Any, truth_xyxy: Any, positives_xyxy: Any, negatives_xyx
     kinds = {"positives": (as_array(positives_xyxy), MAIN), "negatives": (as_array(negatives_xyxy), SECOND)}
     overlaps = {name: _overlap(boxes, truth) for name, (boxes, _) in kinds.items()}
     words = ", ".join(f"{name} {values.mean():.2f}" for name, values in overlaps.items())
-    picture = new_picture(10.5, 3.6, f"A true box and noised copies of it; mean IoU with it: {words}.")
-    *pictures, spread = picture.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    figure = new_figure(10.5, 3.6, f"A true box and noised copies of it; mean IoU with it: {words}.")
+    *pictures, spread = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
     side = max(truth[2] - truth[0], truth[3] - truth[1])
     centre, (height, width) = (truth[:2] + truth[2:]) / 2, as_rgb(image).shape[:2]
     rules = ("less than half a side", "half to a whole side")
     for axes, (name, (boxes, colour)), rule in zip(pictures, kinds.items(), rules):
-        show_picture(axes, image)
+        show_image(axes, image)
         for box in boxes[:4]:
             draw_box(axes, box, colour, width=1.5)
         draw_box(axes, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.6)
@@ -107,11 +107,11 @@ def noised_boxes(image: Any, truth_xyxy: Any, positives_xyxy: Any, negatives_xyx
         )  # fmt: skip
     spread.set(title="overlap with the true box", xlabel="IoU", ylabel="share of the noised boxes, %")
     spread.legend()
-    return picture
+    return figure
 
 
 @styled
-def attention_mask(may_attend: Any, blocks: Sequence[tuple[str, int]]) -> Picture:
+def attention_mask(may_attend: Any, blocks: Sequence[tuple[str, int]]) -> Figure:
     """Who may look at whom in self-attention, with names for blocks of queries.
 
     Args:
@@ -128,8 +128,8 @@ def attention_mask(may_attend: Any, blocks: Sequence[tuple[str, int]]) -> Pictur
     starts = np.cumsum([0, *(count for _, count in blocks)])
     spans = [(name, slice(a, b)) for (name, _), a, b in zip(blocks, starts, starts[1:])]
     seen = [f"{name} sees {', '.join(n for n, columns in spans if mask[rows, columns].any())}" for name, rows in spans]
-    picture = new_picture(7.6, 5.2, f"Attention mask of {total} queries. {'; '.join(seen)}.")
-    axes = picture.subplots()
+    figure = new_figure(7.6, 5.2, f"Attention mask of {total} queries. {'; '.join(seen)}.")
+    axes = figure.subplots()
     axes.imshow(mask, cmap=ListedColormap(["#eceff3", MAIN]), vmin=0, vmax=1, interpolation="nearest")
     for edge in np.arange(total + 1) - 0.5:
         axes.axhline(edge, color="white", linewidth=0.6)
@@ -147,7 +147,7 @@ def attention_mask(may_attend: Any, blocks: Sequence[tuple[str, int]]) -> Pictur
         spine.set_visible(False)
     handles = [Rectangle((0, 0), 1, 1, color=MAIN), Rectangle((0, 0), 1, 1, facecolor="#eceff3", edgecolor=MUTED)]
     axes.legend(handles, ["yes", "no"], loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return picture
+    return figure
 
 
 def _overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:

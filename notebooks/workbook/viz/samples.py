@@ -14,13 +14,13 @@ from dfine_tools.figures.style import (
     MAIN,
     MUTED,
     SECOND,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     class_colour,
     draw_box,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
@@ -32,7 +32,7 @@ def images_with_boxes(
     lost: Mapping[str, Any] | None = None,
     per_row: int = 4,
     width: float = 9.6,
-) -> Picture:
+) -> Figure:
     """Pictures with their boxes; box number i has the same colour in every picture, and its number.
 
     Args:
@@ -58,15 +58,15 @@ def images_with_boxes(
         f"{name}: {shape[1]} x {shape[0]} px, {np.isfinite(as_array(boxes)).all(-1).sum()} boxes"
         for (name, (_, boxes)), shape in zip(pictures.items(), shapes, strict=True)
     )
-    picture = new_picture(side * sum(ratios), rows * (side * tallest + 0.5), f"Pictures with their boxes. {words}.")
-    grid = picture.subplots(rows, per_row, squeeze=False, width_ratios=ratios).ravel()
+    figure = new_figure(side * sum(ratios), rows * (side * tallest + 0.5), f"Pictures with their boxes. {words}.")
+    grid = figure.subplots(rows, per_row, squeeze=False, width_ratios=ratios).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, (name, (image, boxes)), shape in zip(grid, pictures.items(), shapes, strict=False):
         boxes = as_array(boxes)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"{name}: boxes must be [G, 4], got {list(boxes.shape)}")
-        show_picture(axes, image)
+        show_image(axes, image)
         axes.add_patch(Rectangle((-0.5, -0.5), shape[1], shape[0], fill=False, edgecolor=MUTED, linewidth=0.8))
         axes.set_title(f"{name}\n{shape[1]} × {shape[0]} px", fontsize=9.5)
         for box in as_array((lost or {}).get(name, np.zeros((0, 4)))).reshape(-1, 4):
@@ -74,7 +74,7 @@ def images_with_boxes(
         for i, box in enumerate(boxes):
             if np.isfinite(box).all():
                 _numbered_box(axes, box, i)
-    return picture
+    return figure
 
 
 def _numbered_box(axes: Any, box: np.ndarray, number: int) -> None:
@@ -85,7 +85,7 @@ def _numbered_box(axes: Any, box: np.ndarray, number: int) -> None:
 
 
 @styled
-def packed_arrays(box_offsets: Any, labels: Any, image_names: Sequence[str]) -> Picture:
+def packed_arrays(box_offsets: Any, labels: Any, image_names: Sequence[str]) -> Figure:
     """One long row of boxes, and which piece of it belongs to which image.
 
     Args:
@@ -100,10 +100,10 @@ def packed_arrays(box_offsets: Any, labels: Any, image_names: Sequence[str]) -> 
     if len(offsets) != len(image_names) + 1 or offsets[-1] != len(cells):
         raise ValueError(f"{len(offsets)} offsets for {len(image_names)} images and {len(cells)} boxes")
     words = ", ".join(f"{name} {n}" for name, n in zip(image_names, np.diff(offsets), strict=True))
-    picture = new_picture(
+    figure = new_figure(
         10, 2.0, f"{len(cells)} boxes end to end; boxes of each image: {words}. Offsets: {offsets.tolist()}."
     )
-    axes = picture.subplots()
+    axes = figure.subplots()
     shades, filled = (MAIN, SECOND), 0
     for i, (start, end) in enumerate(pairwise(offsets)):
         filled += end > start
@@ -127,11 +127,11 @@ def packed_arrays(box_offsets: Any, labels: Any, image_names: Sequence[str]) -> 
     axes.set_ylim(-1.25, 2.3)
     axes.set_axis_off()
     axes.set_title("labels, end to end; below, the offsets and their places in `box_offsets`")
-    return picture
+    return figure
 
 
 @styled
-def batch_sides(sides: Any, base: int) -> Picture:
+def batch_sides(sides: Any, base: int) -> Figure:
     """How often each side of a batch occurs in the list that multi-scale training draws from.
 
     Args:
@@ -145,8 +145,8 @@ def batch_sides(sides: Any, base: int) -> Picture:
     if not len(values):
         raise ValueError("no sides to show")
     words = ", ".join(f"{v} px {c / counts.sum():.0%}" for v, c in zip(values, counts, strict=True))
-    picture = new_picture(9, 3.2, f"Share of batches by the side of their images: {words}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 3.2, f"Share of batches by the side of their images: {words}.")
+    axes = figure.subplots()
     colours = [SECOND if v == base else MAIN for v in values]
     bars = axes.bar(range(len(values)), 100 * counts / counts.sum(), color=colours, width=0.7)
     for bar, value in zip(bars, values, strict=True):
@@ -156,4 +156,4 @@ def batch_sides(sides: Any, base: int) -> Picture:
     axes.set_xticks(range(len(values)), [str(v) for v in values])
     axes.set(xlabel="side of the batch, pixels (hatched: the base size)", ylabel="share of batches, %")
     axes.set_title(f"{values[0]} to {values[-1]} px in steps of 32")
-    return picture
+    return figure

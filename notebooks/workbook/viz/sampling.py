@@ -14,20 +14,20 @@ from dfine_tools.figures.style import (
     MAIN,
     MUTED,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     class_colour,
     draw_box,
     layer_colours,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
 
 @styled
-def bilinear_reading(values: Any, place: Sequence[float]) -> Picture:
+def bilinear_reading(values: Any, place: Sequence[float]) -> Figure:
     """One place of a small map: the four cells around it, and how much of each is read.
 
     Args:
@@ -49,10 +49,10 @@ def bilinear_reading(values: Any, place: Sequence[float]) -> Picture:
     inside = {cell: share for cell, share in shares.items() if 0 <= cell[0] < h and 0 <= cell[1] < w}
     reading = sum(share * cells[cell] for cell, share in inside.items())
     words = ", ".join(f"{share:.2f} of {cells[cell]:g}" for cell, share in inside.items() if share > 1e-6)
-    picture = new_picture(
+    figure = new_figure(
         9.6, 3.9, f"Reading a map of {h} x {w} cells at x = {x:g}, y = {y:g}: {words}; in all {reading:.3g}."
     )
-    grid, parts = picture.subplots(1, 2, width_ratios=(1.3, 1))
+    grid, parts = figure.subplots(1, 2, width_ratios=(1.3, 1))
     span = np.ptp(cells) or 1.0
     grid.imshow(cells, cmap="Greys", vmin=cells.min() - 0.1 * span, vmax=cells.max() + 1.2 * span)
     for (j, i), value in np.ndenumerate(cells):
@@ -75,11 +75,11 @@ def bilinear_reading(values: Any, place: Sequence[float]) -> Picture:
     parts.set_xlim(0, max(1.3 * bars.max(), 0.2))
     parts.grid(False)
     parts.set(title=f"shares; in all {reading:.3g} is read", xlabel="share")
-    return picture
+    return figure
 
 
 @styled
-def starting_places(places: Any, points_per_level: Sequence[int]) -> Picture:
+def starting_places(places: Any, points_per_level: Sequence[int]) -> Figure:
     """Sampling places around a reference box, level by level, every head with its number.
 
     Args:
@@ -91,13 +91,13 @@ def starting_places(places: Any, points_per_level: Sequence[int]) -> Picture:
     """
     at = _with_points(places, points_per_level)
     heads, reach = len(at), float(np.abs(at).max())
-    picture = new_picture(
+    figure = new_figure(
         7.6,
         3.8,
         f"Sampling places of {heads} heads around a reference box on {len(points_per_level)} levels with "
         f"{_listed(points_per_level)} points each; the outermost lies {reach:.2f} half sides from the centre.",
     )
-    panels = picture.subplots(1, len(points_per_level), squeeze=False)[0]
+    panels = figure.subplots(1, len(points_per_level), squeeze=False)[0]
     for level, (axes, part) in enumerate(zip(panels, _levels(at, points_per_level, 1), strict=True)):
         _unit_box(axes, max(1.25, 1.15 * reach))
         for head in range(heads):
@@ -108,7 +108,7 @@ def starting_places(places: Any, points_per_level: Sequence[int]) -> Picture:
         axes.set_title(f"level {level + 1}: {part.shape[1]} points a head")
         axes.set_xlabel("x, half sides from the centre")
     panels[0].set_ylabel("y, half sides from the centre")
-    return picture
+    return figure
 
 
 @styled
@@ -123,7 +123,7 @@ def sampling_points(
     head: int | None = None,
     strides: Sequence[int] | None = None,
     title: str = "",
-) -> Picture:
+) -> Figure:
     """Where one query looks in one decoder layer: its places on the image, level by level, as large as they count.
 
     Args:
@@ -149,16 +149,16 @@ def sampling_points(
     shares = np.stack([part.sum(-1) for part in _levels(counts, points_per_level, 1)], axis=1)  # [heads, levels]
     means = ", ".join(f"{100 * s:.0f} %" for s in shares[heads].mean(0))
     who = f"all {len(at)} heads" if head is None else f"head {head}"
-    picture = new_picture(
+    figure = new_figure(
         11, 3.2, f"Sampling places of one query, {who}, {len(points_per_level)} levels. Weight on the levels: {means}."
     )
-    panels = picture.subplots(1, len(points_per_level) + 1, width_ratios=[1] * len(points_per_level) + [0.8])
+    panels = figure.subplots(1, len(points_per_level) + 1, width_ratios=[1] * len(points_per_level) + [0.8])
     box = as_array(reference_xyxy)
     limits = _surroundings(box, pixels.shape)
     faded = 1 - 0.6 * (1 - pixels / (255 if pixels.dtype == np.uint8 else 1))  # so that the dots stand out
     parts = zip(panels[:-1], _levels(at, points_per_level, 1), _levels(counts, points_per_level, 1), strict=True)
     for level, (axes, spots, sizes) in enumerate(parts):
-        show_picture(axes, faded)
+        show_image(axes, faded)
         if strides is not None:
             _cells(axes, strides[level], pixels.shape)
         if truth_xyxy is not None:
@@ -177,13 +177,13 @@ def sampling_points(
         stride = f", {strides[level]} px a cell" if strides is not None else ""
         axes.set_title(f"level {level + 1}{stride}", fontsize=10.5)
     if title:
-        picture.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
     _level_shares(panels[-1], shares, heads)
-    return picture
+    return figure
 
 
 @styled
-def heads_by_layer(places: Any, weights: Any, starts: Any | None = None) -> Picture:
+def heads_by_layer(places: Any, weights: Any, starts: Any | None = None) -> Figure:
     """Where each head looks on average, relative to the reference box, for many objects and every decoder layer.
 
     Args:
@@ -200,11 +200,11 @@ def heads_by_layer(places: Any, weights: Any, starts: Any | None = None) -> Pict
     middles = (at * counts[..., None]).sum(-2)  # [L, objects, heads, 2]
     inside = ((np.abs(at) <= 1).all(-1) * counts).sum((1, 2, 3)) / counts.sum((1, 2, 3))  # [L]
     words = ", ".join(f"layer {i} {100 * share:.0f} %" for i, share in enumerate(inside, start=1))
-    picture = new_picture(
+    figure = new_figure(
         9.6, 3.7, f"Mean sampling place of each of {at.shape[2]} heads for {at.shape[1]} objects. Weight inside the "
         f"reference box: {words}.",
     )  # fmt: skip
-    for layer, axes in enumerate(picture.subplots(1, len(at), squeeze=False)[0]):
+    for layer, axes in enumerate(figure.subplots(1, len(at), squeeze=False)[0]):
         _unit_box(axes, 1.6)
         for head in range(at.shape[2]):
             colour = class_colour(head)
@@ -218,7 +218,7 @@ def heads_by_layer(places: Any, weights: Any, starts: Any | None = None) -> Pict
         axes.set_xlabel("x, half sides from the centre")
         if layer == 0:
             axes.set_ylabel("y, half sides from the centre")
-    return picture
+    return figure
 
 
 def _with_points(places: Any, points_per_level: Sequence[int]) -> np.ndarray:

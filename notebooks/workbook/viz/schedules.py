@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Picture, as_array, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Figure, as_array, new_figure, styled
 
 _LOOKS = ((TRUTH, (0, (1, 1.2))), (SECOND, "--"), (MAIN, "-"), (MUTED, "-."))
 
 
 @styled
-def initial_share(shares: Mapping[str, Any], found_by_share: Mapping[float, int], objects: int) -> Picture:
+def initial_share(shares: Mapping[str, Any], found_by_share: Mapping[float, int], objects: int) -> Figure:
     """How much of the initial weights an average holds along a run, and what a detector with so much of them finds.
 
     Args:
@@ -24,10 +24,10 @@ def initial_share(shares: Mapping[str, Any], found_by_share: Mapping[float, int]
     rows = {name: as_array(share) for name, share in shares.items()}
     ends = "; ".join(f"{name}: {share[-1]:.0%} after {len(share)} steps" for name, share in rows.items())
     found = ", ".join(f"{number} with {share:.0%}" for share, number in sorted(found_by_share.items()))
-    picture = new_picture(
+    figure = new_figure(
         11, 3.8, f"Share of initial weights left in the average. {ends}. Objects found, of {objects}: {found}."
     )
-    left, right = picture.subplots(1, 2, width_ratios=(1.15, 1))
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     for (name, share), (colour, dashes) in zip(rows.items(), _LOOKS):
         left.plot(np.arange(1, len(share) + 1), 100 * share, color=colour, linestyle=dashes, label=name)
     left.set(title="what the average holds", xlabel="optimizer step", ylabel="initial weights left, %", ylim=(-3, 104))
@@ -42,11 +42,11 @@ def initial_share(shares: Mapping[str, Any], found_by_share: Mapping[float, int]
         title="what a detector made of it finds", xlabel="initial weights left, %", ylabel="objects found",
         ylim=(-0.03 * objects, 1.12 * objects),
     )  # fmt: skip
-    return picture
+    return figure
 
 
 @styled
-def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Picture:
+def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Figure:
     """An error along a run, of the raw weights and of averages; logarithmic.
 
     Args:
@@ -61,8 +61,8 @@ def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Picture:
         if not (error > 0).all():
             raise ValueError(f"{name}: a logarithmic axis needs errors above 0")
     ends = "; ".join(f"{name} {error[-len(error) // 5 :].mean():.3g}" for name, error in rows.items())
-    picture = new_picture(9, 3.9, f"Error along a run of raw and averaged weights; mean of the last fifth: {ends}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 3.9, f"Error along a run of raw and averaged weights; mean of the last fifth: {ends}.")
+    axes = figure.subplots()
     first, *others = rows.items()
     axes.plot(np.arange(1, len(first[1]) + 1), first[1], color=MUTED, linewidth=4, alpha=0.45, label=first[0])
     for (name, error), (colour, dashes) in zip(others, _LOOKS):
@@ -70,23 +70,23 @@ def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Picture:
     axes.set_yscale("log")
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return picture
+    return figure
 
 
 @styled
-def rate_schedules(factors: Mapping[str, Any]) -> Picture:
+def rate_schedules(factors: Mapping[str, Any]) -> Figure:
     """Share of the full learning rate at every step of a run, by name of the schedule, each `[T]`."""
     rows = {name: as_array(factor) for name, factor in factors.items()}
     words = "; ".join(
         f"{name}: full rate from step {int(factor.argmax()) + 1}, {factor[-1]:.0%} at the end"
         for name, factor in rows.items()
     )
-    picture = new_picture(9, 3.4, f"Learning rate along a run. {words}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 3.4, f"Learning rate along a run. {words}.")
+    axes = figure.subplots()
     for (name, factor), (colour, dashes), width in zip(rows.items(), _LOOKS, (2.4, 5, 1.8, 1.8)):
         x = np.arange(1, len(factor) + 1)
         axes.plot(x, 100 * factor, color=colour, linestyle=dashes, linewidth=width, label=name)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set(xlabel="optimizer step", ylabel="learning rate, % of the full one", ylim=(-2, 106))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return picture
+    return figure

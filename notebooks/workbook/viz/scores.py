@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Picture, as_array, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Figure, as_array, new_figure, styled
 
 _TICKS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)  # scores named on the axis of logits
 
@@ -16,7 +16,7 @@ _TICKS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)  # scores named on the axis of lo
 @styled
 def loss_and_gradient(
     logits: Any, curves: Mapping[str, tuple[Any, Any]], title: str, target: float | None = None
-) -> Picture:
+) -> Figure:
     """Losses of one answer and what they push its logit with, over the score.
 
     Args:
@@ -36,8 +36,8 @@ def loss_and_gradient(
     lowest = "; ".join(
         f"{name} is lowest at score {_sigmoid(x[loss.argmin()]):.2f}" for name, (loss, _) in rows.items()
     )
-    picture = new_picture(11, 3.7, f"Loss and gradient over the score of {title}. {lowest}.")
-    panels = picture.subplots(1, 2)
+    figure = new_figure(11, 3.7, f"Loss and gradient over the score of {title}. {lowest}.")
+    panels = figure.subplots(1, 2)
     looks = zip((MUTED, SECOND, MAIN, INK), ((0, (1, 1.2)), "--", "-", "-."), (2, 4, 1.8, 1.8), strict=True)
     for (name, pair), (colour, dashes, width) in zip(rows.items(), looks):
         for axes, y in zip(panels, pair, strict=True):
@@ -56,11 +56,11 @@ def loss_and_gradient(
     panels[0].set_title(title, pad=18 if target is not None else 6)
     panels[1].axhline(0, color=INK, linewidth=1)
     panels[0].legend()
-    return picture
+    return figure
 
 
 @styled
-def scores_against_iou(groups: Mapping[str, tuple[Any, Any]]) -> Picture:
+def scores_against_iou(groups: Mapping[str, tuple[Any, Any]]) -> Figure:
     """Do high scores mean good boxes? One panel a group, with Spearman's rank correlation.
 
     Args:
@@ -75,15 +75,15 @@ def scores_against_iou(groups: Mapping[str, tuple[Any, Any]]) -> Picture:
             raise ValueError(f"{name}: {as_array(iou).shape} IoUs but {as_array(score).shape} scores")
         ranks[name] = float(spearmanr(as_array(iou), as_array(score)).statistic)
     words = "; ".join(f"{name}: rank correlation {rank:.2f}" for name, rank in ranks.items())
-    picture = new_picture(3.7 * len(groups), 3.9, f"Scores against the IoU that boxes reach. {words}.")
-    panels = picture.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    figure = new_figure(3.7 * len(groups), 3.9, f"Scores against the IoU that boxes reach. {words}.")
+    panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     for axes, (name, (iou, score)) in zip(panels, groups.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, zorder=0)
         axes.scatter(as_array(iou), as_array(score), s=12, color=MAIN, alpha=0.45, linewidths=0)
         axes.set_title(f"{name}\nrank correlation {ranks[name]:.2f}")
         axes.set(xlabel="IoU of the box with its object, 0 to 1", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     panels[0].set_ylabel("score, 0 to 1")
-    return picture
+    return figure
 
 
 def _sigmoid(x: float) -> float:

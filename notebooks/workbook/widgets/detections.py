@@ -14,7 +14,7 @@ def score_threshold(
 ) -> Explorer:
     """Detections beside the truth, from the score on that the slider says; arguments as in the figure of that name."""
 
-    def draw(score: float) -> viz.Picture:
+    def draw(score: float) -> viz.Figure:
         return viz.detections_beside_truth(images, detections, truths, names, score)
 
     return Explorer(draw, score=slider(score, 0.05, 0.95, 0.05, "score at least"))

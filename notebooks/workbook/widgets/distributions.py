@@ -14,7 +14,7 @@ from workbook.widgets.explorer import Explorer, choice, slider
 def weighting_function(up: float = 0.5, reg_scale: float = 4.0, reg_max: int = 32) -> Explorer:
     """W(n) for every `up` (the paper's a) and `reg_scale` (1 / c), beside the published one."""
 
-    def draw(up: float, reg_scale: float) -> viz.Picture:
+    def draw(up: float, reg_scale: float) -> viz.Figure:
         published = library_offsets(reg_max)
         chosen = library_offsets(reg_max, up, reg_scale)
         return viz.weighting_function_figure({"published: a = 0.5, 1/c = 4": published, "yours": chosen})
@@ -48,7 +48,7 @@ def edge_distributions(
         raise ValueError("there is no object to show; lower the score that detections need")
     layers = max(len(steps.corner_logits_by_layer) for steps in refinements.values())
 
-    def draw(name: str, layer: int) -> viz.Picture:
+    def draw(name: str, layer: int) -> viz.Figure:
         steps = refinements[name]
         layer = min(layer, len(steps.corner_logits_by_layer))
         return viz.edge_distributions(

@@ -27,7 +27,7 @@ def distribution_gallery(
     if not found or not all(len(objects) for objects in found.values()):
         raise ValueError("every condition needs an object to show")
 
-    def draw(condition: str, share: float) -> viz.Picture:
+    def draw(condition: str, share: float) -> viz.Figure:
         objects = found[condition]
         one = objects[round(share * (len(objects) - 1))]
         title = f"{condition}, image {one.image}\nscore {one.score:.2f}"

@@ -36,7 +36,7 @@ def matching(
         ValueError: there is no such layer.
     """
 
-    def draw(layer: int) -> viz.Picture:
+    def draw(layer: int) -> viz.Figure:
         return viz.matched_queries(
             image, truths_xyxy, names, boxes_by_layer_xyxy, queries_by_layer, layer_names, layer, kept
         )

@@ -38,7 +38,7 @@ def sampling_points(
         raise ValueError("there is no object to show; lower the score that detections need")
     heads = layers[0].weights.shape[2]
 
-    def draw(name: str, layer: int, head: int) -> viz.Picture:
+    def draw(name: str, layer: int, head: int) -> viz.Figure:
         one, sampling = objects[name], layers[layer - 1]
         place = (one.image, one.query)
         height, width = images.shape[-2:]

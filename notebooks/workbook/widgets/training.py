@@ -42,11 +42,11 @@ class RunWatch(ipywidgets.VBox):
         """Draw the folder as it stands; what cannot be drawn is told below the picture."""
         self._seen = self._state()
         try:
-            self.picture = viz.live_run(self.folder)
+            self.figure = viz.live_run(self.folder)
         except (OSError, ValueError, KeyError) as error:
             self.message.value = f"<em>{type(error).__name__}: {error}</em>"
             return
-        self.image.value, self.message.value = as_html(self.picture), ""
+        self.image.value, self.message.value = as_html(self.figure), ""
 
     def refresh_if_changed(self) -> bool:
         """Draw again where a file of the folder has changed since; whether one had."""
@@ -107,7 +107,7 @@ class RunWatch(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return bundle | self.picture._repr_mimebundle_()
+        return bundle | self.figure._repr_mimebundle_()
 
 
 def watch_training(

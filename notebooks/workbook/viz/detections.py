@@ -13,14 +13,14 @@ from dfine_lib.boxes import box_iou
 from dfine_tools.figures.style import (
     INK,
     TRUTH,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     class_colour,
     draw_box,
     layer_colours,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
@@ -35,7 +35,7 @@ def detections_beside_truth(
     names: Sequence[str],
     score: float = 0.4,
     pairs_per_row: int = 2,
-) -> Picture:
+) -> Figure:
     """Each image twice: with its ground truth, and with what was found.
 
     Args:
@@ -52,33 +52,33 @@ def detections_beside_truth(
     side = 11.0 / (2 * pairs_per_row)
     shown = [(as_array(d.scores) >= score) for d in detections]
     counts = ", ".join(f"{len(_part(t, 'labels'))} there, {s.sum()} found" for t, s in zip(truths, shown, strict=True))
-    picture = new_picture(
+    figure = new_figure(
         11, rows * (side * shape[0] / shape[1] + 0.35), f"Images with ground truth beside detections: {counts}."
     )
-    grid = picture.subplots(rows, 2 * pairs_per_row, squeeze=False).ravel()
+    grid = figure.subplots(rows, 2 * pairs_per_row, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for i, (image, found, truth) in enumerate(zip(images, detections, truths, strict=True)):
         draw_pair(grid[2 * i], grid[2 * i + 1], image, found, truth, names, score)
-    return picture
+    return figure
 
 
 def draw_pair(there: Axes, here: Axes, image: Any, found: Any, truth: Any, names: Sequence[str], score: float) -> None:
     """One image with its ground truth on the axes `there`, and with what was found on the axes `here`."""
     labels = _part(truth, "labels").astype(int)
-    show_picture(there, image)
+    show_image(there, image)
     there.set_title(f"ground truth: {len(labels)}", fontsize=9.5)
     _draw_objects(there, _part(truth, "boxes_xyxy"), labels, [names[n] for n in labels])
     order = np.flatnonzero(_part(found, "scores") >= score)[::-1]  # scores fall: the surest is drawn last, on top
     labels, scores = _part(found, "labels")[order].astype(int), _part(found, "scores")[order]
-    show_picture(here, image)
+    show_image(here, image)
     here.set_title(f"found, score ≥ {score:g}: {len(labels)}", fontsize=9.5)
     words = [f"{names[n]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
     _draw_objects(here, _part(found, "boxes_xyxy").reshape(-1, 4)[order], labels, words)
 
 
 @styled
-def box_refinement(image: Any, boxes_by_layer_xyxy: Any, truth_xyxy: Any | None = None, title: str = "") -> Picture:
+def box_refinement(image: Any, boxes_by_layer_xyxy: Any, truth_xyxy: Any | None = None, title: str = "") -> Figure:
     """One box from its initial guess through the layers, and how far each edge is off after each.
 
     Args:
@@ -93,10 +93,10 @@ def box_refinement(image: Any, boxes_by_layer_xyxy: Any, truth_xyxy: Any | None 
     ious = box_iou(torch.from_numpy(boxes), torch.from_numpy(goal)[None])[:, 0].tolist()
     target = "the last layer's box" if truth_xyxy is None else "the ground truth"
     steps = ", ".join(f"{v:.2f}" for v in ious)
-    picture = new_picture(
+    figure = new_figure(
         10, 4.4, f"A box refined over {last} layers; IoU with {target}, from the initial box on: {steps}."
     )
-    where, errors = picture.subplots(1, 2, width_ratios=(1, 1.15))
+    where, errors = figure.subplots(1, 2, width_ratios=(1, 1.15))
     draw_boxes_by_layer(where, image, boxes, truth_xyxy)
     where.set_title(title or "initial and refined boxes")
     outward = (boxes - goal) * np.array([-1, -1, 1, 1])  # positive: the edge lies outside the goal
@@ -113,12 +113,12 @@ def box_refinement(image: Any, boxes_by_layer_xyxy: Any, truth_xyxy: Any | None 
             f"IoU {iou:.2f}", (i, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8.5
         )
     errors.margins(y=0.15)
-    return picture
+    return figure
 
 
 def draw_boxes_by_layer(axes: Axes, image: Any, boxes_xyxy: np.ndarray, truth_xyxy: Any | None) -> None:
     """The surroundings of one object, with its boxes from initial (dashed) to last (dark) and the truth (dotted)."""
-    show_picture(axes, image)
+    show_image(axes, image)
     height, width = as_rgb(image).shape[:2]
     everything = boxes_xyxy if truth_xyxy is None else np.vstack([boxes_xyxy, as_array(truth_xyxy)])
     low, high = everything[:, :2].min(0), everything[:, 2:].max(0)
