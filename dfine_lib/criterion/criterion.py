@@ -12,7 +12,8 @@ from torch import Tensor
 from dfine_lib.config import LossConfig, Recipe
 from dfine_lib.criterion import losses
 from dfine_lib.criterion.matcher import Pairs, match, union_set
-from dfine_lib.model.denoising import Targets, groups_of
+from dfine_lib.data.targets import Targets, TargetsLike
+from dfine_lib.model.denoising import num_dn_groups
 from dfine_lib.model.distribution import encode_edges
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
 from dfine_lib.recipes import get_recipe
@@ -100,7 +101,7 @@ class Criterion:
 
     config: LossConfig
 
-    def __call__(self, outputs: DFINEOutput, targets: Targets, share: Share | None = None) -> dict[str, Tensor]:
+    def __call__(self, outputs: DFINEOutput, targets: TargetsLike, share: Share | None = None) -> dict[str, Tensor]:
         """Weighted losses, float32 scalars.
 
         Names are `loss_{vfl,bbox,giou,fgl,ddf}` followed by nothing (last layer), `_aux_i` (earlier layers), `_pre`
@@ -134,7 +135,7 @@ class Criterion:
             terms |= self._terms(answers, matching, labels, boxes, bins, shares)
         return terms
 
-    def share(self, outputs: Iterable[DFINEOutput], targets: Sequence[Targets], num_denoising: int) -> Share:
+    def share(self, outputs: Iterable[DFINEOutput], targets: Sequence[TargetsLike], num_denoising: int) -> Share:
         """What the losses of several passes are divided by, so that their mean is the loss of all images at once.
 
         Every process of a step calls it, with as many passes as the others: there is one exchange.
@@ -148,7 +149,7 @@ class Criterion:
         for output, own in zip(outputs, targets, strict=True):
             answers, labels, boxes, counts = _together(output, own)
             _, shared = self._pairs(answers, labels, boxes, counts)
-            numbers.append(_numbers(answers, shared, counts, groups_of(counts, num_denoising)))
+            numbers.append(_numbers(answers, shared, counts, num_dn_groups(counts, num_denoising)))
         return _over_ranks(numbers)
 
     def _pairs(self, answers: _Answers, labels: Tensor, boxes: Tensor, counts: list[int]) -> tuple[Pairs, Pairs]:
@@ -239,13 +240,12 @@ def _distillation_shares(numbers: Tensor) -> Tensor:
     return roots / roots.sum()
 
 
-def _together(outputs: DFINEOutput, targets: Targets) -> tuple[_Answers, Tensor, Tensor, list[int]]:
+def _together(outputs: DFINEOutput, targets: TargetsLike) -> tuple[_Answers, Tensor, Tensor, tuple[int, ...]]:
     """Guesses; labels `[M]` and cxcywh `[M, 4]` of all boxes, image after image; how many each image has."""
     if outputs.decoder is None or outputs.encoder is None:
         raise ValueError("the criterion needs every layer's answer: call the model in training mode")
-    labels = torch.cat([target["labels"] for target in targets])
-    boxes = torch.cat([target["boxes"] for target in targets]).float()
-    return _matching_answers(outputs), labels, boxes, [len(target["labels"]) for target in targets]
+    targets = Targets.of_images(targets)
+    return _matching_answers(outputs), targets.labels, targets.boxes_cxcywh, targets.counts
 
 
 def _numbers(answers: _Answers, shared: Pairs, counts: list[int], groups: int) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import inverse_sigmoid
 from dfine_lib.config import ModelConfig
+from dfine_lib.data.targets import TargetsLike
 from dfine_lib.model.autograd import by_hand
 from dfine_lib.model.deformable_attention import DeformableAttention, split_images, split_levels
-from dfine_lib.model.denoising import DenoisingQueries, Targets, make_denoising_queries, pad_queries
+from dfine_lib.model.denoising import DenoisingQueries, make_denoising_queries, pad_queries
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention, as_tokens
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
@@ -182,7 +183,7 @@ class DFINEDecoder(nn.Module):
             bins = bins.to(self.reg_scale.device)
         self.register_buffer("bin_offsets", bins, persistent=False)
 
-    def forward(self, maps: list[Tensor], targets: Targets | None = None, keep_layers: bool = False) -> DFINEOutput:
+    def forward(self, maps: list[Tensor], targets: TargetsLike | None = None, keep_layers: bool = False) -> DFINEOutput:
         """Decode.
 
         Args:
@@ -259,9 +260,9 @@ class DFINEDecoder(nn.Module):
         reference = torch.cat([noise.reference_logits.to(reference), reference], dim=1)
         first = noise.plan.num_queries
         if not self.denoising_multiple:
-            return content, reference, noise.may_attend[:first]  # matching queries see each other only
+            return content, reference, noise.attn_mask[:first]  # matching queries see each other only
         more = -first % self.denoising_multiple
-        return pad_queries(content, reference, noise.may_attend, content.shape[1] + more)
+        return pad_queries(content, reference, noise.attn_mask, content.shape[1] + more)
 
     def _anchors_for(self, shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
         if any(isinstance(side, torch.SymInt) for shape in shapes for side in shape):  # exported for images of any side

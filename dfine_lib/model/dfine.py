@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dfine_lib.config import ModelConfig, Recipe
+from dfine_lib.data.targets import TargetsLike
 from dfine_lib.model.decoder import DFINEDecoder
-from dfine_lib.model.denoising import Targets
 from dfine_lib.model.hgnetv2 import HGNetV2
 from dfine_lib.model.hybrid_encoder import HybridEncoder
 from dfine_lib.model.outputs import DFINEOutput
@@ -70,12 +70,12 @@ class DFINE(nn.Module):
         load_weights(model, weights)
         return model.eval()
 
-    def forward(self, images: Tensor, targets: Targets | None = None, keep_layers: bool = False) -> DFINEOutput:
+    def forward(self, images: Tensor, targets: TargetsLike | None = None, keep_layers: bool = False) -> DFINEOutput:
         """Detect.
 
         Args:
             images: RGB float `[B, 3, H, W]` in 0..1, H and W multiples of 32.
-            targets: in training, for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
+            targets: in training, `Targets`, or for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
             keep_layers: keep every decoder layer's answer in eval mode too.
 
         Raises:

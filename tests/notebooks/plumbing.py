@@ -53,7 +53,7 @@ PLUMBING: dict[str, str] = {
     "Share": "what the losses of a step of several passes or processes are divided by",
     # Small parts of what a lesson teaches as a whole.
     "as_tokens": "a map as a row of tokens, past a fault of torch",
-    "groups_of": "how often the boxes of a batch are noised",
+    "num_dn_groups": "number of denoising groups of a batch",
     "parent_of": "which recipe another one is told from; `dfine recipes` prints it",
     "for_image_size": "a recipe for another input size: one field",
     "in_words": "seconds as hours and minutes, for the progress bar",
