@@ -1,4 +1,4 @@
-"""Sliders over the figures of `workbook.viz`. Without a kernel each stays what it last showed: a picture.
+"""Sliders over the figures of `workbook.viz`. Without a kernel each stays what it last showed: a figure.
 
 Source of the controls: ipywidgets, which comes with `pip install -e ".[notebooks]"`.
 """
