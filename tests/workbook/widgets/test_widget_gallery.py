@@ -21,9 +21,9 @@ def found(image: int) -> FoundObject:
 
 def test_condition_and_place_choose_the_object():
     objects = {"sharp": [found(0), found(1)], "dark": [found(2)]}
-    explorer = widgets.distribution_gallery(torch.zeros(3, 3, 64, 64), objects, share=1.0)
+    explorer = widgets.distribution_gallery(torch.zeros(3, 3, 64, 64), objects, position=1.0)
     assert "sharp, image 1" in explorer.figure.alt_text
-    explorer.controls["share"].value = 0.0
+    explorer.controls["position"].value = 0.0
     assert "sharp, image 0" in explorer.figure.alt_text
     explorer.controls["condition"].value = "dark"
     assert "dark, image 2" in explorer.figure.alt_text
