@@ -48,16 +48,17 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> list[Row]:
     torch.manual_seed(SEED)
     ours_out = model(batch.images, batch.targets)
     torch.manual_seed(SEED)
-    theirs_out = theirs(batch.images, targets=batch.targets)
+    theirs_out = theirs(batch.images, targets=list(batch.targets))
     del model, theirs
     answers = cut_off(ours_out), cut_off(theirs_out)
-    losses = [criterion(out, batch.targets) for criterion, (out, _) in zip(criteria, answers, strict=True)]
+    targets = batch.targets, list(batch.targets)
+    losses = [criterion(out, own) for criterion, (out, _), own in zip(criteria, answers, targets, strict=True)]
     difference, term = worst_difference(*losses)
     if difference > (SAME if few else SAME_MANY):
         raise SystemExit(f"{case}: {term} differs by {difference:.1e} of itself; nothing is measured")
     forward, backward = [], []
-    for criterion, (out, leaves), loss in zip(criteria, answers, losses, strict=True):
-        forward.append(partial(criterion, out, batch.targets))
+    for criterion, (out, leaves), loss, own in zip(criteria, answers, losses, targets, strict=True):
+        forward.append(partial(criterion, out, own))
         backward.append(partial(torch.autograd.grad, sum(loss.values()), leaves, retain_graph=True, allow_unused=True))
     about = {
         "turns": turns,

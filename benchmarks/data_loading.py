@@ -116,7 +116,7 @@ class Ours:
         """One batch of those images."""
         keys = [SampleKey(epoch, i, self.strong) for i in places]
         batch = finish(collate(self.images.__getitems__(keys)), self.index, self.data.image_hw)
-        return batch.images, batch.targets
+        return batch.images, list(batch.targets)
 
 
 def batches(index: CocoIndex, turn: int) -> Iterator[list[int]]:

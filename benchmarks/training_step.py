@@ -56,7 +56,7 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
     theirs = peer.model(model, case.side).train()
     criterion = peer.criterion(recipe)
     torch.manual_seed(SEED)
-    expected = criterion(theirs(batch.images, targets=batch.targets), batch.targets)
+    expected = criterion(theirs(batch.images, targets=list(batch.targets)), list(batch.targets))
     torch.manual_seed(SEED)
     found = build_criterion(recipe)(model(batch.images, batch.targets), batch.targets)
     difference, term = worst_difference(found, expected)
@@ -103,7 +103,7 @@ def their_step(case: Case, model: nn.Module, peer: authors.Authors) -> Callable[
         clock, start = Clock(), time.perf_counter()
         torch.manual_seed(SEED)
         authors.step(
-            theirs, criterion, optimizer, average, recipe.train.clip_max_norm, batch.images, batch.targets, clock
+            theirs, criterion, optimizer, average, recipe.train.clip_max_norm, batch.images, list(batch.targets), clock
         )
         return _with_rest(clock, start)
 

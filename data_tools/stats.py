@@ -205,7 +205,7 @@ def _count(split: Split, names: Sequence[str], image_size: int, feat_strides: Se
 
 
 def some_pictures(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[str, tuple[Any, np.ndarray, list[int]]]:
-    """Pictures drawn at random from the first split, for `viz.annotated_pictures`; unreadable ones are passed over.
+    """Pictures drawn at random from the first split, for `viz.annotated_images`; unreadable ones are passed over.
 
     Returns:
         By file name: image uint8 `[3, H, W]`, no side above 1,024, boxes xyxy `[G, 4]` in its pixels, labels.

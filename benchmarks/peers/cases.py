@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dfine_lib.config import Recipe
 from dfine_lib.data.loader import Batch
+from dfine_lib.data.targets import Targets
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import get_recipe
 
@@ -58,7 +59,8 @@ class Case:
             centre = size / 2 + (1 - size) * torch.rand(self.boxes, 2, generator=draw)
             labels = torch.randint(0, 80, (self.boxes,), generator=draw)
             targets.append({"labels": labels, "boxes": torch.cat([centre, size], 1)})
-        return Batch(images, targets, torch.arange(self.batch), torch.full((self.batch, 2), float(self.side)))
+        sizes_wh = torch.full((self.batch, 2), float(self.side))
+        return Batch(images, Targets.of_images(targets), torch.arange(self.batch), sizes_wh)
 
 
 # Those that the aims of training are set for.

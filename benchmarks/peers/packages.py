@@ -140,6 +140,7 @@ def _forward(name: str, model: nn.Module, _: nn.Module, case: Case) -> Callable[
 
 def _step(name: str, model: nn.Module, criterion: nn.Module, case: Case) -> Callable[[Clock], dict[str, Any]]:
     batch = case.data()
+    targets = list(batch.targets)
     model.train()
     if name == "ours":
         model.to(memory_format=torch.channels_last)
@@ -147,11 +148,9 @@ def _step(name: str, model: nn.Module, criterion: nn.Module, case: Case) -> Call
     def run(clock: Clock) -> dict[str, float]:
         torch.manual_seed(SEED)
         with clock("forward"):
-            outputs = (
-                model(batch.images, batch.targets) if name == "ours" else model(batch.images, targets=batch.targets)
-            )
+            outputs = model(batch.images, targets=targets)
         with clock("criterion"):
-            losses = criterion(outputs, batch.targets)
+            losses = criterion(outputs, targets)
             loss = sum(losses.values())
         with clock("backward"):
             model.zero_grad(set_to_none=True)

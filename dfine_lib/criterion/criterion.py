@@ -12,7 +12,8 @@ from torch import Tensor
 from dfine_lib.config import LossConfig, Recipe
 from dfine_lib.criterion import losses
 from dfine_lib.criterion.matcher import Pairs, match, union_set
-from dfine_lib.model.denoising import Targets, groups_of
+from dfine_lib.data.targets import Targets, TargetsLike
+from dfine_lib.model.denoising import num_dn_groups
 from dfine_lib.model.distribution import encode_edges
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
 from dfine_lib.recipes import get_recipe
@@ -48,7 +49,7 @@ class _Answers:
 
     logits: Tensor  # [K, B, Q, C]; 0..L-1 are the layers, L the initial guess
     boxes: Tensor  # [K, B, Q, 4] cxcywh; likewise
-    corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
+    corner_logits: Tensor  # [L, B, Q, 4, N + 1]
     suffixes: list[str]  # K endings of loss names
 
     @property
@@ -100,7 +101,7 @@ class Criterion:
 
     config: LossConfig
 
-    def __call__(self, outputs: DFINEOutput, targets: Targets, share: Share | None = None) -> dict[str, Tensor]:
+    def __call__(self, outputs: DFINEOutput, targets: TargetsLike, share: Share | None = None) -> dict[str, Tensor]:
         """Weighted losses, float32 scalars.
 
         Names are `loss_{vfl,bbox,giou,fgl,ddf}` followed by nothing (last layer), `_aux_i` (earlier layers), `_pre`
@@ -120,7 +121,7 @@ class Criterion:
         num_boxes, num_pairs = divisors[_BOXES], divisors[_PAIRS]
         # DDF takes means over these queries; that of the step counts them by their numbers.
         ddf_shares = _distillation_shares(share.mean[_MATCHING])  # denoising takes the same
-        bins = outputs.bin_offsets, outputs.reg_scale
+        bins = outputs.bin_offsets
         matching = _Matching(own, shared, num_boxes, num_pairs)
         shares = ddf_shares * numbers[_MATCHING] / divisors[_MATCHING]
         terms = self._terms(answers, matching, labels, boxes, bins, shares)
@@ -134,7 +135,7 @@ class Criterion:
             terms |= self._terms(answers, matching, labels, boxes, bins, shares)
         return terms
 
-    def share(self, outputs: Iterable[DFINEOutput], targets: Sequence[Targets], num_denoising: int) -> Share:
+    def share(self, outputs: Iterable[DFINEOutput], targets: Sequence[TargetsLike], num_denoising: int) -> Share:
         """What the losses of several passes are divided by, so that their mean is the loss of all images at once.
 
         Every process of a step calls it, with as many passes as the others: there is one exchange.
@@ -148,7 +149,7 @@ class Criterion:
         for output, own in zip(outputs, targets, strict=True):
             answers, labels, boxes, counts = _together(output, own)
             _, shared = self._pairs(answers, labels, boxes, counts)
-            numbers.append(_numbers(answers, shared, counts, groups_of(counts, num_denoising)))
+            numbers.append(_numbers(answers, shared, counts, num_dn_groups(counts, num_denoising)))
         return _over_ranks(numbers)
 
     def _pairs(self, answers: _Answers, labels: Tensor, boxes: Tensor, counts: list[int]) -> tuple[Pairs, Pairs]:
@@ -164,7 +165,7 @@ class Criterion:
         matching: _Matching,
         labels: Tensor,
         targets: Tensor,
-        bins: tuple[Tensor, float],
+        bins: Tensor,
         ddf_shares: Tensor,
     ) -> dict[str, Tensor]:
         """All terms of one set of queries, by name; what several of them need is computed once."""
@@ -183,7 +184,7 @@ class Criterion:
         refined = shared.first(num_layers)
         if config.fgl:
             row = shared.first(1) if config.union_set else refined
-            left, weight_right = encode_edges(answers.initial_boxes[row.image, row.query], targets[row.box], *bins)
+            left, weight_right = encode_edges(answers.initial_boxes[row.image, row.query], targets[row.box], bins)
             corner_logits = losses.at_pairs(answers.corner_logits, refined)
             fgl = losses.fine_grained_localization_loss(corner_logits, left, weight_right, iou[:num_layers])
             terms["fgl"] = config.fgl * fgl / matching.num_pairs
@@ -239,13 +240,12 @@ def _distillation_shares(numbers: Tensor) -> Tensor:
     return roots / roots.sum()
 
 
-def _together(outputs: DFINEOutput, targets: Targets) -> tuple[_Answers, Tensor, Tensor, list[int]]:
+def _together(outputs: DFINEOutput, targets: TargetsLike) -> tuple[_Answers, Tensor, Tensor, tuple[int, ...]]:
     """Guesses; labels `[M]` and cxcywh `[M, 4]` of all boxes, image after image; how many each image has."""
     if outputs.decoder is None or outputs.encoder is None:
         raise ValueError("the criterion needs every layer's answer: call the model in training mode")
-    labels = torch.cat([target["labels"] for target in targets])
-    boxes = torch.cat([target["boxes"] for target in targets]).float()
-    return _matching_answers(outputs), labels, boxes, [len(target["labels"]) for target in targets]
+    targets = Targets.of_images(targets)
+    return _matching_answers(outputs), targets.labels, targets.boxes_cxcywh, targets.counts
 
 
 def _numbers(answers: _Answers, shared: Pairs, counts: list[int], groups: int) -> Tensor:

@@ -25,6 +25,7 @@ from data_tools.large.repeat_factor import draw_epoch, draws_per_epoch, repeat_f
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import DataError, read_image
+from dfine_lib.data.targets import Targets
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
 from dfine_lib.heap import keep_freed_memory
 
@@ -47,7 +48,7 @@ class Batch:
     """What the network sees at once."""
 
     images: Tensor  # float32 [B, 3, H, W] in 0..1
-    targets: list[dict[str, Tensor]]  # per image: labels int64 [G], boxes float32 [G, 4] cxcywh in 0..1
+    targets: Targets
     image_ids: Tensor  # int64 [B], the file's
     sizes_wh: Tensor  # float32 [B, 2] pixels of the original
 
@@ -56,10 +57,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        targets = [{key: value.to(device, non_blocking=True) for key, value in t.items()} for t in self.targets]
         return Batch(
             self.images.to(device, non_blocking=True),
-            targets,
+            self.targets.to(device),
             self.image_ids.to(device, non_blocking=True),
             self.sizes_wh.to(device, non_blocking=True),
         )
@@ -185,11 +185,9 @@ def finish(
         tensor = torch.from_numpy(array)
         return tensor if device is None else tensor.to(device, non_blocking=True)
 
-    counts = raw.counts.tolist()
-    per_image = zip(move(raw.labels).split(counts), move(raw.boxes_cxcywh).split(counts), strict=True)
     return Batch(
         images=images,
-        targets=[{"labels": labels, "boxes": boxes} for labels, boxes in per_image],
+        targets=Targets(move(raw.labels), move(raw.boxes_cxcywh), tuple(raw.counts.tolist())),
         image_ids=move(index.image_ids[raw.indices]),
         sizes_wh=move(index.sizes_wh[raw.indices].astype(np.float32)),
     )

@@ -1,11 +1,11 @@
-"""Denoising queries: in training, noised ground-truth boxes are decoded beside the matching queries.
+"""Denoising queries: in training, noised ground-truth boxes are decoded together with the matching queries.
 
 Source: DN-DETR (arXiv 2203.01305) and DINO (arXiv 2203.03605), contrastive denoising.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,23 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, inverse_sigmoid
+from dfine_lib.data.targets import Targets, TargetsLike
 from dfine_lib.model.outputs import DenoisingPlan
-
-Targets = Sequence[Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
 class DenoisingQueries:
-    """Noised boxes and classes to decode, M of them an image."""
+    """Noised ground-truth boxes and classes to decode, M of them an image."""
 
     labels: Tensor  # int64 [B, M]; C for padding
     reference_logits: Tensor  # [B, M, 4], inverse sigmoid of the noised cxcywh box
-    may_attend: Tensor  # bool [M + Q, M + Q], true where a row may see a column
+    attn_mask: Tensor  # bool [M + Q, M + Q], true where a row may attend to a column
     plan: DenoisingPlan
 
 
 def make_denoising_queries(
-    targets: Targets,
+    targets: TargetsLike,
     num_classes: int,
     num_queries: int,
     num_denoising: int,
@@ -42,31 +41,30 @@ def make_denoising_queries(
     by half a side to a whole one), G_max being the largest number of boxes in an image of the batch.
 
     Args:
-        targets: for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
+        targets: `Targets`, or for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
         num_classes: C.
-        num_queries: Q, matching queries that stand behind the denoising ones in the attention mask.
-        num_denoising: positives wanted for each image, over all groups.
-        label_noise_ratio: twice the share of labels that are drawn anew.
+        num_queries: Q, matching queries, which follow the denoising queries in the attention mask.
+        num_denoising: positive queries wanted for each image, over all groups.
+        label_noise_ratio: twice the probability that a label is replaced by a random one.
         box_noise_scale: 1 moves a corner by up to half a side (positives).
 
     Returns:
         The queries, or None where there is nothing to denoise.
     """
-    counts = [len(target["labels"]) for target in targets]
-    groups, largest = groups_of(counts, num_denoising), max(counts, default=0)
+    targets = Targets.of_images(targets)
+    groups, largest = num_dn_groups(targets.counts, num_denoising), max(targets.counts, default=0)
     if not groups:
         return None
-    batch, device = len(targets), targets[0]["labels"].device
+    batch, device = len(targets), targets.labels.device
     total = 2 * largest * groups
 
+    slot = targets.image_index, targets.index_in_image  # of each box, in tensors padded to G_max boxes an image
     labels = torch.full((batch, largest), num_classes, dtype=torch.int64, device=device)
+    labels[slot] = targets.labels
     boxes = torch.zeros(batch, largest, 4, device=device)
-    real = torch.zeros(batch, largest, dtype=torch.bool, device=device)
-    for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
-        labels[i, :count] = target["labels"]
-        boxes[i, :count] = target["boxes"]
-        real[i, :count] = True
-    labels, real, boxes = labels.repeat(1, 2 * groups), real.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
+    boxes[slot] = targets.boxes_cxcywh
+    labels, boxes = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
+    real = labels < num_classes
     negative = torch.tensor([0.0, 1.0], device=device).repeat_interleave(largest).repeat(groups)  # [M]
 
     # The order of the draws is part of the published behaviour.
@@ -79,58 +77,51 @@ def make_denoising_queries(
     noised_xyxy = box_cxcywh_to_xyxy(boxes) + sign * distance * half_side * box_noise_scale
     noised = box_xyxy_to_cxcywh(noised_xyxy.clamp(0, 1)).abs()  # crossed corners give negative sides
 
+    # Positive queries of each group: query g * 2 * G_max + j learns box j of its image.
+    query = torch.arange(groups, device=device)[:, None] * 2 * largest + targets.index_in_image
     return DenoisingQueries(
         labels=labels,
         reference_logits=inverse_sigmoid(noised),
-        may_attend=denoising_mask(largest, groups, num_queries, device),
-        plan=_plan(counts, largest, groups, device),
+        attn_mask=denoising_mask(largest, groups, num_queries, device),
+        plan=DenoisingPlan(
+            num_groups=groups,
+            num_queries=total,
+            image=targets.image_index.repeat(groups),
+            query=query.flatten(),
+            box=torch.arange(len(targets.labels), device=device).repeat(groups),
+        ),
     )
 
 
-def groups_of(counts: Sequence[int], num_denoising: int) -> int:
-    """How often the boxes of a batch are noised, from their numbers by image; 0 where there is nothing to denoise."""
+def num_dn_groups(counts: Sequence[int], num_denoising: int) -> int:
+    """Number of denoising groups for images with so many boxes; 0 where there is nothing to denoise."""
     largest = max(counts, default=0)
     return max(1, num_denoising // largest) if num_denoising > 0 and largest else 0
 
 
 def denoising_mask(largest: int, groups: int, num_queries: int, device: torch.device | str = "cpu") -> Tensor:
-    """Who may look at whom: bool `[M + Q, M + Q]`, M = 2 * largest * groups, true where a row may see a column.
+    """Attention mask: bool `[M + Q, M + Q]`, M = 2 * largest * groups, true where a row may attend to a column.
 
-    Matching queries (the last Q) do not see denoising ones, which would give the answer away; denoising groups do
-    not see each other but do see the matching queries.
+    Matching queries (the last Q) do not attend to denoising queries, which hold the ground truth. Denoising groups do
+    not attend to each other, but they do attend to the matching queries.
     """
     group = torch.arange(2 * largest * groups + num_queries, device=device) // (2 * largest)
     group[2 * largest * groups :] = -1
     return (group[:, None] == group[None]) | (group[None] == -1)
 
 
-def pad_queries(content: Tensor, reference: Tensor, may_attend: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries that nobody sees, put at the end, so that their number is `length` in every step.
+def pad_queries(content: Tensor, reference: Tensor, attn_mask: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Append padding queries, to which no query attends, so that the number of queries is `length` in every step.
 
-    Compiled code is made for one number of queries, and that of denoising queries follows the boxes of a batch.
+    Compiled code is made for one number of queries, and the number of denoising queries follows the boxes of a batch.
 
     Args:
         content: `[B, M + Q, D]`.
         reference: `[B, M + Q, 4]`.
-        may_attend: bool `[M + Q, M + Q]`, true where a row may see a column.
-        length: M + Q afterwards, at least as before.
+        attn_mask: bool `[M + Q, M + Q]`, true where a row may attend to a column.
+        length: number of queries afterwards, at least M + Q.
     """
     more = length - content.shape[1]
-    may_attend = F.pad(F.pad(may_attend, (0, more)), (0, 0, 0, more), value=True)  # what sees nothing would be NaN
-    return F.pad(content, (0, 0, 0, more)), F.pad(reference, (0, 0, 0, more)), may_attend
-
-
-def _plan(counts: list[int], largest: int, groups: int, device: torch.device) -> DenoisingPlan:
-    count = torch.tensor(counts)
-    image = torch.repeat_interleave(torch.arange(len(counts)), count)  # [sum of G]
-    box = torch.arange(len(image))
-    place = box - (count.cumsum(0) - count)[image]  # the box's place within its image
-    group = torch.arange(groups)[:, None]
-    query = (group * 2 * largest + place).flatten()
-    return DenoisingPlan(
-        num_groups=groups,
-        num_queries=2 * largest * groups,
-        image=image.repeat(groups).to(device),
-        query=query.to(device),
-        box=box.repeat(groups).to(device),
-    )
+    # Padding queries attend to every query: a row of the mask without any true value would give NaN.
+    attn_mask = F.pad(F.pad(attn_mask, (0, more)), (0, 0, 0, more), value=True)
+    return F.pad(content, (0, 0, 0, more)), F.pad(reference, (0, 0, 0, more)), attn_mask

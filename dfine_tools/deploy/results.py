@@ -19,7 +19,7 @@ from dfine_tools.deploy.backends import EdgeDistributions
 from dfine_tools.deploy.sources import SourceError, read_picture
 
 if TYPE_CHECKING:
-    from dfine_tools.figures.style import Picture
+    from dfine_tools.figures.style import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +156,11 @@ class Prediction:
         """Show the same in the notebook, or on the desktop; where there is neither, a warning says so in a line."""
         self.figure().show()
 
-    def figure(self) -> Picture:
+    def figure(self) -> Figure:
         """The same as a figure; as the value of a notebook's cell it shows."""
-        from dfine_tools.figures.annotated import annotated_picture
+        from dfine_tools.figures.annotated import annotated_image
 
-        return annotated_picture(self.pixels(), self.boxes_xyxy, self.labels, self._words(), self.name)
+        return annotated_image(self.pixels(), self.boxes_xyxy, self.labels, self._words(), self.name)
 
     def save(self, path: Path | str) -> Path:
         """Write the picture with its objects in it; the suffix (`.jpg`, `.png`, …) says how. Folders are made.

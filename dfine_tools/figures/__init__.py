@@ -1,1 +1,1 @@
-"""Figures that commands and experiments draw: pure functions from arrays to pictures."""
+"""Figures that commands and experiments draw: pure functions from arrays to images."""

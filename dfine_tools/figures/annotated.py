@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dfine_tools.figures.style import Picture, as_array, as_rgb, class_colour, new_picture, show_picture, styled
+from dfine_tools.figures.style import Figure, as_array, as_rgb, class_colour, new_figure, show_image, styled
 
 
 def annotated(image: Any, boxes_xyxy: Any, labels: Any, words: Sequence[str]) -> np.ndarray:
@@ -50,20 +50,20 @@ def annotated(image: Any, boxes_xyxy: Any, labels: Any, words: Sequence[str]) ->
 
 
 @styled
-def annotated_picture(image: Any, boxes_xyxy: Any, labels: Any, words: Sequence[str], title: str = "") -> Picture:
+def annotated_image(image: Any, boxes_xyxy: Any, labels: Any, words: Sequence[str], title: str = "") -> Figure:
     """The same as a figure for a notebook; the arguments are those of `annotated`."""
     pixels = annotated(image, boxes_xyxy, labels, words)
     height, width = pixels.shape[:2]
     scale = min(9 / width, 9 / height)
     said = ", ".join(words[:12]) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
-    picture = new_picture(
-        max(2.0, width * scale), max(2.0, height * scale) + 0.3, f"{title or 'A picture'}: {said or 'nothing found'}."
+    figure = new_figure(
+        max(2.0, width * scale), max(2.0, height * scale) + 0.3, f"{title or 'A figure'}: {said or 'nothing found'}."
     )
-    axes = picture.subplots()
-    show_picture(axes, pixels)
+    axes = figure.subplots()
+    show_image(axes, pixels)
     if title:
         axes.set_title(title)
-    return picture
+    return figure
 
 
 @functools.lru_cache(maxsize=16)

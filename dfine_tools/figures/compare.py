@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, class_colour, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, class_colour, new_figure, styled
 from dfine_tools.runs.compare import RunCurve
 
 _DASHES = ("-", "--", ":", "-.")
 
 
 @styled
-def runs_compared(runs: Sequence[RunCurve]) -> Picture:
+def runs_compared(runs: Sequence[RunCurve]) -> Figure:
     """AP and training loss of several runs by epoch, the best AP of each marked.
 
     Args:
@@ -27,8 +27,8 @@ def runs_compared(runs: Sequence[RunCurve]) -> Picture:
         f"{run.name}: best AP {run.best[1]:.3f} in epoch {run.best[0]}" if run.best else f"{run.name}: no AP"
         for run in runs
     ]
-    picture = new_picture(11.5, 4.2, f"AP and training loss of {len(runs)} runs by epoch. {'; '.join(told)}.")
-    ap, loss = picture.subplots(1, 2, width_ratios=(1.3, 1))
+    figure = new_figure(11.5, 4.2, f"AP and training loss of {len(runs)} runs by epoch. {'; '.join(told)}.")
+    ap, loss = figure.subplots(1, 2, width_ratios=(1.3, 1))
     for number, run in enumerate(runs):
         colour, dashes = class_colour(number), _DASHES[(number // 10 + number) % 4]
         for axes, values in ((ap, run.ap), (loss, run.loss)):
@@ -49,12 +49,12 @@ def runs_compared(runs: Sequence[RunCurve]) -> Picture:
         if not any(getattr(run, name) for run in runs):
             axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color=MUTED)
     handles, labels = ap.get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 3))
-    return picture
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(runs), 3))
+    return figure
 
 
 @styled
-def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Picture:
+def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The authors' AP on COCO, that of their weights as scored here, and ours; what was not run is not drawn.
 
     Args:
@@ -69,8 +69,8 @@ def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Picture:
     for row in rows:
         here = [f"{key} {row[key]:.1f}" for key in list(marks)[1:] if row[key] is not None]
         told.append(f"{row['recipe']}: {row['published']:.1f}, {', '.join(here) or 'not run here'}")
-    picture = new_picture(9, 3.6, f"Published AP on COCO val2017 beside ours, percent. {'; '.join(told)}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 3.6, f"Published AP on COCO val2017 beside ours, percent. {'; '.join(told)}.")
+    axes = figure.subplots()
     for key, (colour, marker, size) in marks.items():
         at = [(n, row[key]) for n, row in enumerate(rows) if row[key] is not None]
         x, y = zip(*at, strict=True) if at else ((), ())
@@ -78,11 +78,11 @@ def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Picture:
     axes.set_xticks(range(len(rows)), [row["recipe"] for row in rows], rotation=30, ha="right", rotation_mode="anchor")
     axes.set_ylabel("AP on COCO val2017, %")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return picture
+    return figure
 
 
 @styled
-def ablation(rows: Sequence[Mapping[str, Any]]) -> Picture:
+def ablation(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Mean AP of every condition with its interval, and how far it lies from the first; below each other.
 
     Args:
@@ -97,9 +97,9 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> Picture:
         f"{row['condition']} " + ("not measured" if row["AP"] is None else f"{row['AP']:.3f} ({row['seeds']} seeds)")
         for row in rows
     ]
-    picture = new_picture(10, 1.4 + 0.36 * len(rows), f"Mean AP by condition: {', '.join(told)}.")
+    figure = new_figure(10, 1.4 + 0.36 * len(rows), f"Mean AP by condition: {', '.join(told)}.")
     names = [("AP", "low", "high"), ("difference", "difference low", "difference high")]
-    for axes, columns in zip(picture.subplots(1, 2, sharey=True), names, strict=True):
+    for axes, columns in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
         for place, row in enumerate(rows):
             mean, low, high = (row[name] for name in columns)
             if mean is not None:
@@ -108,10 +108,10 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> Picture:
                 axes.errorbar(mean, place, xerr=reach, fmt="o", color=colour, markersize=7, capsize=4)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
-    ap, difference = picture.axes
+    ap, difference = figure.axes
     ap.set_yticks(range(len(rows)), [f"{row['condition']} ({row['seeds']})" for row in rows])
     ap.set_ylim(len(rows) - 0.5, -0.5)
     ap.set(title="AP, mean and 95 % interval (number of seeds)", xlabel="AP after the last epoch, 0 to 1")
     difference.axvline(0, color=MUTED, linewidth=1)
     difference.set(title=f"beside {rows[0]['condition']}", xlabel="difference in AP, seed by seed")
-    return picture
+    return figure

@@ -13,13 +13,13 @@ from dfine_tools.figures.style import (
     MAIN,
     MUTED,
     SECOND,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     class_colour,
     draw_box,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
@@ -27,7 +27,7 @@ _COLOURS = (MAIN, SECOND)
 
 
 @styled
-def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *, most: int = 30) -> Picture:
+def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *, most: int = 30) -> Figure:
     """Boxes of each class on a logarithmic scale, most first, a bar for each split.
 
     Args:
@@ -45,8 +45,8 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     told = "; ".join(
         f"{split}: " + ", ".join(f"{names[i]} {values[i]:.0f}" for i in order[:10]) for split, values in columns.items()
     )
-    picture = new_picture(8.5, 1.3 + 0.27 * len(order), f"Boxes of each class, most first. {told}.")
-    axes = picture.subplots()
+    figure = new_figure(8.5, 1.3 + 0.27 * len(order), f"Boxes of each class, most first. {told}.")
+    axes = figure.subplots()
     height = 0.8 / len(columns)
     for number, (split, values) in enumerate(columns.items()):
         place = np.arange(len(order)) + (number - (len(columns) - 1) / 2) * height
@@ -60,11 +60,11 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     more = f" ({len(names) - len(order)} rarer ones left out)" if len(names) > len(order) else ""
     axes.set_title(f"boxes of each class{more}")
     axes.legend(loc="lower right")
-    return picture
+    return figure
 
 
 @styled
-def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapping[str, float]) -> Picture:
+def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapping[str, float]) -> Figure:
     """Share of the objects by side, in pixels of the network's input, on a logarithmic scale.
 
     Args:
@@ -84,8 +84,8 @@ def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapp
         + ", ".join(f"{(values < mark).mean():.1%} below {mark:g} px" for mark in marks_px.values())
         for split, values in columns.items()
     )
-    picture = new_picture(8.5, 3.8, f"Sides of the objects at an input of {image_size} px. {told}.")
-    axes = picture.subplots()
+    figure = new_figure(8.5, 3.8, f"Sides of the objects at an input of {image_size} px. {told}.")
+    axes = figure.subplots()
     for number, (split, values) in enumerate(columns.items()):
         axes.hist(
             values.clip(edges[0], edges[-1]), edges, weights=np.full(len(values), 100 / len(values)),
@@ -100,11 +100,11 @@ def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapp
     axes.set_ylabel("% of the objects")
     axes.set_title("sizes of the objects", pad=14)
     axes.legend(loc="upper right")
-    return picture
+    return figure
 
 
 @styled
-def anchors_in_objects(counts: Mapping[str, Any]) -> Picture:
+def anchors_in_objects(counts: Mapping[str, Any]) -> Figure:
     """Share of the objects by how many anchors have their centre inside, on bars that double in width.
 
     Args:
@@ -122,8 +122,8 @@ def anchors_in_objects(counts: Mapping[str, Any]) -> Picture:
         f"{split}: none in {(values == 0).mean():.1%}, median {np.median(values):.0f}"
         for split, values in columns.items()
     )
-    picture = new_picture(8.5, 3.4, f"Anchors inside each object. {told}.")
-    axes = picture.subplots()
+    figure = new_figure(8.5, 3.4, f"Anchors inside each object. {told}.")
+    axes = figure.subplots()
     width = 0.8 / len(columns)
     for number, (split, values) in enumerate(columns.items()):
         shares = np.bincount(np.searchsorted(starts, values, side="right") - 1, minlength=len(starts)) / len(values)
@@ -137,11 +137,11 @@ def anchors_in_objects(counts: Mapping[str, Any]) -> Picture:
     axes.set_ylabel("% of the objects")
     axes.set_title("which objects have anchors of their own")
     axes.legend(loc="upper right")
-    return picture
+    return figure
 
 
 @styled
-def where_objects_lie(density: Mapping[str, Any]) -> Picture:
+def where_objects_lie(density: Mapping[str, Any]) -> Figure:
     """Heat map of box centres over the picture, brighter where more lie; one map for each split.
 
     Args:
@@ -158,20 +158,20 @@ def where_objects_lie(density: Mapping[str, Any]) -> Picture:
         cut = len(one) // 4
         inner = one[cut : len(one) - cut, cut : len(one) - cut].sum() / max(one.sum(), 1)
         told.append(f"{split}: {inner:.0%} of the centres in the middle quarter of the area")
-    picture = new_picture(4.3 * len(maps), 4.2, f"Where the centres of boxes lie. {'; '.join(told)}.")
-    for axes, (split, one) in zip(picture.subplots(1, len(maps), squeeze=False)[0], maps.items()):
+    figure = new_figure(4.3 * len(maps), 4.2, f"Where the centres of boxes lie. {'; '.join(told)}.")
+    for axes, (split, one) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items()):
         axes.imshow(one, cmap="mako", extent=(0, 100, 100, 0))
         axes.set_title(f"{split}: centres of boxes")
         axes.set_xlabel("% of the width")
         axes.set_ylabel("% of the height")
         axes.grid(visible=False)
-    return picture
+    return figure
 
 
 @styled
-def annotated_pictures(
+def annotated_images(
     pictures: Mapping[str, tuple[Any, Any, Sequence[int]]], names: Sequence[str], *, per_row: int = 3
-) -> Picture:
+) -> Figure:
     """A page of pictures with their boxes in the colour of the class, its name beside.
 
     Args:
@@ -186,12 +186,12 @@ def annotated_pictures(
         raise ValueError("no picture to show")
     rows = -(-len(pictures) // per_row)
     told = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in pictures.items())
-    picture = new_picture(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Pictures as they are annotated. {told}.")
-    grid = picture.subplots(rows, min(per_row, len(pictures)), squeeze=False).ravel()
+    figure = new_figure(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Pictures as they are annotated. {told}.")
+    grid = figure.subplots(rows, min(per_row, len(pictures)), squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, (title, (image, boxes, labels)) in zip(grid, pictures.items()):
-        show_picture(axes, image)
+        show_image(axes, image)
         high, wide = as_rgb(image).shape[:2]
         axes.set_title(title, fontsize=8.5)
         for box, label in zip(as_array(boxes).reshape(-1, 4), labels, strict=True):
@@ -206,4 +206,4 @@ def annotated_pictures(
                 )  # fmt: skip
         axes.set_xlim(-0.5, wide - 0.5)
         axes.set_ylim(high - 0.5, -0.5)
-    return picture
+    return figure

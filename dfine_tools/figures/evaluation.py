@@ -8,32 +8,33 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dfine_lib.evaluate.postprocess import ImageBoxes
+from dfine_lib.evaluate.coco_ap import ImageBoxes
 from dfine_tools.analysis.errors import KINDS, RIGHT, ErrorBreakdown, judge_detections
 from dfine_tools.figures.style import (
+    DOTTED,
+    GROUND_TRUTH,
     INK,
     MAIN,
     MUTED,
     SECOND,
-    TRUTH,
-    Picture,
+    Figure,
     as_array,
     as_rgb,
     class_colour,
     draw_box,
     layer_colours,
-    new_picture,
-    show_picture,
+    new_figure,
+    show_image,
     styled,
 )
 
 _MOST_CLASSES = 16  # of a confusion matrix: more cannot be read
 _MOST_WORDS = 12  # beside wrong detections of one image: more would hide it
-_DOTTED, _DASHED = (0, (1, 1.2)), (0, (5, 2.5))
+_DASHED = (0, (5, 2.5))
 
 
 @styled
-def errors_by_kind(breakdown: ErrorBreakdown) -> Picture:
+def errors_by_kind(breakdown: ErrorBreakdown) -> Figure:
     """The AP that would be gained without each kind of error, with how often it happens.
 
     Args:
@@ -44,8 +45,8 @@ def errors_by_kind(breakdown: ErrorBreakdown) -> Picture:
     bars = {**bars, **sides}
     told = ", ".join(f"{name} {'-' if np.isnan(gain) else f'{gain:.3f}'}" for name, gain in bars.items())
     at = "not measured" if np.isnan(breakdown.ap) else f"{breakdown.ap:.3f}"
-    picture = new_picture(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; gained without each kind: {told}.")
-    axes = picture.subplots()
+    figure = new_figure(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; gained without each kind: {told}.")
+    axes = figure.subplots()
     colours = [MAIN] * len(KINDS) + [MUTED] * len(sides)
     widths = np.nan_to_num(list(bars.values()))  # without objects there is no AP to gain
     axes.barh(range(len(bars)), widths, color=colours, height=0.7)
@@ -59,11 +60,11 @@ def errors_by_kind(breakdown: ErrorBreakdown) -> Picture:
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
-    return picture
+    return figure
 
 
 @styled
-def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) -> Picture:
+def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) -> Figure:
     """Precision against recall: the mean of all classes at each IoU threshold, and each class at one.
 
     Args:
@@ -82,14 +83,14 @@ def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) 
             f"precision must be [10, 101, {len(names)}] and iou one of {thresholds}, got {list(values.shape)} and {iou}"
         )
     measured = np.flatnonzero(~np.isnan(values).all((0, 1))) if len(names) else np.zeros(0, int)
-    picture = new_picture(11, 4.3, "Precision against recall. Without objects nothing is measured.")
-    of_all, of_each = picture.subplots(1, 2, sharey=True)
+    figure = new_figure(11, 4.3, "Precision against recall. Without objects nothing is measured.")
+    of_all, of_each = figure.subplots(1, 2, sharey=True)
     for axes, title in ((of_all, "mean of all classes, by IoU"), (of_each, f"each class, at IoU {iou:g}")):
         axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", title=title)
         axes.grid(axis="both")
     of_all.set_ylabel("precision, interpolated")
     if not len(measured):
-        return picture
+        return figure
     mean = values[:, :, measured].mean(2)
     for threshold, colour, curve in zip(thresholds, layer_colours(10), mean, strict=True):
         label = f"{threshold:.2f}: {curve.mean():.3f}"
@@ -105,12 +106,12 @@ def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) 
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, title=title, title_fontsize=8.5)
     told = ", ".join(f"{t:.2f} {m.mean():.3f}" for t, m in zip(thresholds, mean, strict=True))
     classes = ", ".join(f"{names[c]} {aps[c]:.2f}" for c in named)
-    picture.alt_text = f"Precision against recall. AP by IoU: {told}. AP of classes at IoU {iou:g}: {classes}."
-    return picture
+    figure.alt_text = f"Precision against recall. AP by IoU: {told}. AP of classes at IoU {iou:g}: {classes}."
+    return figure
 
 
 @styled
-def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5) -> Picture:
+def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5) -> Figure:
     """What objects were taken for: rows are true classes, columns detected ones, shaded as a share of the row.
 
     Args:
@@ -133,12 +134,12 @@ def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5)
     top = [(pairs[a, b], names[a], names[b]) for a, b in np.argwhere(pairs)]
     most = ", ".join(f"{a} taken for {b} {n} times" for n, a, b in sorted(top, reverse=True)[:3]) or "none confused"
     side = 2.2 + 0.42 * len(which)
-    picture = new_picture(
+    figure = new_figure(
         side + 1.0, side,
         f"Confusion at score {score:g} and IoU {iou:g}: of {objects} objects {right.sum()} right, {missed} not found, "
         f"{false} false detections; {most}.",
     )  # fmt: skip
-    axes = picture.subplots()
+    axes = figure.subplots()
     cells = counts[np.ix_(which, which)]
     share = cells / np.maximum(counts[which].sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -155,13 +156,13 @@ def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5)
     left_out = f", {len(shown)} of {classes} classes" if len(shown) < classes else ""
     axes.set(xlabel="detected as", ylabel="is", title=f"score ≥ {score:g}, IoU ≥ {iou:g}{left_out}")
     axes.grid(visible=False)
-    return picture
+    return figure
 
 
 @styled
 def mistakes(
     images: Sequence[Any], boxes: Sequence[ImageBoxes], names: Sequence[str], score: float, iou: float = 0.5
-) -> Picture:
+) -> Figure:
     """Images with their objects, found or missed, and their detections, right or wrong and in what way.
 
     Args:
@@ -180,19 +181,19 @@ def mistakes(
     rows = -(-len(images) // columns)
     height, width = np.median([as_rgb(image).shape[:2] for image in images], axis=0)
     told = []
-    picture = new_picture(11, rows * (11 / columns * height / width + 0.35) + 0.4, "")
-    grid = picture.subplots(rows, columns, squeeze=False).ravel()
+    figure = new_figure(11, rows * (11 / columns * height / width + 0.35) + 0.4, "")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, each in zip(grid, images, boxes, strict=False):
-        show_picture(axes, image)
+        show_image(axes, image)
         missed, false = _draw_mistakes(axes, each.above(score), names, iou)
         axes.set_title(f"image {each.image_id}: {missed} missed, {false} false", fontsize=9.5)
         told.append(f"image {each.image_id}: {missed} missed, {false} false")
     kinds = {p.get_label(): p for axes in grid for p in axes.patches if not p.get_label().startswith("_")}
-    picture.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4)
-    picture.alt_text = f"Objects and detections of score {score:g} or more. {'; '.join(told)}."
-    return picture
+    figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4)
+    figure.alt_text = f"Objects and detections of score {score:g} or more. {'; '.join(told)}."
+    return figure
 
 
 def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
@@ -203,12 +204,12 @@ def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: flo
         image.truth_boxes_xyxy[real], image.truth_labels[real], verdicts.found.tolist(), strict=True
     ):
         if found:
-            draw_box(axes, box, MUTED, dashes=_DOTTED, width=1.2, label="object, found")
+            draw_box(axes, box, MUTED, dashes=DOTTED, width=1.2, label="object, found")
         else:
-            draw_box(axes, box, TRUTH, dashes=_DOTTED, width=2.4, label="object, missed")
-            _say(axes, box[0], box[3], names[label], TRUTH, "top")
+            draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=2.4, label="object, missed")
+            _say(axes, box[0], box[3], names[label], GROUND_TRUTH, "top")
     for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
-        draw_box(axes, box, INK, dashes=_DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
+        draw_box(axes, box, INK, dashes=DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
     named = np.flatnonzero(verdicts.kinds >= 0)[:_MOST_WORDS]  # scores fall: the surest
     drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, verdicts.kinds, strict=True)
     for k, box, label, score, kind in reversed(list(drawn)):

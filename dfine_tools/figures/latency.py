@@ -7,11 +7,11 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, new_figure, styled
 
 
 @styled
-def accuracy_by_latency(report: Mapping[str, Any]) -> Picture:
+def accuracy_by_latency(report: Mapping[str, Any]) -> Figure:
     """AP over milliseconds on the left, published numbers marked as such; milliseconds of every row on the right.
 
     Ours are on the left only where AP is known. The two kinds of points are of different machines and mostly of
@@ -23,12 +23,12 @@ def accuracy_by_latency(report: Mapping[str, Any]) -> Picture:
     rows, published = report["latencies"], report["published"]
     words = [f"{_name(row)} {row['model_only']['median']:.1f} ms" + _ap(row) for row in rows]
     told = ", ".join(f"{size} {one['latency_ms']:g} ms at AP {one['ap']:g}" for size, one in published.items())
-    picture = new_picture(
+    figure = new_figure(
         12, max(4.2, 1.6 + 0.42 * len(rows)),
         f"Latency, ours on {report['machine']['processor']}: {'; '.join(words) or 'none'}. Published, one T4, TensorRT "
         f"fp16, COCO: {told}.",
     )  # fmt: skip
-    left, right = picture.subplots(1, 2, width_ratios=(1, 1.15))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     left.plot(
         [one["latency_ms"] for one in published.values()], [one["ap"] for one in published.values()],
         marker="D", color=MUTED, markerfacecolor="white", markersize=6, linestyle=":", linewidth=1.2,
@@ -66,7 +66,7 @@ def accuracy_by_latency(report: Mapping[str, Any]) -> Picture:
     right.set(xlabel="ms a call, and its middle half", title="Measured here")
     if rows:
         right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), fontsize=8.5)
-    return picture
+    return figure
 
 
 def _name(row: Mapping[str, Any]) -> str:

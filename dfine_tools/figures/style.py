@@ -8,15 +8,15 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import matplotlib.figure
 import numpy as np
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageShow
 
@@ -25,9 +25,11 @@ P = ParamSpec("P")
 
 INK = "#1f2933"
 MUTED = "#7b8794"
-TRUTH = "#d1495b"  # ground truth, in every figure; also dotted, for grey print
+GROUND_TRUTH = "#d1495b"  # in every figure; also dotted, for grey print
+DOTTED = (0, (1, 1.2))
 MAIN = "#22577a"
 SECOND = "#e09f3e"
+LOOKS = ((MAIN, "-"), (SECOND, "--"), (GROUND_TRUTH, DOTTED), (INK, "-."), (MUTED, "-"))  # of several lines
 _RC = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -60,7 +62,7 @@ _RC = {
 }
 
 
-class Picture(Figure):
+class Figure(mpl.figure.Figure):
     """A figure with words for those who cannot see it. Belongs to no window and needs no pyplot.
 
     As the value of a notebook cell it shows as a PNG, with `alt_text` as its plain text.
@@ -89,28 +91,28 @@ class Picture(Figure):
         screen = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         shown = bool(screen) and ImageShow.show(Image.open(io.BytesIO(self.png())))
         if warn and not shown:
-            log.warning("no notebook and no screen to show a picture on; write it to a file instead. %s", self.alt_text)
+            log.warning("no notebook and no screen to show a figure on; write it to a file instead. %s", self.alt_text)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": self.alt_text}
 
 
-def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a figure function under the house style, leaving matplotlib's own settings as they were."""
 
     @functools.wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Picture:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context({**sns.axes_style("ticks"), **sns.plotting_context("notebook"), **_RC}):
             return draw(*args, **kwargs)
 
     return wrapper
 
 
-def new_picture(width: float, height: float, alt_text: str) -> Picture:
-    """An empty picture, width and height in inches."""
-    picture = Picture(figsize=(width, height), layout="constrained")
-    picture.alt_text = alt_text
-    return picture
+def new_figure(width: float, height: float, alt_text: str) -> Figure:
+    """An empty figure, width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.alt_text = alt_text
+    return figure
 
 
 def layer_colours(count: int) -> list[tuple[float, float, float]]:
@@ -125,7 +127,7 @@ def class_colour(label: int) -> tuple[float, float, float]:
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """Any picture to `[H, W, 3]` for drawing: tensor `[3, H, W]`, array `[H, W, 3]` or PIL, uint8 or 0..1.
+    """Any image to `[H, W, 3]` for drawing: tensor `[3, H, W]`, array `[H, W, 3]` or PIL, uint8 or 0..1.
 
     Raises:
         ValueError: another shape.
@@ -136,7 +138,7 @@ def as_rgb(image: Any) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * 3, axis=-1)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise ValueError(f"a picture must be [3, H, W] or [H, W, 3], got {list(pixels.shape)}")
+        raise ValueError(f"an image must be [3, H, W] or [H, W, 3], got {list(pixels.shape)}")
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32).clip(0, 1)
 
 
@@ -145,8 +147,8 @@ def as_array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
 
 
-def show_picture(axes: Axes, image: Any) -> None:
-    """Put a picture on axes without ticks; axis unit is then the pixel."""
+def show_image(axes: Axes, image: Any) -> None:
+    """Put an image on axes without ticks; axis unit is then the pixel."""
     axes.imshow(as_rgb(image), interpolation="nearest" if max(as_rgb(image).shape[:2]) < 200 else "antialiased")
     axes.set_axis_off()
 
@@ -163,3 +165,42 @@ def draw_box(
     if label:
         box.set_label(label)
     return axes.add_patch(box)
+
+
+def draw_ground_truth(axes: Axes, boxes_xyxy: Any, width: float = 2.2, label: str = "") -> None:
+    """Ground-truth boxes `[4]` or `[G, 4]`, dotted; none where there are None."""
+    for box in () if boxes_xyxy is None else as_array(boxes_xyxy).reshape(-1, 4):
+        draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=width, label=label)
+
+
+def draw_lines(
+    axes: Axes, x: Any, values: Mapping[str, Any], looks: Sequence[tuple[str, Any]] = LOOKS, **more: Any
+) -> None:
+    """A line for each name; they differ by colour and by dashes; `more` goes to `Axes.plot`.
+
+    Args:
+        axes: to draw on.
+        x: `[T]`; None counts steps from 1.
+        values: `[T]` by name.
+        looks: colour and dashes of each line.
+        more: for every line alike.
+    """
+    for (name, y), (colour, dashes) in zip(values.items(), looks):
+        at = np.arange(1, len(y) + 1) if x is None else x
+        axes.plot(at, y, color=colour, linestyle=dashes, label=name, **more)
+
+
+def name_bars(axes: Axes, names: Sequence[str]) -> None:
+    """Names of horizontal bars, the first on top, with the grid along the bars' length."""
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+
+
+def without_lines(axes: Axes) -> None:
+    """Leave out the frame, the grid and the ticks' marks."""
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, new_figure, styled
 
 
 @styled
-def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss, validation AP and learning rate over the optimizer steps of a run.
 
     Args:
@@ -31,8 +31,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
     unmeasured = "no boxes to measure AP on" if any(row.get("kind") == "eval" for row in rows) else "no AP yet"
     summary = f"best AP {best[0]:.3f} ({best[1].split()[0]} weights)" if best else unmeasured
     falls = f"loss {loss_y[0]:.3g} to {loss_y[-1]:.3g}, " if len(loss_y) else ""
-    picture = new_picture(12, 3.7, f"Training curves over the steps of a run: {falls}{summary}.")
-    loss, ap, rate = picture.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
+    figure = new_figure(12, 3.7, f"Training curves over the steps of a run: {falls}{summary}.")
+    loss, ap, rate = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 0.8))
 
     loss.plot(loss_x, loss_y, color=MUTED, linewidth=0.8, alpha=0.6, label="as logged")
     loss.plot(loss_x, running_mean(loss_y), color=MAIN, label="running mean")
@@ -58,11 +58,11 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Picture:
         axes.set_xlabel("optimizer step")
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend()
-    return picture
+    return figure
 
 
 @styled
-def per_class_ap(per_class: Mapping[str, float | None]) -> Picture:
+def per_class_ap(per_class: Mapping[str, float | None]) -> Figure:
     """AP of every class as bars, best first, with the mean as a line.
 
     Args:
@@ -74,8 +74,8 @@ def per_class_ap(per_class: Mapping[str, float | None]) -> Picture:
     names = [*measured, *absent]
     words = ", ".join(f"{name} {ap:.2f}" for name, ap in measured.items())
     words += f"; without objects: {', '.join(absent)}" if absent else ""
-    picture = new_picture(7.5, 1.3 + 0.28 * max(len(names), 1), f"AP by class: {words}.")
-    axes = picture.subplots()
+    figure = new_figure(7.5, 1.3 + 0.28 * max(len(names), 1), f"AP by class: {words}.")
+    axes = figure.subplots()
     axes.barh(range(len(measured)), list(measured.values()), color=MAIN, height=0.7)
     for row, value in enumerate(measured.values()):
         axes.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=9, zorder=3, backgroundcolor="white")
@@ -91,7 +91,7 @@ def per_class_ap(per_class: Mapping[str, float | None]) -> Picture:
     axes.set_xlabel("AP, mean over IoU 0.50 to 0.95, 0 to 1")
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
-    return picture
+    return figure
 
 
 def running_mean(values: np.ndarray, share: float = 0.05) -> np.ndarray:

@@ -36,5 +36,5 @@ def write_statistics_page(found: Statistics, path: Path | str, *, pictures: int 
             ("Places", data_set.where_objects_lie({split.name: split.centres for split in full})),
         ]  # fmt: skip
     if pictures and (chosen := some_pictures(found, count=pictures, seed=seed)):
-        sections.append(("Pictures", data_set.annotated_pictures(chosen, found.names)))
+        sections.append(("Pictures", data_set.annotated_images(chosen, found.names)))
     return write_report(path, f"{os.path.basename(found.data.resolve())}: what is in it", sections)

@@ -17,8 +17,8 @@ from dfine_lib.data.transforms import multiscale_sizes
 
 def flat(batch) -> list[torch.Tensor]:
     """Every tensor of a batch, in a fixed order."""
-    boxes = [tensor for target in batch.targets for tensor in (target["labels"], target["boxes"])]
-    return [batch.images, batch.image_ids, batch.sizes_wh, *boxes]
+    counts = torch.tensor(batch.targets.counts, device=batch.targets.labels.device)
+    return [batch.images, batch.image_ids, batch.sizes_wh, batch.targets.labels, batch.targets.boxes_cxcywh, counts]
 
 
 def equal(some, others) -> bool:
@@ -53,9 +53,9 @@ def test_an_evaluation_batch_worked_out_by_hand(many, varied):
     batch = next(iter(EvalLoader(many, varied(image_size=(32, 64)))))
     assert batch.image_ids.tolist() == [100, 103, 106, 109, 112, 115]
     assert batch.images.shape == (6, 3, 32, 64)
-    assert batch.targets[2]["labels"].tolist() == [0, 1]
+    assert batch.targets.image(2)["labels"].tolist() == [0, 1]
     boxes = torch.tensor([[14 / 40, 9 / 32, 20 / 40, 12 / 32], [15 / 40, 9 / 32, 20 / 40, 12 / 32]])
-    assert_close(batch.targets[2]["boxes"], boxes)
+    assert_close(batch.targets.image(2)["boxes"], boxes)
 
 
 def test_an_image_of_the_input_size_arrives_bit_for_bit(write, content, varied):
@@ -181,7 +181,7 @@ def test_multiscale_takes_the_nearest_pixel_of_the_base_size(many, varied):
     for some, base in zip(scaled.epoch(0), plain.epoch(0), strict=True):
         size = some.images.shape[-2:]
         assert torch.equal(some.images, torch.nn.functional.interpolate(base.images, size=size))
-        assert torch.equal(torch.cat([t["boxes"] for t in some.targets]), torch.cat([t["boxes"] for t in base.targets]))
+        assert torch.equal(some.targets.boxes_cxcywh, base.targets.boxes_cxcywh)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5, 30])

@@ -24,7 +24,7 @@ def targets_in_the_middle(counts: list[int]) -> list[dict[str, torch.Tensor]]:
     return targets
 
 
-# ---- who may look at whom --------------------------------------------------------------------------------------------
+# ---- the attention mask --------------------------------------------------------------------------------------------
 
 
 def test_the_mask_of_two_groups_worked_out_by_hand():
@@ -34,7 +34,7 @@ def test_the_mask_of_two_groups_worked_out_by_hand():
 
 
 @pytest.mark.parametrize(("largest", "groups", "queries"), [(1, 1, 1), (3, 4, 5), (2, 1, 10)])
-def test_matching_queries_never_see_denoising_ones(largest, groups, queries):
+def test_matching_queries_never_attend_to_denoising_queries(largest, groups, queries):
     mask, number = denoising_mask(largest, groups, queries), 2 * largest * groups
     assert mask.shape == (number + queries, number + queries)
     assert not mask[number:, :number].any()
@@ -55,7 +55,7 @@ def test_groups_share_out_the_wanted_number_and_are_at_least_one(counts, num_den
     assert made.plan.num_queries == 2 * max(counts) * groups
     assert made.labels.shape == (len(counts), made.plan.num_queries)
     assert made.reference_logits.shape == (len(counts), made.plan.num_queries, 4)
-    assert made.may_attend.shape == (made.plan.num_queries + 10,) * 2
+    assert made.attn_mask.shape == (made.plan.num_queries + 10,) * 2
 
 
 def test_the_plans_pairs_worked_out_by_hand():

@@ -13,6 +13,7 @@ from dfine_lib.boxes import box_xyxy_to_cxcywh, inverse_sigmoid
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data import EvalLoader, find_split, read_coco
 from dfine_lib.data.loader import Batch
+from dfine_lib.data.targets import Targets
 from dfine_lib.distributed import ALONE, Ranks, current_ranks, joined
 from dfine_lib.evaluate.coco_ap import evaluate_model
 from dfine_lib.model.dfine import DFINE
@@ -71,7 +72,8 @@ def batches_of(case: str, ranks: Ranks) -> list[Batch]:
         place = slice(start + ranks.rank * share, start + (ranks.rank + 1) * share)
         if case == "not finite on one rank":
             place = slice(4 + place.start, 4 + place.stop)
-        own.append(Batch(images[place], targets[place], torch.arange(8)[place], torch.full((8, 2), 64.0)[place]))
+        boxes = Targets.of_images(targets[place])
+        own.append(Batch(images[place], boxes, torch.arange(8)[place], torch.full((8, 2), 64.0)[place]))
     return own
 
 
@@ -138,7 +140,7 @@ class Finder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> DFINEOutput:
         logits, boxes = zip(*(self.answers[image[None].sum().item()] for image in images), strict=True)
-        nothing = dict.fromkeys(("decoder", "encoder", "bin_offsets", "reg_scale", "denoising", "denoising_plan"))
+        nothing = dict.fromkeys(("decoder", "encoder", "bin_offsets", "denoising", "denoising_plan"))
         return DFINEOutput(pred_logits=torch.stack(logits), pred_boxes=torch.stack(boxes), **nothing)
 
 

@@ -1,4 +1,4 @@
-"""How a list of detections becomes average precision: verdicts on boxes, precision and recall, AP by threshold."""
+"""How a list of detections becomes average precision: matched boxes, precision and recall, AP by threshold."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, TRUTH, Picture, as_array, draw_box, new_picture, styled
+from dfine_tools.figures.style import (
+    INK,
+    MAIN,
+    MUTED,
+    Figure,
+    as_array,
+    draw_box,
+    draw_ground_truth,
+    draw_lines,
+    new_figure,
+    styled,
+)
 
 
 @styled
 def judged_boxes(
-    truths_xyxy: Sequence[Any],
+    ground_truths_xyxy: Sequence[Any],
     boxes_xyxy: Sequence[Any],
     words: Sequence[Sequence[str]],
     right: Sequence[Sequence[bool]],
     size_wh: tuple[float, float],
-) -> Picture:
+) -> Figure:
     """Images without pixels: objects (dotted), right detections (solid), wrong ones (dashed).
 
     Args:
-        truths_xyxy: for each image `[G, 4]` pixels.
+        ground_truths_xyxy: for each image `[G, 4]` pixels.
         boxes_xyxy: for each image `[K, 4]` pixels.
         words: for each image what stands at each detection, such as its score.
         right: for each image whether each detection counts as right.
@@ -30,21 +41,20 @@ def judged_boxes(
     Raises:
         ValueError: lists of unequal length.
     """
-    if not len(truths_xyxy) == len(boxes_xyxy) == len(words) == len(right):
-        raise ValueError("objects, boxes, words and verdicts must be given for the same images")
-    verdicts = "; ".join(
+    if not len(ground_truths_xyxy) == len(boxes_xyxy) == len(words) == len(right):
+        raise ValueError("objects, boxes, words and match statuses must be given for the same images")
+    counts = "; ".join(
         f"image {i}: {len(t)} objects, {sum(map(bool, r))} of {len(r)} detections right"
-        for i, (t, r) in enumerate(zip(truths_xyxy, right, strict=True), start=1)
+        for i, (t, r) in enumerate(zip(ground_truths_xyxy, right, strict=True), start=1)
     )
     width, height = size_wh
-    count = len(truths_xyxy)
-    picture = new_picture(5.2 * count, 5.2 * height / width + 0.7, f"Objects and judged detections. {verdicts}.")
-    for i, axes in enumerate(picture.subplots(1, count, squeeze=False)[0]):
+    count = len(ground_truths_xyxy)
+    figure = new_figure(5.2 * count, 5.2 * height / width + 0.7, f"Objects and judged detections. {counts}.")
+    for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", title=f"image {i + 1}")
         axes.set(xlabel="x, pixels", ylabel="y, pixels")
         axes.grid(axis="both")
-        for box in as_array(truths_xyxy[i]).reshape(-1, 4):
-            draw_box(axes, box, TRUTH, dashes=(0, (1, 1.2)), width=3.0, label="object")
+        draw_ground_truth(axes, ground_truths_xyxy[i], width=3.0, label="object")
         boxes = as_array(boxes_xyxy[i]).reshape(-1, 4)
         for number, (box, text, good) in enumerate(zip(boxes, words[i], right[i], strict=True)):
             colour, dashes, kind = (MAIN, "-", "right") if good else (INK, (0, (5, 2.5)), "wrong")
@@ -54,14 +64,14 @@ def judged_boxes(
             ground = dict(boxstyle="square,pad=0.1", facecolor="white", edgecolor="none", alpha=0.75)
             weight = "bold" if good else "normal"
             axes.text(box[0], at, text, fontsize=9, color=colour, va=side, weight=weight, bbox=ground)
-    kinds = {p.get_label(): p for axes in picture.axes for p in axes.patches}
-    picture.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3)
-    return picture
+    kinds = {p.get_label(): p for axes in figure.axes for p in axes.patches}
+    figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=3)
+    return figure
 
 
 @styled
-def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Picture:
-    """Precision against recall, as the list of detections is read from the surest on; one panel a curve.
+def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Figure:
+    """Precision against recall, as the list of detections is read by descending score; one panel a curve.
 
     Args:
         curves: by name: recall `[K]` and precision `[K]` after each detection, and the interpolated precision `[101]`
@@ -71,8 +81,8 @@ def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Picture:
         ValueError: recall and precision of unequal length, or another number than 101.
     """
     parts = []
-    picture = new_picture(5.2 * len(curves), 4.2, "")
-    for axes, (name, curve) in zip(picture.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+    figure = new_figure(5.2 * len(curves), 4.2, "")
+    for axes, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         recall, precision, interpolated = map(as_array, curve)
         if recall.shape != precision.shape or interpolated.shape != (101,):
             raise ValueError(
@@ -83,22 +93,22 @@ def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Picture:
         axes.fill_between(at, interpolated, color=MAIN, alpha=0.15, linewidth=0, step="mid")
         axes.step(at, interpolated, where="mid", color=MAIN, label="interpolated, at 101 recalls")
         axes.plot(recall, precision, color=INK, marker="o", markersize=6, linewidth=1, linestyle="--", label="measured")
-        places: dict[tuple[float, float], list[str]] = {}
+        at_point: dict[tuple[float, float], list[str]] = {}
         for number, point in enumerate(zip(recall, precision, strict=True), start=1):
-            places.setdefault(point, []).append(str(number))
+            at_point.setdefault(point, []).append(str(number))
         if len(recall) <= 12:
-            for point, numbers in places.items():
+            for point, numbers in at_point.items():
                 axes.annotate(", ".join(numbers), point, xytext=(6, 5), textcoords="offset points", fontsize=9)
         axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.12), xlabel="recall", ylabel="precision")
         axes.set_title(f"{name}: AP {interpolated.mean():.3f}")
         parts.append(f"{name}: AP {interpolated.mean():.3f}, highest recall {recall.max(initial=0):.2f}")
-    picture.axes[0].legend(loc="lower left", framealpha=1)
-    picture.alt_text = f"Precision against recall, falling in steps. {'; '.join(parts)}."
-    return picture
+    figure.axes[0].legend(loc="lower left", framealpha=1)
+    figure.alt_text = f"Precision against recall, falling in steps. {'; '.join(parts)}."
+    return figure
 
 
 @styled
-def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Picture:
+def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Figure:
     """Average precision at each IoU threshold.
 
     Args:
@@ -114,21 +124,11 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Picture:
         if curve.shape != at.shape:
             raise ValueError(f"{name}: {list(at.shape)} thresholds but AP {list(curve.shape)}")
     words = "; ".join(f"{name}: {v[0]:.2f} to {v[-1]:.2f}, mean {v.mean():.3f}" for name, v in values.items())
-    picture = new_picture(8, 4, f"Average precision by IoU threshold {at[0]:.2f} to {at[-1]:.2f}. {words}.")
-    axes = picture.subplots()
-    looks = [(MAIN, "-", "o"), (MUTED, "--", "s"), (INK, ":", "^")]
-    for number, (name, curve) in enumerate(values.items()):
-        colour, dashes, marker = looks[number % 3]
-        axes.plot(
-            at,
-            curve,
-            color=colour,
-            linestyle=dashes,
-            marker=marker,
-            markersize=6.5,
-            label=f"{name}: {curve.mean():.3f}",
-        )
+    figure = new_figure(8, 4, f"Average precision by IoU threshold {at[0]:.2f} to {at[-1]:.2f}. {words}.")
+    axes = figure.subplots()
+    named = {f"{name}: {curve.mean():.3f}": curve for name, curve in values.items()}
+    draw_lines(axes, at, named, ((MAIN, "-"), (MUTED, "--"), (INK, ":")), marker="o", markersize=6.5)
     axes.set(ylim=(0, 1.02), xlabel="IoU that makes a detection right", ylabel="average precision")
     axes.set_xticks(at, [f"{t:.2f}" for t in at])
     axes.legend(title="mean over the thresholds", loc="lower left", title_fontsize=9.5, alignment="left")
-    return picture
+    return figure

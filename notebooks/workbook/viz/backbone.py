@@ -1,4 +1,4 @@
-"""What a backbone sees: its maps, channel by channel, and how much of the picture one cell depends on."""
+"""What a backbone sees: its maps, channel by channel, and how much of the image one cell depends on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from dfine_tools.figures.style import MAIN, MUTED, SECOND, Picture, as_array, new_picture, show_picture, styled
+from dfine_tools.figures.style import MAIN, MUTED, SECOND, Figure, as_array, new_figure, show_image, styled
 
 
 @styled
-def strongest_channels(image: Any, maps: Mapping[str, Any], count: int = 5) -> Picture:
-    """The picture, and for each step a few channels of its map, those that vary most.
+def strongest_channels(image: Any, maps: Mapping[str, Any], count: int = 5) -> Figure:
+    """The image, and for each step a few channels of its map, those that vary most.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`.
@@ -30,11 +30,11 @@ def strongest_channels(image: Any, maps: Mapping[str, Any], count: int = 5) -> P
     words = "; ".join(
         f"{name}, {a.shape[0]} channels of {a.shape[2]} by {a.shape[1]} cells" for name, a in arrays.items()
     )
-    picture = new_picture(
-        1.75 * (count + 1), 1.85 * len(arrays), f"A picture and the {count} channels that vary most of {words}."
+    figure = new_figure(
+        1.75 * (count + 1), 1.85 * len(arrays), f"An image and the {count} channels that vary most of {words}."
     )
-    grid = picture.subplots(len(arrays), count + 1, squeeze=False)
-    show_picture(grid[0, 0], image)
+    grid = figure.subplots(len(arrays), count + 1, squeeze=False)
+    show_image(grid[0, 0], image)
     for row, (name, one) in zip(grid, arrays.items()):
         row[0].set_axis_off()
         spread = one.reshape(len(one), -1).std(axis=1)
@@ -43,11 +43,11 @@ def strongest_channels(image: Any, maps: Mapping[str, Any], count: int = 5) -> P
             axes.set_title(f"channel {channel}", fontsize=9, fontweight="normal", color=MUTED, pad=3)
             axes.set(xticks=[], yticks=[])
         row[1].set_ylabel(f"{name}\n{one.shape[2]} × {one.shape[1]}", fontsize=10)
-    return picture
+    return figure
 
 
 @styled
-def receptive_fields(gradients: Mapping[str, Any], sides: Mapping[str, int], inner: Mapping[str, int]) -> Picture:
+def receptive_fields(gradients: Mapping[str, Any], sides: Mapping[str, int], inner: Mapping[str, int]) -> Figure:
     """How strongly each pixel moves the centre cell, by step, with the square that can and the one that mostly does.
 
     Args:
@@ -61,10 +61,10 @@ def receptive_fields(gradients: Mapping[str, Any], sides: Mapping[str, int], inn
     if not set(gradients) == set(sides) == set(inner):
         raise ValueError(f"steps differ: {list(gradients)}, {list(sides)}, {list(inner)}")
     words = "; ".join(f"{name} {sides[name]} px, 90 % of the gradient in {inner[name]} px" for name in gradients)
-    picture = new_picture(
-        3.0 * len(gradients), 3.9, f"Gradient of the centre cell on the picture. Receptive field: {words}."
+    figure = new_figure(
+        3.0 * len(gradients), 3.9, f"Gradient of the centre cell on the image. Receptive field: {words}."
     )
-    for axes, (name, gradient) in zip(picture.subplots(1, len(gradients), squeeze=False)[0], gradients.items()):
+    for axes, (name, gradient) in zip(figure.subplots(1, len(gradients), squeeze=False)[0], gradients.items()):
         strength = as_array(gradient)
         height, width = strength.shape
         shown = np.log10(strength / strength.max() + 1e-6)
@@ -78,5 +78,5 @@ def receptive_fields(gradients: Mapping[str, Any], sides: Mapping[str, int], inn
         axes.grid(visible=False)
     handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, linewidth=2, linestyle=dashes)
                for colour, dashes in ((MAIN, "-"), (SECOND, (0, (2, 1))))]  # fmt: skip
-    picture.legend(handles, ["receptive field", "holds 90 % of the gradient"], loc="outside lower center", ncols=2)
-    return picture
+    figure.legend(handles, ["receptive field", "holds 90 % of the gradient"], loc="outside lower center", ncols=2)
+    return figure

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, Picture, as_array, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, Figure, as_array, name_bars, new_figure, styled
 
 
 @styled
-def folded_kernels(kernels: Mapping[str, Any]) -> Picture:
+def folded_kernels(kernels: Mapping[str, Any]) -> Figure:
     """Small kernels side by side, every weight written into its cell.
 
     Args:
@@ -23,23 +23,21 @@ def folded_kernels(kernels: Mapping[str, Any]) -> Picture:
     sizes = ", ".join(f"{name} {a.shape[0]} by {a.shape[1]}" for name, a in arrays.items())
     centre = [float(a[a.shape[0] // 2, a.shape[1] // 2]) for a in arrays.values()]
     words = " plus ".join(f"{c:+.2f}" for c in centre[:-1]) + f" gives {centre[-1]:+.2f}"
-    picture = new_picture(
-        3.0 * len(arrays), 3.0, f"Kernels: {sizes}. In the centre, {words}; elsewhere nothing changes."
-    )
+    figure = new_figure(3.0 * len(arrays), 3.0, f"Kernels: {sizes}. In the centre, {words}; elsewhere nothing changes.")
     widths = [a.shape[1] + 0.6 for a in arrays.values()]
     for axes, (name, a), sign in zip(
-        picture.subplots(1, len(arrays), width_ratios=widths), arrays.items(), ["", *"+" * (len(arrays) - 2), "="]
+        figure.subplots(1, len(arrays), width_ratios=widths), arrays.items(), ["", *"+" * (len(arrays) - 2), "="]
     ):
         axes.imshow(a, cmap="RdBu", norm=TwoSlopeNorm(0, -1.4 * most, 1.4 * most))
         for (row, column), weight in np.ndenumerate(a):
             axes.text(column, row, f"{weight:+.2f}", ha="center", va="center", fontsize=10, color=INK)
         axes.set_title(f"{sign} {name}".strip(), loc="center")
         axes.set_axis_off()
-    return picture
+    return figure
 
 
 @styled
-def operation_counts(counts: Mapping[str, Mapping[str, int]]) -> Picture:
+def operation_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """How many operations of each kind a model has, in several of its forms.
 
     Args:
@@ -49,20 +47,17 @@ def operation_counts(counts: Mapping[str, Mapping[str, int]]) -> Picture:
         {kind for one in counts.values() for kind in one}, key=lambda k: -max(c.get(k, 0) for c in counts.values())
     )
     words = "; ".join(f"{kind} " + " to ".join(str(one.get(kind, 0)) for one in counts.values()) for kind in kinds)
-    picture = new_picture(8.5, 1.2 + 0.42 * len(kinds), f"Operations by kind, {' to '.join(counts)}: {words}.")
-    axes = picture.subplots()
+    figure = new_figure(8.5, 1.2 + 0.42 * len(kinds), f"Operations by kind, {' to '.join(counts)}: {words}.")
+    axes = figure.subplots()
     height = 0.8 / len(counts)
     shades = [MUTED, MAIN] if len(counts) == 2 else [MAIN] * len(counts)
-    for place, ((form, one), colour) in enumerate(zip(counts.items(), shades)):
-        at = np.arange(len(kinds)) + (place - (len(counts) - 1) / 2) * height
+    for number, ((form, one), colour) in enumerate(zip(counts.items(), shades)):
+        at = np.arange(len(kinds)) + (number - (len(counts) - 1) / 2) * height
         values = [one.get(kind, 0) for kind in kinds]
         axes.barh(at, values, height=0.92 * height, color=colour, label=form)
         for y, value in zip(at, values):
             axes.text(value, y, f" {value}", va="center", fontsize=9)
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.invert_yaxis()
+    name_bars(axes, kinds)
     axes.set_xlabel("number of modules")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     axes.legend(loc="lower right")
-    return picture
+    return figure

@@ -15,18 +15,19 @@ from dfine_tools.figures.style import (
     MAIN,
     MUTED,
     SECOND,
-    TRUTH,
-    Picture,
+    Figure,
     as_array,
     draw_box,
-    new_picture,
-    show_picture,
+    draw_ground_truth,
+    new_figure,
+    show_image,
     styled,
+    without_lines,
 )
 
 
 @styled
-def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Sequence[str]) -> Picture:
+def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Sequence[str]) -> Figure:
     """The same costs once for every way to choose, with the chosen pairs framed and their sum.
 
     Args:
@@ -47,10 +48,10 @@ def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Se
         for name, queries in chosen.items()
     )
     rows, columns = values.shape
-    picture = new_picture(
+    figure = new_figure(
         5.4 * len(chosen), 1.0 + 0.6 * rows, f"Matching costs of {rows} boxes and {columns} queries: {words}."
     )
-    for axes, (name, queries) in zip(picture.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):
+    for axes, (name, queries) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen.items(), strict=True):
         sns.heatmap(
             values, ax=axes, annot=True, fmt=".2f", cmap="crest", cbar=False, linewidths=2,
             annot_kws={"size": 10.5}, xticklabels=[f"query {q}" for q in range(columns)], yticklabels=list(box_names),
@@ -62,25 +63,25 @@ def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Se
         axes.set_title(f"{name}: sum {totals[name]:.2f}")
         axes.tick_params(length=0)
         axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
-    return picture
+    return figure
 
 
 @styled
 def matched_queries(
     image: Any,
-    truths_xyxy: Any,
+    ground_truths_xyxy: Any,
     names: Sequence[str],
     boxes_by_layer_xyxy: Any,
     queries_by_layer: Any,
     layer_names: Sequence[str],
     layer: int,
     kept: Sequence[Sequence[int]] | None = None,
-) -> Picture:
+) -> Figure:
     """Every object with the box of the query that learns it in one layer; beside it, the queries of all layers.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, in the pixels of the boxes.
-        truths_xyxy: `[M, 4]` pixels.
+        ground_truths_xyxy: `[M, 4]` pixels.
         names: of the M objects.
         boxes_by_layer_xyxy: `[K, M, 4]`, in each layer the box of the query matched to each object, pixels.
         queries_by_layer: `[K, M]`, the numbers of those queries.
@@ -91,19 +92,18 @@ def matched_queries(
     Raises:
         ValueError: there is no such layer.
     """
-    truths, boxes, queries = as_array(truths_xyxy), as_array(boxes_by_layer_xyxy), as_array(queries_by_layer)
-    queries = queries.astype(int)
+    boxes, queries = as_array(boxes_by_layer_xyxy), as_array(queries_by_layer).astype(int)
     if not 0 <= layer < len(queries):
         raise ValueError(f"layer must be 0 to {len(queries) - 1}, got {layer}")
     rows = "; ".join(f"{name}: {', '.join(map(str, queries[:, m]))}" for m, name in enumerate(names))
-    picture = new_picture(
+    figure = new_figure(
         11, 4.2, f"Queries matched to each object by {', '.join(layer_names)} ({layer_names[layer]} is drawn). {rows}."
     )
-    where, table = picture.subplots(1, 2, width_ratios=(1, 1.65))
-    show_picture(where, image)
+    where, table = figure.subplots(1, 2, width_ratios=(1, 1.65))
+    show_image(where, image)
     where.set_title(f"{layer_names[layer]}: matched boxes")
-    for m, truth in enumerate(truths):
-        draw_box(where, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
+    draw_ground_truth(where, ground_truths_xyxy)
+    for m in range(len(names)):
         changed = queries[layer, m] != queries[-1, m]
         draw_box(where, boxes[layer, m], SECOND if changed else MAIN, dashes=(0, (5, 2)) if changed else "-")
         where.text(
@@ -112,7 +112,7 @@ def matched_queries(
             bbox=dict(boxstyle="round,pad=0.2", facecolor=INK, edgecolor="none", alpha=0.8),
         )  # fmt: skip
     _query_table(table, names, queries, layer_names, layer, kept)
-    return picture
+    return figure
 
 
 def _query_table(
@@ -147,8 +147,5 @@ def _query_table(
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
     axes.set_yticks(np.arange(len(names)) + 0.5, names)
     axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    without_lines(axes)
     axes.set_title("number of the query that learns each object", pad=10)

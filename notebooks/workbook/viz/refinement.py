@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, as_array, new_picture, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, as_array, new_figure, styled
 
 
 @styled
-def iou_by_layer(ious: Any) -> Picture:
+def iou_by_layer(ious: Any) -> Figure:
     """How well boxes fit the ground truth, from the initial box to the last layer's.
 
     Args:
@@ -26,8 +26,8 @@ def iou_by_layer(ious: Any) -> Picture:
     medians, low, high = np.median(values, 0), np.quantile(values, 0.1, axis=0), np.quantile(values, 0.9, axis=0)
     names = ["initial", *(f"layer {i}" for i in range(1, steps))]
     words = ", ".join(f"{name} {m:.3f}" for name, m in zip(names, medians, strict=True))
-    picture = new_picture(9.5, 3.9, f"IoU with the truth of {len(values)} objects by layer, median: {words}.")
-    course, gain = picture.subplots(1, 2, width_ratios=(1.2, 1))
+    figure = new_figure(9.5, 3.9, f"IoU with the ground truth of {len(values)} objects by layer, median: {words}.")
+    course, gain = figure.subplots(1, 2, width_ratios=(1.2, 1))
     at = np.arange(steps)
     course.plot(at, values.T, color=MUTED, alpha=min(0.5, 12 / len(values)), linewidth=0.7)
     course.fill_between(at, low, high, color=MAIN, alpha=0.2, linewidth=0, label="middle 80 %")
@@ -44,4 +44,4 @@ def iou_by_layer(ious: Any) -> Picture:
         xlabel="IoU of the last box minus that of the initial box",
         ylabel="objects",
     )
-    return picture
+    return figure

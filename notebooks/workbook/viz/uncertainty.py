@@ -9,13 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Picture, as_array, layer_colours, new_picture, styled
-from workbook.viz.pictures import EDGES
+from dfine_tools.figures.style import (
+    INK,
+    MAIN,
+    MUTED,
+    SECOND,
+    Figure,
+    as_array,
+    layer_colours,
+    name_bars,
+    new_figure,
+    styled,
+)
+from workbook.viz.edges import EDGES
 
 
 @styled
-def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.55, 0.7, 1.5, 2.5, 9)) -> Picture:
-    """Predicted spread of every edge over its true blur, a panel an edge, with the middle half in bands of blur.
+def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.55, 0.7, 1.5, 2.5, 9)) -> Figure:
+    """Predicted spread of each edge over its true blur, one panel an edge, with quartiles in bands of blur.
 
     Args:
         blur_px, spread_px: `[M, 4]`, left, top, right, bottom; not a number leaves an edge out.
@@ -29,8 +40,8 @@ def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.
         raise ValueError(f"blur and spread must be [M, 4], got {list(blur.shape)} and {list(spread.shape)}")
     known = np.isfinite(blur) & np.isfinite(spread)
     words = []
-    picture = new_picture(11, 3.7, "")
-    for e, axes in enumerate(picture.subplots(1, 4, sharey=True, sharex=True)):
+    figure = new_figure(11, 3.7, "")
+    for e, axes in enumerate(figure.subplots(1, 4, sharey=True, sharex=True)):
         x, y = blur[known[:, e], e], spread[known[:, e], e]
         axes.scatter(x, y, s=6, color=MUTED, alpha=0.35, linewidths=0)
         middles, quartiles = [], []
@@ -47,22 +58,20 @@ def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.
             words.append(
                 f"{EDGES[e]} {median[0]:.2f} px at blur {middles[0]:.1f} to {median[-1]:.2f} at {middles[-1]:.1f}"
             )
-    first = picture.axes[0]
+    first = figure.axes[0]
     first.set(xscale="log", yscale="log", ylabel="predicted spread, px")
     ticks = [0.5, 1, 2, 4]
     first.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     first.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
-    for axes in picture.axes:
+    for axes in figure.axes:
         axes.minorticks_off()
-    first.legend(["one edge", "median, middle half"], loc="upper left")
-    picture.alt_text = f"Predicted spread of edges over their true blur, median: {'; '.join(words)}."
-    return picture
+    first.legend(["one edge", "median, interquartile range"], loc="upper left")
+    figure.alt_text = f"Predicted spread of edges over their true blur, median: {'; '.join(words)}."
+    return figure
 
 
 @styled
-def correlations(
-    intervals: Mapping[str, tuple[float, float, float]], xlabel: str = "Spearman's correlation"
-) -> Picture:
+def correlations(intervals: Mapping[str, tuple[float, float, float]], xlabel: str = "Spearman's correlation") -> Figure:
     """Correlations with their intervals, one below the other, beside the line of none.
 
     Args:
@@ -72,45 +81,41 @@ def correlations(
     words = "; ".join(
         f"{name} {value:+.2f} ({low:+.2f} to {high:+.2f})" for name, (value, low, high) in intervals.items()
     )
-    picture = new_picture(9, 1.2 + 0.36 * len(intervals), f"{xlabel} with its interval: {words}.")
-    axes = picture.subplots()
+    figure = new_figure(9, 1.2 + 0.36 * len(intervals), f"{xlabel} with its interval: {words}.")
+    axes = figure.subplots()
     for row, (value, low, high) in enumerate(intervals.values()):
         certain = low > 0 or high < 0
         axes.plot([low, high], [row, row], color=MAIN if certain else MUTED, linewidth=2.2)
         axes.plot(value, row, marker="o", markersize=7, color=MAIN if certain else MUTED)
         axes.text(high, row - 0.2, f" {value:+.2f}", va="center", fontsize=9)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(intervals)), list(intervals))
+    name_bars(axes, list(intervals))
     axes.set_ylim(len(intervals) - 0.4, -0.7)
     axes.set_xlabel(f"{xlabel}, −1 to 1")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
-    return picture
+    return figure
 
 
 @styled
-def coverage(shares: Mapping[str, Any], multiples: Any) -> Picture:
-    """Share of true edges within so many spreads of the predicted ones, beside what a normal distribution promises.
+def coverage(fractions: Mapping[str, Any], multiples: Any) -> Figure:
+    """Fraction of true edges within so many spreads of the predicted ones, beside what a normal distribution promises.
 
     Args:
-        shares: `[K]` 0..1, by name.
+        fractions: `[K]` 0..1, by name.
         multiples: `[K]`, how many spreads.
     """
     at = as_array(multiples)
     normal = np.array([math.erf(m / math.sqrt(2)) for m in at])
-    curves = {name: as_array(values) for name, values in shares.items()}
+    curves = {name: as_array(values) for name, values in fractions.items()}
     words = "; ".join(
         f"{name}: {', '.join(f'{100 * s:.0f} % within {m:g}' for m, s in zip(at, values, strict=True) if m in (1, 2))}"
         for name, values in curves.items()
     )
-    picture = new_picture(
-        7.5, 3.8, f"True edges within so many spreads of the prediction: {words} (normal: 68 %, 95 %)."
-    )
-    axes = picture.subplots()
+    figure = new_figure(7.5, 3.8, f"True edges within so many spreads of the prediction: {words} (normal: 68 %, 95 %).")
+    axes = figure.subplots()
     axes.plot(at, 100 * normal, color=SECOND, linestyle="--", label="normal distribution")
     for (name, values), colour in zip(curves.items(), layer_colours(len(curves) + 1)[1:], strict=True):
         axes.plot(at, 100 * values, color=colour, marker="o", label=name)
     axes.set_ylim(0, 103)
     axes.set(xlabel="distance from the prediction, in spreads", ylabel="true edges inside, %")
     axes.legend(loc="lower right")
-    return picture
+    return figure

@@ -1,4 +1,4 @@
-"""Controls above a picture that is drawn again whenever one of them changes."""
+"""Controls above a figure that is drawn again whenever one of them changes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import ipywidgets
 
-from workbook.viz import Picture
+from workbook.viz import Figure
 
 
 class Explorer(ipywidgets.VBox):
     """Controls over one pure figure function.
 
-    As a cell's value it is live controls where a kernel answers, and the last picture, with its alt text, everywhere
+    As a cell's value it is live controls where a kernel answers, and the last figure, with its alt text, everywhere
     else: the notebook file holds both.
 
     Args:
@@ -23,10 +23,10 @@ class Explorer(ipywidgets.VBox):
         controls: ipywidgets with a `value`, by argument of `draw`.
     """
 
-    def __init__(self, draw: Callable[..., Picture], **controls: ipywidgets.Widget) -> None:
+    def __init__(self, draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> None:
         self.draw, self.controls = draw, controls
-        self.picture = draw(**{name: control.value for name, control in controls.items()})
-        self.image = ipywidgets.HTML(as_html(self.picture))  # not the Image widget: it has no alt text
+        self.figure = draw(**{name: control.value for name, control in controls.items()})
+        self.image = ipywidgets.HTML(as_html(self.figure))  # not the Image widget: it has no alt text
         self.message = ipywidgets.HTML()
         row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
         super().__init__([row, self.image, self.message])
@@ -34,29 +34,29 @@ class Explorer(ipywidgets.VBox):
             control.observe(self.redraw, names="value")
 
     def redraw(self, change: object = None) -> None:
-        """Draw for the controls' present values; values that cannot be drawn are told below the picture."""
+        """Draw for the controls' present values; values that cannot be drawn are reported below the figure."""
         values = {name: control.value for name, control in self.controls.items()}
         try:
-            self.picture = self.draw(**values)
+            self.figure = self.draw(**values)
         except ValueError as error:
             self.message.value = f"<em>{error}</em>"
             return
-        self.image.value = as_html(self.picture)
+        self.image.value = as_html(self.figure)
         self.message.value = ""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return bundle | self.picture._repr_mimebundle_()
+        return bundle | self.figure._repr_mimebundle_()
 
 
-def as_html(picture: Picture) -> str:
-    """A picture as an `img` element with its alt text; tests find it by its class."""
-    data = base64.b64encode(picture.png()).decode("ascii")
-    return f'<img class="dfine-picture" src="data:image/png;base64,{data}" alt="{html.escape(picture.alt_text)}">'
+def as_html(figure: Figure) -> str:
+    """A figure as an `img` element with its alt text; tests find it by its class."""
+    data = base64.b64encode(figure.png()).decode("ascii")
+    return f'<img class="dfine-figure" src="data:image/png;base64,{data}" alt="{html.escape(figure.alt_text)}">'
 
 
 def slider(value: float, low: float, high: float, step: float, description: str) -> ipywidgets.FloatSlider:
-    """A slider for a number, with room for its name."""
+    """A slider for a number, with space for its name."""
     kind = ipywidgets.IntSlider if all(isinstance(x, int) for x in (value, low, high, step)) else ipywidgets.FloatSlider
     return kind(
         value=value, min=low, max=high, step=step, description=description,

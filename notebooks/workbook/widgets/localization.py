@@ -9,9 +9,9 @@ from workbook.widgets.explorer import Explorer, slider
 
 
 def soft_label(bin_offsets: Any, offset: float = 0.06) -> Explorer:
-    """The two bins that a true edge is shared between, wherever the slider puts it; W as a fraction of the side."""
+    """The two bins between which a true edge is interpolated, wherever the slider puts it; W in sides."""
 
-    def draw(offset: float) -> viz.Picture:
+    def draw(offset: float) -> viz.Figure:
         return viz.soft_label(bin_offsets, offset)
 
     return Explorer(draw, offset=slider(offset, -0.6, 0.6, 0.005, "true edge, of the side"))
@@ -22,7 +22,7 @@ def distillation_temperature(
 ) -> Explorer:
     """Teacher and student of one edge, `[N + 1]` each, softened by the temperature that the slider says."""
 
-    def draw(temperature: float) -> viz.Picture:
+    def draw(temperature: float) -> viz.Figure:
         return viz.softened_distributions(bin_offsets, teacher_logits, student_logits, temperature)
 
     return Explorer(draw, temperature=slider(temperature, 1.0, 20.0, 0.5, "temperature T"))

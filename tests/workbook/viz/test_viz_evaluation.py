@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from workbook import viz
 
-from dfine_lib.evaluate.postprocess import ImageBoxes
+from dfine_lib.evaluate.coco_ap import ImageBoxes
 from dfine_tools.analysis.errors import error_breakdown
 
 
@@ -20,27 +20,27 @@ def one_image(labels=(0, 1), scores=(0.9, 0.8)) -> ImageBoxes:
 
 def test_errors_by_kind_draws_a_bar_for_each_kind_and_both_sides_and_tells_the_gains():
     breakdown = error_breakdown([one_image()])
-    picture = viz.errors_by_kind(breakdown)
-    widths = [bar.get_width() for bar in picture.axes[0].patches]
+    figure = viz.errors_by_kind(breakdown)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == pytest.approx(
         [*breakdown.gains.values(), breakdown.gain_false_positives, breakdown.gain_false_negatives]
     )
-    assert f"classification (1) {1 - 51 / 101:.3f}" in picture.alt_text and picture.png()
+    assert f"classification (1) {1 - 51 / 101:.3f}" in figure.alt_text and figure.png()
 
 
 def test_errors_of_nothing_are_drawn_as_not_measured():
-    picture = viz.errors_by_kind(error_breakdown([]))
-    assert "not measured" in picture.alt_text and picture.png()
+    figure = viz.errors_by_kind(error_breakdown([]))
+    assert "not measured" in figure.alt_text and figure.png()
 
 
 def test_precision_by_recall_draws_ten_thresholds_and_every_measured_class():
     precision = np.zeros((10, 101, 3))
     precision[:5, :51, 0] = 1
     precision[:, :, 2] = np.nan
-    picture = viz.precision_by_recall(precision, ["cat", "dog", "owl"])
-    assert [len(axes.lines) for axes in picture.axes] == [10, 2]
-    assert f"0.50 {51 / 101 / 2:.3f}" in picture.alt_text and "cat 0.50, dog 0.00" in picture.alt_text
-    assert "owl" not in picture.alt_text and picture.png()
+    figure = viz.precision_by_recall(precision, ["cat", "dog", "owl"])
+    assert [len(axes.lines) for axes in figure.axes] == [10, 2]
+    assert f"0.50 {51 / 101 / 2:.3f}" in figure.alt_text and "cat 0.50, dog 0.00" in figure.alt_text
+    assert "owl" not in figure.alt_text and figure.png()
     with pytest.raises(ValueError, match=r"\[10, 101, 2\]"):
         viz.precision_by_recall(precision, ["cat", "dog"])
     with pytest.raises(ValueError, match=r"and 0\.52"):
@@ -54,15 +54,15 @@ def test_of_many_classes_the_best_and_the_worst_five_have_names():
 
 
 def test_precision_without_any_object_is_drawn_empty():
-    picture = viz.precision_by_recall(np.full((10, 101, 1), np.nan), ["cat"])
-    assert "nothing is measured" in picture.alt_text and picture.png()
+    figure = viz.precision_by_recall(np.full((10, 101, 1), np.nan), ["cat"])
+    assert "nothing is measured" in figure.alt_text and figure.png()
     assert viz.precision_by_recall(np.zeros((10, 101, 0)), []).png()
 
 
 def test_confusion_writes_every_count_and_tells_the_worst_pair():
-    picture = viz.confusion([[5, 2, 1], [0, 3, 0], [0, 4, 0]], ["cat", "dog"], score=0.4)
-    assert sorted(text.get_text() for text in picture.axes[0].texts) == sorted("52134")
-    assert "of 11 objects 8 right, 1 not found, 4 false detections; cat taken for dog 2 times" in picture.alt_text
+    figure = viz.confusion([[5, 2, 1], [0, 3, 0], [0, 4, 0]], ["cat", "dog"], score=0.4)
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == sorted("52134")
+    assert "of 11 objects 8 right, 1 not found, 4 false detections; cat taken for dog 2 times" in figure.alt_text
     with pytest.raises(ValueError, match=r"\[4, 4\]"):
         viz.confusion(np.zeros((3, 3)), ["a", "b", "c"], score=0.4)
 
@@ -70,16 +70,16 @@ def test_confusion_writes_every_count_and_tells_the_worst_pair():
 def test_of_many_classes_those_with_most_mistakes_are_shown():
     matrix = np.diag([9] * 41)
     matrix[30, 31] = 4
-    picture = viz.confusion(matrix, [f"c{n}" for n in range(40)], score=0.4)
-    ticks = [tick.get_text() for tick in picture.axes[0].get_yticklabels()]
-    assert len(ticks) == 17 and {"c30", "c31"} <= set(ticks) and "16 of 40" in picture.axes[0].get_title(loc="left")
+    figure = viz.confusion(matrix, [f"c{n}" for n in range(40)], score=0.4)
+    ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert len(ticks) == 17 and {"c30", "c31"} <= set(ticks) and "16 of 40" in figure.axes[0].get_title(loc="left")
 
 
 def test_mistakes_draws_missed_and_found_objects_and_right_and_wrong_detections():
-    picture = viz.mistakes([np.zeros((40, 60, 3), np.uint8)], [one_image()], ["cat", "dog"], score=0.4)
-    labels = sorted(patch.get_label() for patch in picture.axes[0].patches)
+    figure = viz.mistakes([np.zeros((40, 60, 3), np.uint8)], [one_image()], ["cat", "dog"], score=0.4)
+    labels = sorted(patch.get_label() for patch in figure.axes[0].patches)
     assert labels == ["crowd region", "detection, right", "detection, wrong", "object, found", "object, missed"]
-    assert "image 7: 1 missed, 1 false" in picture.alt_text and picture.png()
+    assert "image 7: 1 missed, 1 false" in figure.alt_text and figure.png()
     assert "2 missed, 0 false" in viz.mistakes([np.zeros((40, 60, 3))], [one_image()], ["a", "b"], 0.95).alt_text
     with pytest.raises(ValueError, match="at least one"):
         viz.mistakes([], [], ["cat"], score=0.4)

@@ -12,7 +12,7 @@ from workbook.viz.gallery import spread_in_pixels
 
 from dfine_lib.model.distribution import weighting_function
 
-W = weighting_function() / 4.0
+W = weighting_function()
 
 
 def steps_of(first: int, last: int) -> SimpleNamespace:
@@ -31,18 +31,18 @@ def test_the_spread_is_half_the_distance_of_two_bins_in_pixels():
 
 
 def test_the_weighted_bars_add_up_to_the_offset():
-    picture = viz.first_and_last_layer(torch.zeros(3, 64, 64), steps_of(20, 18), [10, 10, 50, 30], "a star")
-    assert f"left {50 * W[20]:+.1f} to {50 * W[18]:+.1f} %" in picture.alt_text
-    weighted = [axes for axes in picture.axes if axes.get_title(loc="left").startswith("sum")]
+    figure = viz.first_and_last_layer(torch.zeros(3, 64, 64), steps_of(20, 18), [10, 10, 50, 30], "a star")
+    assert f"left {50 * W[20]:+.1f} to {50 * W[18]:+.1f} %" in figure.alt_text
+    weighted = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("sum")]
     bars = weighted[0].patches[0].get_data().values
     assert bars.sum() == pytest.approx(50 * float(W[20]), rel=1e-4)
 
 
 def test_the_gallery_has_a_row_for_each_object():
-    picture = viz.distribution_gallery(
+    figure = viz.distribution_gallery(
         [torch.zeros(3, 64, 64)] * 2, [steps_of(20, 18)] * 2, [[10, 10, 50, 30]] * 2, ["one", "two"]
     )
-    assert len(picture.axes) == 10 and "one: " in picture.alt_text and "two: " in picture.alt_text
+    assert len(figure.axes) == 10 and "one: " in figure.alt_text and "two: " in figure.alt_text
 
 
 def test_what_does_not_fit_is_refused():
@@ -57,6 +57,6 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_means_are_drawn_and_told():
-    picture = viz.means_by_condition({"spread, px": {"first": {"sharp": (1.0, 0.5, 2.0), "dark": (3.0, 2.0, 4.0)}}})
-    assert "spread, px, first: sharp 1.00, dark 3.00" in picture.alt_text
-    assert picture.axes[0].lines[0].get_ydata() == pytest.approx([1.0, 3.0])
+    figure = viz.means_by_condition({"spread, px": {"first": {"sharp": (1.0, 0.5, 2.0), "dark": (3.0, 2.0, 4.0)}}})
+    assert "spread, px, first: sharp 1.00, dark 3.00" in figure.alt_text
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1.0, 3.0])

@@ -41,20 +41,20 @@ def folder(tmp_path) -> Path:
     return run
 
 
-def line(picture: viz.Picture, title: str, label: str) -> list[list[float]]:
-    axes = next(axes for axes in picture.axes if axes.get_title(loc="left") == title)
+def line(figure: viz.Figure, title: str, label: str) -> list[list[float]]:
+    axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == title)
     return next(each for each in axes.lines if each.get_label() == label).get_xydata().tolist()
 
 
 def test_an_unfinished_run_is_drawn_as_far_as_it_has_come(folder):
-    picture = viz.live_run(folder)
-    assert line(picture, "training loss", "as logged") == [[10, 27.75], [20, 25.25], [30, 22.75]]
-    assert line(picture, "AP on the validation set", "averaged (EMA)") == [[1, 0.25]]
-    assert line(picture, "AP on the validation set", "raw") == [[1, 0.5]]
-    for words in ("pico: step 30 of 40, epoch 2, 0:05 left", "25 % of the time", "1 there, 1 found", "0.25 averaged"):
-        assert words in picture.alt_text
-    assert "secret_place" not in picture.alt_text
-    assert picture.png().startswith(b"\x89PNG")
+    figure = viz.live_run(folder)
+    assert line(figure, "training loss", "as logged") == [[10, 27.75], [20, 25.25], [30, 22.75]]
+    assert line(figure, "AP on the validation set", "EMA") == [[1, 0.25]]
+    assert line(figure, "AP on the validation set", "non-EMA") == [[1, 0.5]]
+    for words in ("pico: step 30 of 40, epoch 2, 0:05 left", "25 % of the time", "1 there, 1 found", "0.25 EMA"):
+        assert words in figure.alt_text
+    assert "secret_place" not in figure.alt_text
+    assert figure.png().startswith(b"\x89PNG")
 
 
 def test_detections_below_the_score_are_left_out(folder):
@@ -64,9 +64,9 @@ def test_detections_below_the_score_are_left_out(folder):
 
 def test_an_empty_folder_and_a_missing_one_say_that_they_wait(tmp_path):
     for folder in (tmp_path, tmp_path / "not_made_yet"):
-        picture = viz.live_run(folder)
-        assert "waiting for a run to begin" in picture.alt_text and "no AP yet" in picture.alt_text
-        assert picture.png().startswith(b"\x89PNG")
+        figure = viz.live_run(folder)
+        assert "waiting for a run to begin" in figure.alt_text and "no AP yet" in figure.alt_text
+        assert figure.png().startswith(b"\x89PNG")
     assert not (tmp_path / "not_made_yet").exists()
 
 
@@ -90,9 +90,9 @@ def test_a_finished_run_says_so_and_marks_where_it_went_on(folder):
         for row in ({"kind": "session", "step": 20}, train_row(39), eval_row(1, None, 0.6)):
             rows.write(json.dumps(row) + "\n")
     (folder / "metrics.json").write_text("{}")
-    picture = viz.live_run(folder)
-    assert "pico: finished after 40 steps" in picture.alt_text and "AP after epoch 2: 0.25 averaged" in picture.alt_text
-    assert line(picture, "training loss", "went on") == [[20, 0], [20, 1]]
+    figure = viz.live_run(folder)
+    assert "pico: finished after 40 steps" in figure.alt_text and "AP after epoch 2: 0.25 EMA" in figure.alt_text
+    assert line(figure, "training loss", "resumed") == [[20, 0], [20, 1]]
 
 
 def test_pictures_and_samples_that_are_gone_or_damaged_do_not_stop_the_drawing(folder):
@@ -109,10 +109,10 @@ def test_waiting_is_weighted_by_time_not_by_rows(folder):
 
 
 def test_parts_of_a_loss_are_lines_with_their_names(tmp_path):
-    picture = viz.loss_by_kind([9, 19], {"fgl": [6.5, 5.0], "vfl": [17.0, 8.0]})
-    drawn = [each.get_xydata().tolist() for each in picture.axes[0].lines]
+    figure = viz.loss_by_kind([9, 19], {"fgl": [6.5, 5.0], "vfl": [17.0, 8.0]})
+    drawn = [each.get_xydata().tolist() for each in figure.axes[0].lines]
     assert drawn == [[[9, 6.5], [19, 5.0]], [[9, 17.0], [19, 8.0]]]
-    assert [text.get_text() for text in picture.axes[0].texts] == ["fgl", "vfl"]
-    assert "fgl 6.50 to 5.00, vfl 17.00 to 8.00" in picture.alt_text and picture.png()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["fgl", "vfl"]
+    assert "fgl 6.50 to 5.00, vfl 17.00 to 8.00" in figure.alt_text and figure.png()
     with pytest.raises(ValueError, match="vfl: 1 values for 2 steps"):
         viz.loss_by_kind([9, 19], {"vfl": [17.0]})

@@ -11,14 +11,14 @@ COUNTS = {
 
 def test_bars_are_stacked_to_the_total_and_the_published_numbers_are_marked():
     flops = {size: {part: 2000 * n for part, n in one.items()} for size, one in COUNTS.items()}
-    picture = viz.cost_by_part(COUNTS, flops, {"small": (4, 8), "large": (10, 20)})
-    assert "large 10.0 million parameters, 20.0 GFLOPs (published 10 and 20)" in picture.alt_text
-    assert "small backbone 25, encoder 50, decoder 25" in picture.alt_text
-    upper = picture.axes[0]
+    figure = viz.cost_by_part(COUNTS, flops, {"small": (4, 8), "large": (10, 20)})
+    assert "large 10.0 million parameters, 20.0 GFLOPs (published 10 and 20)" in figure.alt_text
+    assert "small backbone 25, encoder 50, decoder 25" in figure.alt_text
+    upper = figure.axes[0]
     tops = [bar.get_y() + bar.get_height() for bar in upper.containers[-1]]
     assert tops == pytest.approx([4, 10])
     assert upper.collections[0].get_offsets()[:, 1].tolist() == [4, 10]
-    shares = [bar.get_height() for bar in picture.axes[2].containers[0]]
+    shares = [bar.get_height() for bar in figure.axes[2].containers[0]]
     assert shares == pytest.approx([25, 60])
 
 
@@ -28,9 +28,9 @@ def test_sizes_must_be_the_same():
 
 
 def test_shares_add_up_to_a_hundred():
-    picture = viz.shares_by_step({"stem": 1, "stage": 3}, {"stem": 30, "stage": 10})
-    assert "stem 25.0 and 75.0; stage 75.0 and 25.0" in picture.alt_text
-    for bars in picture.axes[0].containers:
+    figure = viz.cost_by_step({"stem": 1, "stage": 3}, {"stem": 30, "stage": 10})
+    assert "stem 25.0 and 75.0; stage 75.0 and 25.0" in figure.alt_text
+    for bars in figure.axes[0].containers:
         assert sum(bar.get_width() for bar in bars) == pytest.approx(100)
     with pytest.raises(ValueError, match="steps differ"):
-        viz.shares_by_step({"stem": 1}, {"head": 1})
+        viz.cost_by_step({"stem": 1}, {"head": 1})

@@ -8,10 +8,10 @@ from workbook import viz
 
 
 def test_shares_and_finds_are_said():
-    picture = viz.initial_share({"long": 0.9 ** np.arange(1, 4), "none": np.zeros(3)}, {0.0: 9, 0.5: 2}, 10)
-    assert "long: 73% after 3 steps; none: 0% after 3 steps" in picture.alt_text
-    assert "of 10: 9 with 0%, 2 with 50%" in picture.alt_text
-    assert np.allclose(picture.axes[0].lines[0].get_ydata(), [90, 81, 72.9])
+    figure = viz.initial_weights_left({"long": 0.9 ** np.arange(1, 4), "none": np.zeros(3)}, {0.0: 9, 0.5: 2}, 10)
+    assert "long: 73 % after 3 steps; none: 0 % after 3 steps" in figure.alt_text
+    assert "of 10: 9 with 0%, 2 with 50%" in figure.alt_text
+    assert np.allclose(figure.axes[0].lines[0].get_ydata(), [90, 81, 72.9])
 
 
 def test_the_mean_of_the_last_fifth_is_said():
@@ -25,5 +25,5 @@ def test_an_error_of_zero_is_refused():
 
 
 def test_a_schedule_says_when_it_is_at_full_rate():
-    picture = viz.rate_schedules({"warm": [0.5, 1.0, 1.0, 0.25]})
-    assert "warm: full rate from step 2, 25% at the end" in picture.alt_text
+    figure = viz.rate_schedules({"warm": [0.5, 1.0, 1.0, 0.25]})
+    assert "warm: highest from step 2, 25% at the end" in figure.alt_text

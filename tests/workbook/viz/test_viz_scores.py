@@ -11,9 +11,9 @@ X = np.linspace(-4, 4, 81)
 
 def test_where_a_loss_is_lowest_is_said():
     curves = {"square": ((X - 0.0) ** 2, 2 * X), "slope": (-X, -np.ones_like(X))}
-    picture = viz.loss_and_gradient(X, curves, "a positive", target=0.5)
-    assert "square is lowest at score 0.50; slope is lowest at score 0.98" in picture.alt_text
-    assert np.allclose(picture.axes[1].lines[0].get_ydata(), 2 * X)
+    figure = viz.loss_and_gradient(X, curves, "a positive", target=0.5)
+    assert "square is lowest at score 0.50; slope is lowest at score 0.98" in figure.alt_text
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), 2 * X)
 
 
 def test_a_curve_of_another_length_is_refused():
@@ -23,9 +23,9 @@ def test_a_curve_of_another_length_is_refused():
 
 def test_the_rank_correlation_is_that_of_the_points():
     iou = np.array([0.2, 0.4, 0.6, 0.8])
-    picture = viz.scores_against_iou({"good": (iou, iou**3), "bad": (iou, 1 - iou)})
-    assert "good: rank correlation 1.00; bad: rank correlation -1.00" in picture.alt_text
-    assert len(picture.axes) == 2
+    figure = viz.scores_against_iou({"good": (iou, iou**3), "bad": (iou, 1 - iou)})
+    assert "good: rank correlation 1.00; bad: rank correlation -1.00" in figure.alt_text
+    assert len(figure.axes) == 2
 
 
 def test_scores_of_another_number_are_refused():

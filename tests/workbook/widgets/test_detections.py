@@ -16,8 +16,8 @@ def test_a_higher_score_shows_fewer_detections():
     found = Detections(torch.tensor([0, 1]), boxes, torch.tensor([0.9, 0.3]))
     truth = {"labels": torch.tensor([0]), "boxes_xyxy": boxes[:1]}
     explorer = widgets.score_threshold([torch.zeros(3, 32, 32)], [found], [truth], ["a", "b"], score=0.2)
-    assert "1 there, 2 found" in explorer.picture.alt_text
+    assert "1 there, 2 found" in explorer.figure.alt_text
     explorer.controls["score"].value = 0.5
-    assert "1 there, 1 found" in explorer.picture.alt_text
+    assert "1 there, 1 found" in explorer.figure.alt_text
     explorer.controls["score"].value = 0.95
-    assert "1 there, 0 found" in explorer.picture.alt_text
+    assert "1 there, 0 found" in explorer.figure.alt_text

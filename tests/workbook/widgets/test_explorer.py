@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from dfine_tools.figures.style import new_picture
+from dfine_tools.figures.style import new_figure
 
 pytest.importorskip("ipywidgets")
 from workbook.widgets.explorer import Explorer, choice, slider
@@ -15,9 +15,9 @@ from workbook.widgets.explorer import Explorer, choice, slider
 def draw(width: float, word: str):
     if word == "impossible":
         raise ValueError("nothing to draw for impossible")
-    picture = new_picture(width, 1, f'{word} "{width}" < 9')
-    picture.subplots().plot([0, width])
-    return picture
+    figure = new_figure(width, 1, f'{word} "{width}" < 9')
+    figure.subplots().plot([0, width])
+    return figure
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def test_a_moved_control_changes_picture_and_alt_text(explorer):
     explorer.controls["width"].value = 3.0
     assert explorer.image.value != before
     assert 'alt="wide &quot;3.0&quot; &lt; 9"' in explorer.image.value
-    assert explorer.picture.get_figwidth() == 3.0
+    assert explorer.figure.get_figwidth() == 3.0
 
 
 def test_without_a_kernel_it_is_its_last_picture_with_words(explorer):
     explorer.controls["width"].value = 1.5
     bundle = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == 'wide "1.5" < 9'
-    assert base64.b64decode(bundle["image/png"]) == explorer.picture.png()
+    assert base64.b64decode(bundle["image/png"]) == explorer.figure.png()
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 

@@ -14,6 +14,6 @@ def test_the_slider_goes_from_guess_to_guess():
     explorer = widgets.matching(
         np.zeros((16, 16, 3)), truths, ["disc"], np.stack([truths, truths + 2]), [[3], [4]], ["encoder", "layer 1"]
     )
-    assert "(encoder is drawn)" in explorer.picture.alt_text
+    assert "(encoder is drawn)" in explorer.figure.alt_text
     explorer.controls["layer"].value = 1
-    assert "(layer 1 is drawn)" in explorer.picture.alt_text
+    assert "(layer 1 is drawn)" in explorer.figure.alt_text

@@ -24,12 +24,12 @@ def layer(first: float) -> LayerSampling:
 def test_layer_and_head_are_those_chosen():
     one = FoundObject(0, 0, 0, 3, 0.9, torch.tensor([20.0, 20, 40, 40]), None)
     explorer = widgets.sampling_points(IMAGES, [layer(0.25), layer(0.75)], {"star": one}, strides=(8, 16))
-    assert "all 2 heads" in explorer.picture.alt_text and explorer.picture.alt_text.endswith("75 %, 25 %.")
+    assert "all 2 heads" in explorer.figure.alt_text and explorer.figure.alt_text.endswith("75 %, 25 %.")
     explorer.controls["layer"].value = 1
-    assert explorer.picture.alt_text.endswith("25 %, 75 %.")
+    assert explorer.figure.alt_text.endswith("25 %, 75 %.")
     explorer.controls["head"].value = 1
-    assert "head 1" in explorer.picture.alt_text
-    assert "star, decoder layer 1 of 2" in explorer.picture.get_suptitle()
+    assert "head 1" in explorer.figure.alt_text
+    assert "star, decoder layer 1 of 2" in explorer.figure.get_suptitle()
 
 
 def test_without_an_object_there_is_a_message():

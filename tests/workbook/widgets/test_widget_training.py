@@ -43,10 +43,10 @@ def shown(monkeypatch) -> list:
 
     class Handle:
         def update(self, watch) -> None:
-            seen.append((watch, watch.picture.alt_text))
+            seen.append((watch, watch.figure.alt_text))
 
     monkeypatch.setattr(
-        training, "display", lambda watch, display_id: seen.append((watch, watch.picture.alt_text)) or Handle()
+        training, "display", lambda watch, display_id: seen.append((watch, watch.figure.alt_text)) or Handle()
     )
     return seen
 
@@ -55,7 +55,7 @@ def test_refresh_draws_what_was_added(tmp_path):
     write_row(tmp_path, 9)
     watch = widgets.watch_training(tmp_path)
     before = watch.image.value
-    assert 'class="dfine-picture"' in before and "step 10 of 30" in before
+    assert 'class="dfine-figure"' in before and "step 10 of 30" in before
     write_row(tmp_path, 19)
     watch.button.click()
     assert "step 20 of 30" in watch.image.value
@@ -75,8 +75,8 @@ def test_without_a_kernel_it_is_its_last_picture_with_words(tmp_path):
     write_row(tmp_path, 9)
     watch = widgets.RunWatch(tmp_path)
     bundle = watch._repr_mimebundle_()
-    assert bundle["text/plain"] == watch.picture.alt_text and str(tmp_path) not in bundle["text/plain"]
-    assert base64.b64decode(bundle["image/png"]) == watch.picture.png()
+    assert bundle["text/plain"] == watch.figure.alt_text and str(tmp_path) not in bundle["text/plain"]
+    assert base64.b64decode(bundle["image/png"]) == watch.figure.png()
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
@@ -106,7 +106,7 @@ def test_a_finished_run_is_shown_and_not_waited_for(tmp_path, shown):
     (tmp_path / "metrics.json").write_text("{}")
     widgets.watch_training(tmp_path, until=lambda: pytest.fail("asked"))
     assert "finished" in shown[-1][1]
-    assert "finished" in widgets.watch_training(tmp_path).picture.alt_text
+    assert "finished" in widgets.watch_training(tmp_path).figure.alt_text
 
 
 def test_between_cells_it_follows_the_run_until_it_is_finished(tmp_path):
@@ -117,7 +117,7 @@ def test_between_cells_it_follows_the_run_until_it_is_finished(tmp_path):
         await asyncio.wait_for(watch._task, 20)
         return watch
 
-    assert "finished after 30 steps" in asyncio.run(kernel()).picture.alt_text
+    assert "finished after 30 steps" in asyncio.run(kernel()).figure.alt_text
 
 
 def test_a_closed_widget_follows_no_more(tmp_path):
