@@ -23,7 +23,7 @@ def box_by_hand(answer: Any) -> None:
 @exercise("15.2")
 def spread(answer: Callable[..., Any]) -> None:
     """Standard deviation of an edge's offset, as a fraction of the side."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(15)
     cases = {
         "an even distribution": torch.zeros(33),
@@ -40,7 +40,7 @@ def spread(answer: Callable[..., Any]) -> None:
 @exercise("15.3")
 def correction(answer: Callable[..., Any]) -> None:
     """Logits that a layer must add so that an edge ends at a wished offset."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(16)
     for wish in (0.0, 0.05, -0.3, 0.45):
         before = torch.randn(33, generator=generator)

@@ -21,9 +21,9 @@ def _label(offset: float, W: Tensor) -> Tensor:
 
 def _bins() -> dict[str, Tensor]:
     return {
-        "the published bins": weighting_function() / 4.0,
+        "the published bins": weighting_function(),
         "eleven even bins": torch.linspace(-1, 1, 11),
-        "bins of another shape": weighting_function(16, 0.3, 8.0) / 8.0,
+        "bins of another shape": weighting_function(16, 0.3, 8.0),
     }
 
 

@@ -22,7 +22,7 @@ def spread_by_hand(answer: Any) -> None:
 @exercise("41.2")
 def largest_contribution(answer: Callable[..., Any]) -> None:
     """The bin that adds most to an edge's offset, inward or outward."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(41)
     for case in range(6):
         logits = 2 * torch.randn(33, generator=generator) - 0.02 * (torch.arange(33) - 12.0 - 2 * case) ** 2

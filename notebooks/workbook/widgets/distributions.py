@@ -15,8 +15,8 @@ def weighting_function(up: float = 0.5, reg_scale: float = 4.0, reg_max: int = 3
     """W(n) for every `up` (the paper's a) and `reg_scale` (1 / c), beside the published one."""
 
     def draw(up: float, reg_scale: float) -> viz.Figure:
-        published = library_offsets(reg_max) / 4.0
-        chosen = library_offsets(reg_max, up, reg_scale) / reg_scale
+        published = library_offsets(reg_max)
+        chosen = library_offsets(reg_max, up, reg_scale)
         return viz.weighting_function_figure({"published: a = 0.5, 1/c = 4": published, "yours": chosen})
 
     return Explorer(

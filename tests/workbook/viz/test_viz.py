@@ -18,7 +18,7 @@ from dfine_lib.evaluate import Detections
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_tools.figures.training import running_mean
 
-LAYERS, REG_SCALE = 3, 4.0
+LAYERS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +45,12 @@ def axes_titled(figure, start: str):
 def one_object():
     """Random logits of one query, its boxes by layer, W as a fraction of the side."""
     torch.manual_seed(0)
-    w = weighting_function(32, 0.5, REG_SCALE)
+    w = weighting_function(32, 0.5, 4.0)
     logits = torch.randn(LAYERS, 4, 33) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     initial = torch.tensor([60.0, 50.0, 40.0, 30.0])
-    refined = decode_boxes(initial.expand(LAYERS, 4), expected_offsets(logits.flatten(1), w), REG_SCALE)
+    refined = decode_boxes(initial.expand(LAYERS, 4), expected_offsets(logits, w))
     boxes = box_cxcywh_to_xyxy(torch.vstack([initial, refined]))
-    return torch.rand(3, 100, 120), logits, boxes, w / REG_SCALE
+    return torch.rand(3, 100, 120), logits, boxes, w
 
 
 def test_edge_distributions_show_the_softmax_of_every_layer(one_object):
@@ -98,7 +98,7 @@ def test_shapes_that_do_not_fit_are_refused(one_object):
 
 
 def test_the_weighting_function_is_drawn_in_percent():
-    w = weighting_function(32, 0.5, 4.0) / 4.0
+    w = weighting_function(32, 0.5, 4.0)
     figure = viz.weighting_function_figure({"reg_scale 4": w, "even": torch.linspace(-1, 1, 33)})
     where, steps = figure.axes
     np.testing.assert_allclose(where.lines[0].get_ydata(), 100 * w)

@@ -15,7 +15,7 @@ from workbook import widgets
 def found(image: int) -> FoundObject:
     generator = torch.Generator().manual_seed(image)
     boxes = torch.tensor([10.0, 10.0, 40.0, 30.0]) + torch.rand(3, 4, generator=generator)
-    steps = Refinement(boxes, torch.randn(2, 4, 33, generator=generator), weighting_function() / 4.0)
+    steps = Refinement(boxes, torch.randn(2, 4, 33, generator=generator), weighting_function())
     return FoundObject(image, 0, 0, 0, 0.9, boxes[-1], steps)
 
 
