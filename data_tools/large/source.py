@@ -11,14 +11,14 @@ from data_tools.large.packed import read_index
 from data_tools.large.repeat_factor import draw_epoch, repeat_factors, samples_per_epoch
 from data_tools.large.shards import ShardEvalLoader, ShardTrainLoader
 from data_tools.large.tars import SHARD_INDEX, check_shards, is_sharded
-from dfine_lib.config import DataConfig, Recipe
+from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.loader import Draw, EvalLoader, TrainLoader, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.errors import DataError
 
 
-class LargeCocoFolder(CocoFolder):
+class LargeFolder(CocoFolder):
     """`CocoFolder`, whose annotations may be packed and whose images may be in tar shards.
 
     `data.repeat_threshold` of a recipe is honoured: images of rare classes are oversampled.
@@ -28,7 +28,7 @@ class LargeCocoFolder(CocoFolder):
         """One split; options are those of `read_coco`. A packed index serves training only."""
         return read_index(annotation_file, image_folder, **options)
 
-    def check(self, index: CocoIndex, *, every: bool) -> None:
+    def check(self, index: CocoIndex, every: bool) -> None:
         """Open the images of an index; of shards, only their number and sizes are checked."""
         if is_sharded(index):
             return check_shards(index)
@@ -40,9 +40,9 @@ class LargeCocoFolder(CocoFolder):
             )
         return super().check(index, every=every)
 
-    def samples_per_epoch(self, index: CocoIndex, data: DataConfig) -> int:
+    def samples_per_epoch(self, index: CocoIndex, recipe: Recipe) -> int:
         """Samples of one epoch: repeated images count as often as they are drawn."""
-        return samples_per_epoch(repeat_factors(index, data.repeat_threshold))
+        return samples_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))
 
     def train_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> TrainLoader:
         """Training batches out of shards or a folder of images."""

@@ -291,7 +291,7 @@ class TrainLoader:
     ) -> None:
         if recipe.data.repeat_threshold is not None and sample_indices is None:
             raise ValueError(
-                "repeat_threshold oversamples images: train with source=data_tools.large.source.LargeCocoFolder()"
+                "repeat_threshold oversamples images: train with source=data_tools.large.source.LargeFolder()"
             )
         self.shares = world_size * recipe.train.accumulate
         if recipe.data.batch_size % self.shares:

@@ -5,45 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dfine_lib.config import DataConfig, Recipe
+from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import EvalLoader, TrainLoader
-from dfine_lib.errors import DataError
 
 
 class CocoFolder:
     """Annotation files in COCO format and folders of images, laid out as `find_split` knows them.
 
-    A subclass may open other forms of data: `data_tools.large.source.LargeCocoFolder` opens packed annotations and
+    A subclass may open other forms of data: `data_tools.large.source.LargeFolder` opens packed annotations and
     images in tar shards.
     """
 
     def open(self, data: Path | str) -> tuple[CocoIndex, CocoIndex]:
-        """The training index and the validation index of a data folder; no image is opened.
+        """The training and the validation split, both with the classes of the training split; no image is opened.
 
         Raises:
-            DataError: an annotation file is missing or cannot be used, or the two files name a class differently.
+            DataError: an annotation file is missing or cannot be used.
         """
         train = self.read(*find_split(data, "train"))
-        val = self.read(
-            *find_split(data, "val"),
-            training=False,
-            category_ids=train.category_ids,
-            category_names=train.category_names,
-        )
-        _check_names(train, val)
-        return train, val
+        classes = {"category_ids": train.category_ids, "category_names": train.category_names}
+        return train, self.read(*find_split(data, "val"), training=False, **classes)
 
     def read(self, annotation_file: Path, image_folder: Path, **options: Any) -> CocoIndex:
         """One split; options and errors are those of `read_coco`."""
         return read_coco(annotation_file, image_folder, **options)
 
-    def check(self, index: CocoIndex, *, every: bool) -> None:
+    def check(self, index: CocoIndex, every: bool) -> None:
         """Open the images of an index; arguments and errors are those of `check_images`."""
         check_images(index, every=every)
 
-    def samples_per_epoch(self, index: CocoIndex, data: DataConfig) -> int:
+    def samples_per_epoch(self, index: CocoIndex, recipe: Recipe) -> int:
         """Samples of one epoch: every image once."""
         return len(index)
 
@@ -54,13 +47,3 @@ class CocoFolder:
     def eval_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> EvalLoader:
         """Validation batches; options are those of `EvalLoader`."""
         return EvalLoader(index, recipe, **options)
-
-
-def _check_names(train: CocoIndex, val: CocoIndex) -> None:
-    names = dict(zip(train.category_ids, train.category_names, strict=True))
-    for category_id, name in zip(val.category_ids, val.category_names, strict=True):
-        if names.get(category_id, name) != name:
-            raise DataError(
-                f"{val.annotation_file}: category id {category_id} is {name!r}, but {names[category_id]!r} in "
-                f"{train.annotation_file}; give both files the same list of categories"
-            )

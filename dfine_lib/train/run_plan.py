@@ -14,6 +14,7 @@ from typing import Any
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.source import CocoFolder
+from dfine_lib.errors import DataError
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
@@ -85,8 +86,8 @@ def plan_run(
     data: Path,
     seed: int,
     weights: str | Path | None,
-    rows: Mapping[str, str] | None = None,
-    source: CocoFolder | None = None,
+    rows: Mapping[str, str] | None,
+    source: CocoFolder,
 ) -> RunPlan:
     """Read both splits and fit the recipe to them; no image is opened.
 
@@ -97,21 +98,25 @@ def plan_run(
     """
     if rows and not weights:
         raise ValueError("rows say which classes of a weights file to take: name the weights too")
-    source = source or CocoFolder()
     index, val_index = source.open(data)
+    _check_names(index, val_index)
     located = locate_weights(weights) if weights else None
-    recipe = fitted_to_data(recipe, index.num_classes, source.samples_per_epoch(index, recipe.data))
-    return RunPlan(recipe, index, val_index, seed, located, rows)
+    fitted = fitted_to_data(recipe, index, source.samples_per_epoch(index, recipe))
+    return RunPlan(fitted, index, val_index, seed, located, rows)
 
 
-def fitted_to_data(recipe: Recipe, num_classes: int, images: int) -> Recipe:
-    """The recipe with as many classes as the data has, and settings that suit the length of a run.
-
-    `images` are the samples of one epoch.
+def fitted_to_data(recipe: Recipe, index: CocoIndex, images: int | None = None) -> Recipe:
+    """The recipe with as many classes as the data has, and settings that suit the run's length.
 
     A batch that is the recipe's own, made for a hundred thousand images, is lowered to what gives a small set
     `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen (`data.fit_batch_size` false) stays.
+
+    Args:
+        recipe: as published, or as chosen.
+        index: the training split.
+        images: training samples of an epoch; None: one of each image.
     """
+    images = len(index) if images is None else images
     batch_size = recipe.data.batch_size
     known = RECIPES.get(recipe.name)
     as_published = recipe.train.faithful or not recipe.train.adapt_to_length
@@ -123,13 +128,23 @@ def fitted_to_data(recipe: Recipe, num_classes: int, images: int) -> Recipe:
     steps = max(1, images // batch_size) * recipe.train.epochs
     recipe = replace(
         recipe,
-        model=replace(recipe.model, num_classes=num_classes),
+        model=replace(recipe.model, num_classes=index.num_classes),
         # Evaluation must fit where a training step does, which keeps several times as much for each image.
         data=replace(
             recipe.data, batch_size=batch_size, eval_batch_size=min(recipe.data.eval_batch_size, 4 * batch_size)
         ),
     )
     return adapted_to_length(recipe, steps)
+
+
+def _check_names(train: CocoIndex, val: CocoIndex) -> None:
+    names = dict(zip(train.category_ids, train.category_names, strict=True))
+    for category_id, name in zip(val.category_ids, val.category_names, strict=True):
+        if names.get(category_id, name) != name:
+            raise DataError(
+                f"{val.annotation_file}: category id {category_id} is {name!r}, but {names[category_id]!r} in "
+                f"{train.annotation_file}; give both files the same list of categories"
+            )
 
 
 def _digest(file: Path) -> str | None:

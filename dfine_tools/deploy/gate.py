@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_tools.large.source import LargeCocoFolder
+from data_tools.large.source import LargeFolder
 from dfine_lib.data import find_split
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.errors import DfineError
@@ -86,7 +86,7 @@ def gate(
     index = None
     if data is not None:
         annotation_file, image_folder = find_split(data, "val")
-        source = LargeCocoFolder()
+        source = LargeFolder()
         index = source.read(annotation_file, image_folder, training=False)
         source.check(index, every=False)
     images = _pictures(pictures, index)

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from data_tools.large.repeat_factor import class_repeat_factors, draw_epoch, repeat_factors, samples_per_epoch
-from data_tools.large.source import LargeCocoFolder
+from data_tools.large.source import LargeFolder
 from data_tools.stats import repeats
 from dfine_lib.data import read_coco
 from dfine_lib.train.run_plan import fitted_to_data
 from tests.data.test_loader import equal, ids
 
-train_loader = LargeCocoFolder().train_loader
+train_loader = LargeFolder().train_loader
 
 
 def test_factors_worked_out_by_hand(content, write):
@@ -30,12 +30,12 @@ def test_factors_worked_out_by_hand(content, write):
     assert samples_per_epoch(repeat_factors(index, 0.5)) == 9  # 1.41 + 2 + 6
 
 
-def test_a_class_without_a_box_and_a_threshold_that_is_no_share(content, write):
+def test_a_class_without_a_box_and_a_threshold_that_is_no_fraction(content, write):
     content["categories"].append({"id": 91, "name": "nowhere"})
     index = read_coco(*write(content))
     assert class_repeat_factors(index, 1.0).tolist() == [1.0, math.sqrt(2), 1.0]
     for threshold in (0.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="share of the images"):
+        with pytest.raises(ValueError, match="fraction of the images"):
             class_repeat_factors(index, threshold)
 
 
@@ -88,8 +88,8 @@ def test_the_length_of_a_run_follows(many, varied):
     warmups = []
     for threshold in (None, 1.0):
         recipe = varied(repeat_threshold=threshold)
-        images = LargeCocoFolder().samples_per_epoch(many, recipe.data)
-        recipe = fitted_to_data(replace(recipe, train=replace(recipe.train, epochs=40)), many.num_classes, images)
+        images = LargeFolder().samples_per_epoch(many, recipe)
+        recipe = fitted_to_data(replace(recipe, train=replace(recipe.train, epochs=40)), many, images)
         warmups.append(recipe.train.warmup_iterations)
     steps = [40 * len(train_loader(many, varied(repeat_threshold=threshold), seed=0)) for threshold in (None, 1.0)]
     assert warmups == [count // 10 for count in steps]

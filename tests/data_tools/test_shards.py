@@ -20,7 +20,7 @@ from data_tools.large import shards
 from data_tools.large.packed import read_index
 from data_tools.large.shard import pack_data, shard_data
 from data_tools.large.shards import STREAMS, ShardImages, ShardStreams
-from data_tools.large.source import LargeCocoFolder
+from data_tools.large.source import LargeFolder
 from data_tools.large.tars import SOURCE, is_sharded, read_shards
 from dfine_lib.config import Recipe
 from dfine_lib.data import DataError, EvalLoader, TrainLoader, find_split, loader, read_coco
@@ -30,7 +30,7 @@ from tests.data_tools.planted_faults import enormous_header
 from tests.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
-train_loader, eval_loader = LargeCocoFolder().train_loader, LargeCocoFolder().eval_loader
+train_loader, eval_loader = LargeFolder().train_loader, LargeFolder().eval_loader
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +157,10 @@ def test_a_picture_is_also_found_by_its_place(folder, index, small):
 def test_a_run_trains_on_them_and_its_first_pictures_are_shown(sharded, tmp_path):
     from dfine_lib.recipes import changed, get_recipe
     from dfine_lib.train.trainer import train
-    from dfine_tools.analysis.saved import make_score
     from tests.small_runs import SMALL
 
     recipe = changed(get_recipe("pico"), SMALL | {"train.epochs": 1, "data.batch_size": 15})
-    result = train(recipe, sharded, tmp_path / "run", make_score=make_score, device="cpu", source=LargeCocoFolder())
+    result = train(recipe, sharded, tmp_path / "run", source=LargeFolder(), device="cpu")
     assert result["steps"] == 3
     assert len(json.loads((tmp_path / "run/samples.json").read_text())["images"]) == 4
 
@@ -175,10 +174,10 @@ def test_the_tars_may_lie_elsewhere_if_the_environment_says_so(sharded, small, t
             (sharded / "images" / split / "shards.json").write_bytes((away / split / "shards.json").read_bytes())
         index = read_coco(*find_split(sharded, "train"))
         with pytest.raises(DataError, match=r"000000.tar: is not there.*DFINE_SHARDS_FROM"):
-            LargeCocoFolder().check(index, every=False)
+            LargeFolder().check(index, every=False)
         for source in (f"pipe:cat {away}/{{}}", str(away)):
             monkeypatch.setenv(SOURCE, source)
-            LargeCocoFolder().check(index, every=False)
+            LargeFolder().check(index, every=False)
             assert len(set(ids(train_loader(index, small, seed=0).epoch(0, 6)))) == 20
         monkeypatch.setenv(SOURCE, "pipe:cat")
         with pytest.raises(DataError, match=r"should hold \{\}"):
@@ -343,7 +342,7 @@ def test_tools_for_folders_of_pictures_say_what_to_give(sharded, tmp_path):
 def test_a_missing_webdataset_is_told(index, small, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
     with pytest.raises(DataError, match=r"pip install -e .*shards"):
-        LargeCocoFolder().check(index, every=False)
+        LargeFolder().check(index, every=False)
 
 
 def test_a_packed_set_trains_from_where_its_pictures_are(folder, tmp_path, small):
