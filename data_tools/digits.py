@@ -3,7 +3,7 @@
     python -m data_tools.digits data/digits --train 2000 --val 300 --size 160 --seed 0
 
 The 1,797 handwritten digits that ship inside scikit-learn (8 x 8 cells of 0 .. 16; a part of E. Alpaydin and C. Kaynak,
-Optical Recognition of Handwritten Digits, UCI, 1998, CC BY 4.0), one to six in a picture, 20 to 70 px high at 160 px,
+Optical Recognition of Handwritten Digits, UCI, 1998, CC BY 4.0), one to six in an image, 20 to 70 px high at 160 px,
 written in ink of many colours on plain, ruled or squared paper, slightly turned and slanted. Classes "0" to "9" have
 the ids 1 to 10; the box is the tight box of the pixels that are more than `INK_THRESHOLD` ink.
 

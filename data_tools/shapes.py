@@ -165,7 +165,7 @@ def _ground(draws: Draws, size: int) -> tuple[np.ndarray, textures.Colour]:
 
 
 def _object_colour(draws: Draws, ground: textures.Colour, faint: bool) -> textures.Colour:
-    """A colour that stands out from the ground, or in a faint picture hardly does."""
+    """A colour that stands out from the ground, or in a faint image hardly does."""
     low, high = (75.0, 140.0) if faint else (190.0, 766.0)
     colour = ground
     for _ in range(40):

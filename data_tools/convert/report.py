@@ -24,7 +24,7 @@ class Options:
     images: Path | None = None
     categories: str | None = None
     split: str = "train"
-    pictures: Literal["link", "copy", "none"] = "link"
+    image_files: Literal["link", "copy", "none"] = "link"
     sizes: Path | None = None
     keep_outside: bool = False
     keep_groups: bool = False

@@ -1,4 +1,4 @@
-"""Small tables that come with the command: the categories to keep, the sizes of pictures that are not at hand."""
+"""Small tables that come with the command: the categories to keep, the sizes of images that are not at hand."""
 
 from __future__ import annotations
 

@@ -13,20 +13,20 @@ MOST_DETECTIONS = 100  # that COCO's evaluation counts in an image
 CHECKS = (
     Check("fit_vanishing", WARNING, "more than a twentieth of the boxes is below 4 pixels at the input size",
           "They fall between the cells of the finest feature map and are not found.",
-          "Give a larger --image-size, or cut the pictures into tiles."),
+          "Give a larger --image-size, or cut the images into tiles."),
     Check("fit_sizes", NOTE, "what is left of the boxes at several input sizes", "Small objects are what a small input "
           "costs.", "Choose --image-size by it."),
     Check("fit_below_stride", WARNING, "more than half of the boxes are smaller than one cell of the finest map",
           "Each cell gives one query: neighbours share it.", "A size with stride 8 (s, m, l, x), or a larger input."),
     Check("fit_queries", WARNING, "images with more objects than the model has queries", "Matching is one to one: the "
-          "rest can neither be learned nor found.", "Raise model.num_queries with --set, or cut the pictures."),
+          "rest can neither be learned nor found.", "Raise model.num_queries with --set, or cut the images."),
     Check("fit_detections", NOTE, "images with more than 100 objects", "COCO's AP counts the 100 best detections of "
           "an image: recall is bounded.", "Compare recipes with each other, not with other data sets."),
     Check("fit_denoising", NOTE, "images with more objects than denoising queries", "Denoising then works with a "
           "single group as long as the fullest image of the batch: more memory.", "Nothing, or a smaller batch."),
-    Check("fit_enlarged", NOTE, "pictures less than half as large as the input", "Enlarging adds work, no detail.",
+    Check("fit_enlarged", NOTE, "images less than half as large as the input", "Enlarging adds work, no detail.",
           "A smaller --image-size is as good and faster."),
-    Check("fit_shrunk", NOTE, "pictures more than 4 times as large as the input", "Most of the detail is thrown away, "
+    Check("fit_shrunk", NOTE, "images more than 4 times as large as the input", "Most of the detail is thrown away, "
           "and decoding takes most of the time.", "Shrink them once, or cut them into tiles."),
     Check("fit_few_images", WARNING, "fewer than 100 training images", "A detector learns such a set by heart in a "
           "few epochs.", "Start from published weights (--weights), and label more."),

@@ -86,7 +86,7 @@ def examine(case: Examination) -> None:
 
 
 def shapes(case: Examination) -> None:
-    """What the annotation file alone tells of the pictures, no file opened."""
+    """What the annotation file alone tells of the images, no file opened."""
     for split in case.splits:
         wide, high = split.sizes_wh.T
         say = lambda i, sizes=split.sizes_wh: "{:.0f} x {:.0f}".format(*sizes[i])  # noqa: E731

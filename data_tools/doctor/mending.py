@@ -117,7 +117,7 @@ class _Mender:
         return self._found.get(name, set())
 
     def mend(self, categories: list[dict[str, Any]], places: dict[int, int]) -> tuple[dict[str, Any], dict[str, Path]]:
-        """The new content, and the picture of each file name."""
+        """The new content, and the image of each file name."""
         split = self.split
         if split.is_panoptic:
             self.log.note("panoptic", "segments taken as annotations", split.name)

@@ -134,8 +134,8 @@ def place_of(folder: Path, name: str) -> Path:
     )  # fmt: skip
 
 
-def link_picture(path: Path, target: Path, how: str) -> bool:
-    """Bring a picture to its place, unless it is there; `bring` says how. True: it is there now."""
+def link_image(path: Path, target: Path, how: str) -> bool:
+    """Bring an image to its place, unless it is there; `bring` says how. True: it is there now."""
     if not target.exists():
         part = target.with_name(f".{target.name}.part")
         part.unlink(missing_ok=True)
