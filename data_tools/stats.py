@@ -1,6 +1,6 @@
 """What a data folder holds, in numbers and figures: classes, sizes of objects, where they lie, a few images.
 
-Reads as the doctor does: what is faulty is left out here and told by `dfine doctor`.
+Reads as the doctor does: what is faulty is left out here and reported by `dfine doctor`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def statistics(data: Path | str, *, image_size: int = 640, recipe: str = "n_cust
 
     Args:
         data: what `find_split` understands; one split is enough.
-        image_size: side of the network's input that sizes of objects are told at.
+        image_size: side of the network's input that sizes of objects are given at.
         recipe: whose maps hold the anchors.
 
     Raises:

@@ -42,24 +42,24 @@ def divide(
     counts = np.zeros((len(place), classes))  # boxes of every class
     for group, row in zip(group_of, labels, strict=True):
         np.add.at(counts[group], list(row), 1)
-    room = _whole(len(labels), wanted_shares).astype(float)  # [parts] images still to come
+    space = _whole(len(labels), wanted_shares).astype(float)  # [parts] images still to come
     need = counts.sum(0)[:, None] * wanted_shares  # [C, parts] boxes still to come
     random = np.random.default_rng(seed)
     order = random.permutation(len(place))
-    order = order[np.argsort(-sizes[order], kind="stable")]  # large groups while there is room
+    order = order[np.argsort(-sizes[order], kind="stable")]  # large groups while there is space
     part = np.full(len(place), -1, np.int64)
     left = counts.sum(0)
     while (left > 0).any():
         rarest = int(np.where(left > 0, left, np.inf).argmin())
         for group in order[(part[order] < 0) & (counts[order, rarest] > 0)]:
-            part[group] = _best(need[rarest], room, sizes[group], random)
-            room[part[group]] -= sizes[group]
+            part[group] = _best(need[rarest], space, sizes[group], random)
+            space[part[group]] -= sizes[group]
             need[:, part[group]] -= counts[group]
             left -= counts[group]
         left[rarest] = 0
     for group in order[part[order] < 0]:  # without boxes
-        part[group] = _best(room, room, sizes[group], random)
-        room[part[group]] -= sizes[group]
+        part[group] = _best(space, space, sizes[group], random)
+        space[part[group]] -= sizes[group]
     return part[group_of]
 
 
@@ -72,12 +72,12 @@ def _whole(count: int, shares: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _best(need: np.ndarray, room: np.ndarray, size: float, random: np.random.Generator) -> int:
-    """The part that has room and needs the class most; ties by room, then by lot."""
-    fits = room >= size
+def _best(need: np.ndarray, space: np.ndarray, size: float, random: np.random.Generator) -> int:
+    """The part that has space and needs the class most; ties by space, then by lot."""
+    fits = space >= size
     if not fits.any():
-        fits = room == room.max()
+        fits = space == space.max()
     chosen = np.flatnonzero(fits)
     chosen = chosen[need[chosen] >= need[chosen].max() - 1e-9]
-    chosen = chosen[room[chosen] >= room[chosen].max() - 1e-9]
+    chosen = chosen[space[chosen] >= space[chosen].max() - 1e-9]
     return int(chosen[0] if len(chosen) == 1 else random.choice(chosen))

@@ -59,23 +59,23 @@ def read_predictions(file: Path, index: CocoIndex) -> Found:
         records = json.loads(file.read_bytes())
         if not isinstance(records, list):
             raise DataError(f"{file}: expected a list of predictions.")
-        by_picture = bool(records) and "detections" in records[0]
+        by_image = bool(records) and "detections" in records[0]
         rows: Found = {}
-        for place, row in (_of_pictures if by_picture else _of_boxes)(records, index):
+        for place, row in (_of_images if by_image else _of_boxes)(records, index):
             rows.setdefault(place, []).append(row)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             f"{file}: no predictions ({type(error).__name__}: {str(error)[:200]}). Give what `dfine predict --json` "
-            "wrote, or a results file in COCO's form."
+            "wrote, or a results file in COCO format."
         ) from error
     if records and not rows:
         raise DataError(f"{file}: holds no detection on an image of {index.annotation_file}.")
     return rows
 
 
-def _of_pictures(records: list[dict[str, Any]], index: CocoIndex) -> Iterator[tuple[int, Any]]:
+def _of_images(records: list[dict[str, Any]], index: CocoIndex) -> Iterator[tuple[int, Any]]:
     """`dfine predict --json`: a record an image."""
     places = {str(index.file_name(i).resolve()): i for i in range(len(index))}
     for record in records:
@@ -113,11 +113,11 @@ def samples(fiftyone: Any, index: CocoIndex, predictions: Found | None) -> list[
     for i in range(len(index)):
         labels, boxes_xyxy = index.targets(i)
         crowd = index.iscrowd[index.box_offsets[i] : index.box_offsets[i + 1]]
-        truth = [
+        boxes_of_image = [
             (index.category_names[label], [x1, y1, x2 - x1, y2 - y1], {"iscrowd": bool(group)})
             for label, (x1, y1, x2, y2), group in zip(labels, boxes_xyxy.tolist(), crowd, strict=True)
         ]
-        fields = {"ground_truth": boxes(i, truth), "image_id": int(index.image_ids[i])}
+        fields = {"ground_truth": boxes(i, boxes_of_image), "image_id": int(index.image_ids[i])}
         if predictions is not None:
             found = [(label, box, {"confidence": score}) for label, box, score in predictions.get(i, [])]
             fields["predictions"] = boxes(i, found)

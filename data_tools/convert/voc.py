@@ -16,7 +16,7 @@ from typing import Any, Literal
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
-from data_tools.convert.annotation_files import KIND, Entry, ImagePlaces, annotation_files, entries
+from data_tools.convert.annotation_files import KIND, Entry, ImageLocations, annotation_files, entries
 from data_tools.convert.records import (
     Box,
     Category,
@@ -58,7 +58,7 @@ def read_voc(
     for file in files:
         if file not in taken:
             ledger.skip(KIND, "in no list that was taken", file)
-    places = ImagePlaces(found, root)
+    places = ImageLocations(found, root)
     records = _records(found, root, places, voc_corners, ledger, follow_links, alone=not source.is_dir())
     homes = list(dict.fromkeys([root, *(home for _, _, home in listed)]))
     return Source(root, records, in_order(entry.split for entry in found),
@@ -86,7 +86,7 @@ def _label_list(homes: list[Path], root: Path, ledger: Ledger, follow_links: boo
 
 
 def _records(
-    found: list[Entry], root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool,
+    found: list[Entry], root: Path, places: ImageLocations, voc_corners: Corners, ledger: Ledger, follow_links: bool,
     alone: bool,
 ) -> Iterator[ImageRecord]:  # fmt: skip
     for entry in train_last(found, attrgetter("split")):
@@ -103,7 +103,7 @@ def _records(
 
 
 def _record(
-    entry: Entry, root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool
+    entry: Entry, root: Path, places: ImageLocations, voc_corners: Corners, ledger: Ledger, follow_links: bool
 ) -> ImageRecord:
     location = str(entry.file)
     name, width, height, boxes, count = "", None, None, [], 0

@@ -43,13 +43,13 @@ def examine(case: Examination) -> None:
     for split in case.splits:
         seen = set()
         for i, file in enumerate(split.files):
-            if file is not None and not file.fault and file.path not in seen:
+            if file is not None and not file.problem and file.path not in seen:
                 seen.add(file.path)
                 entries.append((split, i))
     same = _same_bytes(entries)
-    _tell_exact(case, same)
-    _tell_near(case, entries, {tuple(sorted(pair)) for group in same for pair in _pairs(group)})
-    _tell_names(case, {(entries[k][0].name, entries[k][1]) for group in same for k in group}, entries)
+    _report_exact(case, same)
+    _report_near(case, entries, {tuple(sorted(pair)) for group in same for pair in _pairs(group)})
+    _report_names(case, {(entries[k][0].name, entries[k][1]) for group in same for k in group}, entries)
 
 
 def _pairs(group: list[int]) -> list[tuple[int, int]]:
@@ -69,7 +69,7 @@ def _same_bytes(entries: list[Entry]) -> list[list[int]]:
     return [group for group in by_hash.values() if len(group) > 1]
 
 
-def _tell_exact(case: Examination, groups: list[list[int]]) -> None:
+def _report_exact(case: Examination, groups: list[list[int]]) -> None:
     entries = [(split, i) for split in case.splits for i in _own(split)]
     within: dict[str, dict[int, str]] = defaultdict(dict)
     across: dict[int, str] = {}
@@ -102,7 +102,7 @@ def _own(split: Split) -> list[int]:
     return [
         i
         for i, file in enumerate(split.files)
-        if file is not None and not file.fault and not (file.path in seen or seen.add(file.path))
+        if file is not None and not file.problem and not (file.path in seen or seen.add(file.path))
     ]
 
 
@@ -157,7 +157,7 @@ def near_pairs(grey: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-def _tell_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ...]]) -> None:
+def _report_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ...]]) -> None:
     decoded = [k for k, (split, i) in enumerate(entries) if split.files[i].grey]
     grey = [np.frombuffer(entries[k][0].files[entries[k][1]].grey, np.uint8) for k in decoded]
     grids = np.stack(grey).reshape(-1, SIDE, SIDE) if grey else np.zeros((0, SIDE, SIDE), np.uint8)
@@ -173,14 +173,14 @@ def _tell_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ..
         else:
             across.append((i, two.image_words(j)))
     for split in case.splits:
-        _tell_pairs(case, "near_duplicate", split, within[split.name])
+        _report_pairs(case, "near_duplicate", split, within[split.name])
     if across:
-        _tell_pairs(case, "near_duplicate_in_both_splits", case.splits[0], across)
-    _tell_mirrored(case, [entries[k] for k in decoded], grids, {i for i, _ in across})
+        _report_pairs(case, "near_duplicate_in_both_splits", case.splits[0], across)
+    _report_mirrored(case, [entries[k] for k in decoded], grids, {i for i, _ in across})
 
 
-def _tell_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, told: set[int]) -> None:
-    """Images of the first split whose mirror image is in the other; `told` are in it as they are."""
+def _report_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, reported: set[int]) -> None:
+    """Images of the first split whose mirror image is in the other; `reported` are in it as they are."""
     first = np.array([split is case.splits[0] for split, _ in entries], bool) if entries else np.zeros(0, bool)
     own, other = np.flatnonzero(first), np.flatnonzero(~first)
     if not len(own) or not len(other):
@@ -189,23 +189,23 @@ def _tell_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, t
     for a, b in near_pairs(np.concatenate([grids[own][:, :, ::-1], grids[other]])):
         if a < len(own) <= b:
             (_, i), (two, j) = entries[own[a]], entries[other[b - len(own)]]
-            if i not in told:
+            if i not in reported:
                 pairs.append((i, two.image_words(j)))
     if pairs:
-        _tell_pairs(case, "mirrored_in_both_splits", case.splits[0], pairs)
+        _report_pairs(case, "mirrored_in_both_splits", case.splits[0], pairs)
 
 
-def _tell_pairs(case: Examination, name: str, split: Split, pairs: list[tuple[int, str]]) -> None:
+def _report_pairs(case: Examination, name: str, split: Split, pairs: list[tuple[int, str]]) -> None:
     other = dict(reversed(pairs))
     case.found(name, split, "images", sorted(other), lambda i: f"like {other[i]}")
 
 
-def _tell_names(case: Examination, told: set[tuple[str, int]], entries: list[Entry]) -> None:
+def _report_names(case: Examination, reported: set[tuple[str, int]], entries: list[Entry]) -> None:
     train, val = case.split("train"), case.split("val")
     if train is None or val is None or train.annotation_file.resolve() == val.annotation_file.resolve():
         return
     theirs = {name for name in val.file_names if name}
-    rows = [i for i, name in enumerate(train.file_names) if name in theirs and ("train", i) not in told]
+    rows = [i for i, name in enumerate(train.file_names) if name in theirs and ("train", i) not in reported]
     same_place = {i for i in rows if train.files[i] is not None}
     # Names alone say little where the images were looked at and are not the same.
     rows = [i for i in rows if i not in same_place]

@@ -44,12 +44,12 @@ CHECKS = (
           "Write ids as numbers.", "writes whole numbers, here and where they are named"),
     Check("reference_text", ERROR, "image_id or category_id written as text", _REFUSED, "Write ids as numbers.",
           "writes whole numbers"),
-    Check("image_id_repeated", ERROR, "two images with one id", "It is not told which image a box belongs to.",
+    Check("image_id_repeated", ERROR, "two images with one id", "It is not known which image a box belongs to.",
           "Renumber the images of merged files together with their annotations.",
           "keeps one where they name one file, else drops them with their annotations"),
     Check("annotation_id_repeated", ERROR, "two annotations with one id", "The evaluation counts one of them.",
           "Renumber them.", "numbers them anew"),
-    Check("category_id_repeated", ERROR, "two categories with one id", "It is not told what a label means.",
+    Check("category_id_repeated", ERROR, "two categories with one id", "It is not known what a label means.",
           "Renumber them.", "keeps the first"),
     Check("annotation_orphan", ERROR, "an annotation of an image that is not listed", _REFUSED,
           "Add the image or remove the annotation.", "drops it"),
@@ -88,7 +88,7 @@ def examine(case: Examination) -> None:
         _images(case, split)
     files = [split.annotation_file.resolve() for split in case.splits]
     if len(files) == 2 and files[0] == files[1]:
-        case.told("splits_are_one_file", "", [str(files[0])])
+        case.report("splits_are_one_file", "", [str(files[0])])
 
 
 def _lists(case: Examination, split: Split) -> None:
@@ -97,18 +97,18 @@ def _lists(case: Examination, split: Split) -> None:
         if not isinstance(value, list):
             found = ", ".join(shown(name, 30) for name in list(split.content)[:8]) or "none"
             what = "is missing" if key not in split.content else f"is {shown(value)}, no list"
-            case.told("list_missing", split.name, [f"{split.annotation_file}: {key!r} {what}; keys: {found}"])
+            case.report("list_missing", split.name, [f"{split.annotation_file}: {key!r} {what}; keys: {found}"])
         rows = split.not_objects.get(key, [])
-        told = [f"{split.name}: {key}[{i}] is {shown(value[i])}" for i in rows[:8]]
-        case.told("record_not_object", split.name, told, len(rows))
+        examples = [f"{split.name}: {key}[{i}] is {shown(value[i])}" for i in rows[:8]]
+        case.report("record_not_object", split.name, examples, len(rows))
     if isinstance(split.content.get("images"), list) and not split.images:
-        case.told("no_images", split.name, [str(split.annotation_file)])
+        case.report("no_images", split.name, [str(split.annotation_file)])
     if isinstance(split.content.get("categories"), list) and not split.categories:
-        case.told("no_categories", split.name, [str(split.annotation_file)])
+        case.report("no_categories", split.name, [str(split.annotation_file)])
     seen: Counter[str] = Counter()
     for record in split.annotations:
         seen.update(key for key in ("segmentation", "keypoints", "attributes") if record.get(key))
-    case.told("keys_ignored", split.name, [f"{split.name}: {key!r} in {n} annotations" for key, n in seen.items()])
+    case.report("keys_ignored", split.name, [f"{split.name}: {key!r} in {n} annotations" for key, n in seen.items()])
 
 
 def _ids(case: Examination, split: Split) -> None:

@@ -48,7 +48,7 @@ _TOGETHER = 8  # images of one task
 
 @dataclass
 class Resized:
-    """Counts, over all splits, and the images that were not as told."""
+    """Counts, over all splits, and the images that are not as the list says."""
 
     out: Path
     images: dict[str, int] = field(default_factory=dict)  # written, by split
@@ -96,7 +96,7 @@ def resize(
     areas by its square. An image that is missing or unreadable is left out with its boxes, and so is one of another
     size than the list gives, unless it was resized (its boxes follow) or its sides are swapped in the list; a box that
     is not four numbers is left out; all are reported. Images are turned upright, as everywhere in this library. Stopped
-    at any moment, the same call goes on, also after a fault in an annotation file was repaired.
+    at any moment, the same call goes on, also after an annotation file was corrected.
 
     Args:
         source: folder that `remap` made, or as published; never changed.
@@ -108,7 +108,7 @@ def resize(
         progress: show bars.
 
     Returns:
-        Counts and what was not as told.
+        Counts and what was not as the list says.
 
     Raises:
         DataError: an annotation file is missing or not what it should be (file, list, record, and the way out); not one
@@ -142,7 +142,7 @@ class _Image:
 
     identity: int
     name: str
-    told_wh: tuple[Any, Any]
+    listed_wh: tuple[Any, Any]
 
 
 def _of_the_list(given: tuple[Any, Any], true: tuple[int, int]) -> tuple[float, tuple[str, ...]]:
@@ -252,7 +252,7 @@ class _Split:
         inside(path, self.image_folder, self.follow_links)
         try:
             size_wh = header_size(path)
-            factor, notes = _of_the_list(image.told_wh, size_wh)
+            factor, notes = _of_the_list(image.listed_wh, size_wh)
             if not factor:
                 return _Outcome(notes=notes)
             if max(size_wh) <= self.size:

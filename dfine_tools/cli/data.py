@@ -1,4 +1,4 @@
-"""`dfine data`: other tools' annotations to COCO's form, and back; COCO folders split, shrunk, merged."""
+"""`dfine data`: other tools' annotations to COCO format, and back; COCO folders split, shrunk, merged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     add("--images", type=Path, metavar="DIR", help="folder of the images, where they are not in SOURCE")
     add(
         "--categories", metavar="LIST",
-        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO's form, "
+        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO format, "
         "ids kept), or a data.yaml with names. Default: those of SOURCE with their ids, else ids from 1; names from "
         "boxes alone are sorted",
     )  # fmt: skip
@@ -231,26 +231,26 @@ def _add_chance(parser: argparse.ArgumentParser) -> None:
 _PLACES = ("images", "image_files", "follow_links")
 
 
-def _told(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
-    told = {name: getattr(arguments, name) for name in names}
+def _settings(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
+    settings = {name: getattr(arguments, name) for name in names}
     if hasattr(arguments, "group_by"):
-        told |= {"seed": arguments.seed, "group_key": arguments.group_by, "group_pattern": arguments.group_by_name}
-    return told
+        settings |= {"seed": arguments.seed, "group_key": arguments.group_by, "group_pattern": arguments.group_by_name}
+    return settings
 
 
 @_or_nothing
 def _split(arguments: argparse.Namespace) -> None:
     from data_tools.subset import split_data
 
-    print(split_data(arguments.source, arguments.out, **_told(arguments, "val", "test", *_PLACES)))
+    print(split_data(arguments.source, arguments.out, **_settings(arguments, "val", "test", *_PLACES)))
 
 
 @_or_nothing
 def _subset(arguments: argparse.Namespace) -> None:
     from data_tools.subset import subset_data
 
-    told = _told(arguments, "fraction", "count", *_PLACES)
-    print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **told))
+    settings = _settings(arguments, "fraction", "count", *_PLACES)
+    print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **settings))
 
 
 @_or_nothing
@@ -258,15 +258,15 @@ def _filter(arguments: argparse.Namespace) -> None:
     from data_tools.subset import filter_data
 
     names = arguments.categories and [name.strip() for name in arguments.categories.split(",") if name.strip()]
-    told = _told(arguments, "min_side", "min_boxes", *_PLACES)
-    print(filter_data(arguments.source, arguments.out, categories=names, **told))
+    settings = _settings(arguments, "min_side", "min_boxes", *_PLACES)
+    print(filter_data(arguments.source, arguments.out, categories=names, **settings))
 
 
 @_or_nothing
 def _merge(arguments: argparse.Namespace) -> None:
     from data_tools.subset import merge_data
 
-    print(merge_data(arguments.sources, arguments.out, **_told(arguments, "image_files", "follow_links")))
+    print(merge_data(arguments.sources, arguments.out, **_settings(arguments, "image_files", "follow_links")))
 
 
 def _shard(arguments: argparse.Namespace) -> None:

@@ -109,9 +109,9 @@ def _stats(arguments: argparse.Namespace) -> None:
         counts = ", ".join(f"{split.name} {split.per_class[i]:,}" for split in found.splits)
         name = repr(found.names[i])[1:-1]
         print(f"  {name:{min(width, 40)}}  {counts}")
-    told = found.to_dict()
+    numbers = found.to_dict()
     if arguments.repeat_threshold is not None:
-        told["repeats"] = drawn = repeats(arguments.data, arguments.repeat_threshold)
+        numbers["repeats"] = drawn = repeats(arguments.data, arguments.repeat_threshold)
         print(f"repeated below {arguments.repeat_threshold:g} of the images: {drawn['images']:,} images are drawn "
               f"{drawn['draws']:,} times in an epoch")  # fmt: skip
         for name, factor in drawn["class_factors"].items():
@@ -120,7 +120,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if arguments.json:
         from dfine_tools.pages.report import write_metrics
 
-        print(f"numbers  {write_metrics(arguments.json, told)}")
+        print(f"numbers  {write_metrics(arguments.json, numbers)}")
     if arguments.html:
         page = write_statistics_page(found, arguments.html, images=max(0, arguments.images), seed=arguments.seed)
         print(f"page     {page}")

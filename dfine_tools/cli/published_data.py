@@ -54,7 +54,7 @@ def _download(arguments: argparse.Namespace) -> None:
         raise ValueError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
     data_set, splits = sets[arguments.set], tuple(arguments.splits.split(","))
     files = data_set.of_splits(splits)
-    print(data_set.told(files), flush=True)
+    print(data_set.summary(files), flush=True)
     if arguments.list:
         print("\n".join(f"{file.key}  {file.address}" + f"  ({file.page})" * bool(file.page) for file in files))
         return

@@ -76,7 +76,7 @@ def test_classes_are_joined_by_name_where_the_splits_number_them_differently(fol
 def test_the_same_seed_draws_the_same_pictures_and_broken_ones_are_passed_over(folder):
     (folder / "images" / "train" / "4.png").write_bytes(b"broken")
     found = statistics(folder)
-    one, two = some_images(found, seed=1), some_pictures(found, seed=1)
+    one, two = some_images(found, seed=1), some_images(found, seed=1)
     assert list(one) == list(two) and set(one) == {"3.png", "5.png"}
     image, boxes, labels = one["3.png"]
     assert image.shape == (3, 100, 200) and boxes.tolist()[1] == [150, 50, 190, 90] and labels == [0, 0, 1]
