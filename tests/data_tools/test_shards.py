@@ -197,7 +197,7 @@ def test_the_tars_may_lie_elsewhere_if_the_environment_says_so(sharded, small, t
 def test_what_shards_cannot_do_is_said(index, small):
     with pytest.raises(ValueError, match="repeat_threshold"):
         train_loader(index, replace(small, data=replace(small.data, repeat_threshold=0.5)), seed=0)
-    with pytest.raises(ValueError, match="45 pictures in shards are fewer than a batch of 64"):
+    with pytest.raises(ValueError, match="45 images in shards are fewer than a batch of 64"):
         train_loader(index, replace(small, data=replace(small.data, batch_size=64)), seed=0)
     with pytest.raises(ValueError, match="start_batch"):
         train_loader(index, small, seed=0).epoch(0, 99)
@@ -237,7 +237,7 @@ def test_an_index_that_names_anything_but_files_is_refused(broken, small, name, 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bomb", "refused: Image size"), ("text", "no readable picture"), ("other", "is 8 x 8, the record")],
+    [("bomb", "refused: Image size"), ("text", "no readable image"), ("other", "is 8 x 8, the record")],
 )
 def test_a_picture_that_could_not_be_trained_on_is_not_packed(tmp_path, name, message):
     data = write_folder(tmp_path / "data", images=3)
@@ -316,7 +316,7 @@ def away(home: Path) -> None:
     [
         (linked, "no plain file"), (endless, "cut off"), (sparse, "no plain file|cut off"),
         (climbing, "should be an image id"), (cut, "cut off"), (stranger, "has no image id 777|holds"),
-        (one_less, "38 pictures in shards|43 pictures in shards"), (deep, "no index of shards"),
+        (one_less, "38 images in shards|43 images in shards"), (deep, "no index of shards"),
         (away, "leads out of"),
     ],
 )  # fmt: skip

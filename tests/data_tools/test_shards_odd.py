@@ -90,7 +90,7 @@ def swapped(home: Path) -> None:
 def test_pictures_that_are_not_those_of_the_index_are_told(sharded, change):
     read_all(sharded)
     change(sharded / "images" / "train")
-    with pytest.raises(DataError, match=r"00000\d.tar: its pictures are not those that .*shards.json tells of"):
+    with pytest.raises(DataError, match=r"00000\d.tar: its images are not those that .*shards.json tells of"):
         read_all(sharded)
 
 
