@@ -16,28 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from data_tools.large.tars import Shards, read_shards, webdataset
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
-from dfine_lib.data.loader import (
-    Batch,
-    CocoImages,
-    Draw,
-    EvalLoader,
-    RawBatch,
-    SampleKey,
-    TrainLoader,
-    _batches,
-    _start_method,
-    _start_worker,
-    collate,
-    derived_seed,
-    finish,
-    pins_memory,
-    workers_of,
-)  # fmt: skip
+from dfine_lib.data.loader import EvalLoader, TrainLoader, data_loader, num_workers_of, raw_batches
+from dfine_lib.data.samples import Batch, CocoImages, RawBatch, SampleKey, collate, to_batch
+from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.errors import DataError
 
 STREAMS = 12  # that a rank reads, whatever the number of workers; divides by most of their numbers
@@ -134,12 +120,7 @@ class ShardStreams(IterableDataset):
 
 def _run(streams: ShardStreams, num_workers: int, device: torch.device | str | None) -> Iterator[RawBatch]:
     workers = max((n for n in range(1, num_workers + 1) if STREAMS % n == 0), default=0)
-    loader = DataLoader(
-        streams, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_start_worker,
-        multiprocessing_context=_start_method(workers),
-        pin_memory=pins_memory(device), generator=torch.Generator(),
-    )  # fmt: skip
-    return _batches(loader)
+    return raw_batches(data_loader(streams, workers, device, batch_size=None, collate_fn=_as_it_is))
 
 
 def _as_it_is(raw: Any) -> Any:
@@ -169,7 +150,7 @@ class ShardTrainLoader(TrainLoader):
         """Batches `start_batch`, `start_batch + 1`, … of that epoch."""
         if not 0 <= start_batch <= len(self):
             raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
-        size = self.recipe.data.batch_size // self.shares
+        size = self.recipe.data.batch_size // self.micro_batches
         shards = len(self.images.shards.names)
         order = np.random.default_rng(derived_seed(Draw.SHARD_ORDER, self.seed, epoch)).permutation(shards)
         stage = (epoch, epoch < self.recipe.train.stop_epoch)
@@ -178,8 +159,8 @@ class ShardTrainLoader(TrainLoader):
         return self._finished(epoch, start_batch, streams)
 
     def _finished(self, epoch: int, start_batch: int, streams: ShardStreams) -> Iterator[Batch]:
-        for batch, raw in enumerate(_run(streams, workers_of(self.recipe.data), self.device), start_batch):
-            yield finish(raw, self.index, self.image_hw(epoch, batch), self.device)
+        for batch, raw in enumerate(_run(streams, num_workers_of(self.recipe.data), self.device), start_batch):
+            yield to_batch(raw, self.index, self.image_hw(epoch, batch), self.device)
 
 
 class ShardEvalLoader(EvalLoader):
@@ -198,5 +179,5 @@ class ShardEvalLoader(EvalLoader):
     def __iter__(self) -> Iterator[Batch]:
         order = np.arange(len(self.images.shards.names))
         streams = ShardStreams(self.images, order, self.start, self.sizes)
-        for raw in _run(streams, workers_of(self.recipe.data), self.device):
-            yield finish(raw, self.index, self.recipe.data.image_hw, self.device)
+        for raw in _run(streams, num_workers_of(self.recipe.data), self.device):
+            yield to_batch(raw, self.index, self.recipe.data.image_hw, self.device)

@@ -223,5 +223,4 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
         lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]
         more = [f"  … and {len(faults) - 5} more"] if len(faults) > 5 else []
         count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
-        way_out = "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong."
-        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more, way_out]))
+        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]), "leave_out_images")

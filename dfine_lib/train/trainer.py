@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
-from dfine_lib.data.loader import Batch, Draw, derived_seed
+from dfine_lib.data.samples import Batch
+from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import pick_device, set_backends, usable_precision
 from dfine_lib.distributed import Ranks, joined, was_restarted
