@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dfine_lib.evaluate.coco_ap import ImageBoxes
+from dfine_tools.analysis.image_boxes import ImageBoxes
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 RIGHT, IGNORED = -1, -2  # beside 0..4, the place in KINDS of a detection's error
@@ -75,7 +75,7 @@ def judge_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, b
     """Match detections with objects as COCO does, the surest first, and say of every other one what is wrong.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
+        images: as `boxes_by_image` gives them.
         foreground: IoU from which a detection is right.
         background: IoU up to which it is on nothing.
 
@@ -122,7 +122,7 @@ def error_breakdown(
     asked for.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
+        images: as `boxes_by_image` gives them.
         foreground, background: as in `judge_detections`.
 
     Raises:
@@ -173,7 +173,7 @@ def confusion_matrix(
     its class, or inside a crowd region, is left out.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
+        images: as `boxes_by_image` gives them.
         num_classes: C.
         score: leave out detections below it.
         iou: overlap from which a detection can take an object.
@@ -226,7 +226,7 @@ def worst_images(
     """Images with the most missed objects and false detections, worst first; those without a mistake are left out.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
+        images: as `boxes_by_image` gives them.
         score: leave out detections below it.
         iou: overlap from which a detection is right.
         most: at most so many.

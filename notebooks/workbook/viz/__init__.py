@@ -15,6 +15,7 @@ from dfine_tools.figures.training import per_class_ap, training_curves
 from workbook.viz.average_precision import ap_by_threshold, judged_boxes, precision_recall
 from workbook.viz.backbone import receptive_fields, strongest_channels
 from workbook.viz.deployment import folded_kernels, operation_counts
+from workbook.viz.detections import box_refinement, detections_beside_truth
 from workbook.viz.distributions import edge_distributions, weighting_function_figure
 from workbook.viz.encoder import cell_influence, position_figure
 from workbook.viz.gallery import distribution_gallery, first_and_last_layer, means_by_condition
@@ -23,7 +24,6 @@ from workbook.viz.localization import distribution_by_step, query_weights, soft_
 from workbook.viz.matching import matched_queries, matching_costs
 from workbook.viz.overfit import boxes_before_and_after, loss_terms, runs_side_by_side
 from workbook.viz.overlaps import iou_by_side, overlap_by_shift, two_boxes
-from workbook.viz.detections import box_refinement, detections_beside_truth
 from workbook.viz.profile import cost_by_part, shares_by_step
 from workbook.viz.queries import attention_mask, chosen_tokens, noised_boxes
 from workbook.viz.refinement import iou_by_layer

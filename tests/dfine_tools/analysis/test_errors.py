@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from dfine_tools.analysis.errors import (
     judge_detections,
     worst_images,
 )
+from dfine_tools.analysis.image_boxes import boxes_by_image
 
 EVAL_PAIRS = Path(__file__).parents[4] / "shared" / "data" / "eval_pairs"
 GOLDEN = Path(__file__).parents[2] / "golden" / "tide.json"
@@ -51,7 +53,7 @@ def evaluator(truths, found, categories=(1, 2), images=(1,)) -> CocoEvaluator:
 
 
 def by_image(*arguments, **options):
-    return evaluator(*arguments, **options).by_image()
+    return boxes_by_image(evaluator(*arguments, **options))
 
 
 def kinds(truths, found, **options) -> list[str]:
@@ -190,7 +192,7 @@ def test_thresholds_and_labels_out_of_range_are_refused():
 def test_a_detection_of_a_class_that_the_file_lacks_is_left_out():
     scored = CocoEvaluator({"images": [{"id": 1}], "annotations": [], "categories": [{"id": 5, "name": "cat"}]}, (3, 5))
     scored.add([1], [Detections(np.array([0, 1]), np.array([[0, 0, 9, 9]] * 2), np.array([0.9, 0.8]))])
-    (image,) = scored.by_image()
+    (image,) = boxes_by_image(scored)
     assert scored.class_names == ["cat"] and image.labels.tolist() == [0] and image.scores.tolist() == [0.8]
 
 
@@ -220,7 +222,7 @@ def test_on_any_boxes_ap_is_cocos_every_object_and_detection_has_one_verdict_and
     truths = [(*values, crowd) for values, crowd in drawn_truths]
     found = [(*values, score / 10) for values, score in drawn_found]
     scored = evaluator(truths, found, images=(1, 2))
-    images, expected = scored.by_image(), scored.metrics().ap50
+    images, expected = boxes_by_image(scored), scored.metrics().ap50
     breakdown, verdicts = error_breakdown(images), judge_detections(images)
     assert breakdown.ap == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert len(verdicts.kinds) == len(found) and len(verdicts.found) == sum(not crowd for *_, crowd in truths)
@@ -269,10 +271,27 @@ def test_on_real_annotations_with_crowds_ap_is_cocos_and_everything_is_counted_o
         labels = np.searchsorted(scored.category_ids, [row["category_id"] for row in own])
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
         scored.add([image_id], [Detections(labels, xyxy, np.array([row["score"] for row in own]))])
-    images = scored.by_image()
+    images = boxes_by_image(scored)
     breakdown, verdicts = error_breakdown(images), judge_detections(images)
     assert breakdown.ap == pytest.approx(scored.metrics().ap50, abs=1e-12) and 0 < breakdown.ap <= 1
     wrong = sum(count for kind, count in breakdown.counts.items() if kind != "missed")
     assert wrong + (verdicts.kinds == RIGHT).sum() + (verdicts.kinds == IGNORED).sum() == len(verdicts.kinds)
     matrix = confusion_matrix(images, len(scored.class_names), score=0)
     assert np.trace(matrix) == verdicts.found.sum() and matrix[:-1].sum() == len(verdicts.found)
+
+
+def test_by_image_keeps_the_best_hundred_of_a_class_of_equal_scores_the_first():
+    scores = np.r_[np.full(60, 0.5), np.full(60, 0.7), 0.1]
+    found = [(1, 1 + int(i == 120), (i, 0, 10, 10), value) for i, value in enumerate(scores)]
+    (image,) = by_image([(1, 1, BOX)], found)
+    assert image.boxes_xyxy[:, 0].tolist() == [*range(60, 120), *range(40), 120]
+    assert image.scores.tolist() == sorted(image.scores, reverse=True)
+
+
+def test_detections_are_copied_and_corners_of_float32_come_back():
+    scored = CocoEvaluator({"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]})
+    boxes = torch.tensor([[0.1, 0.2, 100.3, 50.7]])
+    want = boxes.double().tolist()
+    scored.add([1], [Detections(torch.tensor([0]), boxes, torch.tensor([0.5]))])
+    boxes.zero_()
+    assert boxes_by_image(scored)[0].boxes_xyxy.tolist() == want

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from workbook import viz
 
-from dfine_lib.evaluate.coco_ap import ImageBoxes
 from dfine_tools.analysis.errors import error_breakdown
+from dfine_tools.analysis.image_boxes import ImageBoxes
 
 
 def one_image(labels=(0, 1), scores=(0.9, 0.8)) -> ImageBoxes:
