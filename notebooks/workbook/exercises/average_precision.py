@@ -27,7 +27,7 @@ def by_hand(answer: Any) -> None:
 
 @exercise("40.2")
 def cost_of_copies(answer: Callable[..., Any]) -> None:
-    """AP of a perfect detector that sends every box several times in a row."""
+    """AP of a perfect detector that sends every box several times."""
     for objects, copies in ((1, 1), (5, 0), (5, 1), (40, 1), (12, 3), (200, 2)):
         precision = [k / ((k - 1) * (copies + 1) + 1) for k in range(1, objects + 1)]
         right = sum(precision[max(math.ceil(r * objects / 100) - 1, 0)] for r in range(101)) / 101
