@@ -108,7 +108,7 @@ def replaced(checkout: Path) -> Callable:
 
 
 def theirs(package: str) -> Callable:
-    """As their README says; detections by the quickest way in, one array for all. Both packages have the same interface."""
+    """As the package's README says, detections as one array, the fastest way in; both have the same interface."""
 
     def side(file: dict[str, Any], found: list[Any]) -> Callable[[], tuple[dict[str, float], list[float]]]:
         if package == "pycocotools":

@@ -153,9 +153,11 @@ def error_breakdown(
     hits = np.bincount(matches.object_labels[matches.found], minlength=len(num_objects))
     return ErrorBreakdown(
         ap=ap,
-        counts={name: int((status == n).sum()) for n, name in enumerate(ERROR_TYPES[:-1])} | {"missed": int(lost.sum())},
+        counts={name: int((status == n).sum()) for n, name in enumerate(ERROR_TYPES[:-1])}
+        | {"missed": int(lost.sum())},
         delta_ap={name: after[name] - ap for name in ERROR_TYPES},
-        delta_ap_false_positives=_mean_ap(labels[correct], scores[correct], correct[correct], num_objects, classes) - ap,
+        delta_ap_false_positives=_mean_ap(labels[correct], scores[correct], correct[correct], num_objects, classes)
+        - ap,
         delta_ap_false_negatives=_mean_ap(labels, scores, correct, hits, classes) - ap,
         foreground=foreground,
         background=background,
@@ -272,7 +274,7 @@ def _match_image(image: ImageBoxes, foreground: float, background: float) -> tup
 
 
 def _match(overlap: np.ndarray, least: float) -> np.ndarray:
-    """Object of each detection, -1 for none. Detections choose by falling score; of equal IoUs the later object, as COCO."""
+    """Object of each detection, -1 for none: detections choose by falling score, of equal IoUs the later object."""
     taken = np.full(len(overlap), -1)
     if not overlap.size:
         return taken
@@ -307,7 +309,9 @@ def _on_ignored(image: ImageBoxes, overlap: np.ndarray, least: float) -> np.ndar
     return (same & (overlap >= min(least, 1 - 1e-10))).any(1)
 
 
-def _best_on_false_negatives(fixable: np.ndarray, objects: np.ndarray, scores: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _best_on_false_negatives(
+    fixable: np.ndarray, objects: np.ndarray, scores: np.ndarray, found: np.ndarray
+) -> np.ndarray:
     """bool `[K]`: of those that can be fixed, the one of the highest score on every false negative."""
     chosen = np.zeros(len(fixable), dtype=bool)
     which = np.flatnonzero(fixable & (objects >= 0))
