@@ -49,5 +49,5 @@ def best_score(answer: Callable[..., Any]) -> None:
         reached = float(2 * is_tp[kept].sum() / (kept.sum() + objects)) if cut == cut else math.nan
         if not abs(reached - float(f1.max())) < 1e-4:
             raise Wrong(
-                f"{objects} objects: the threshold {cut:.3f} gives F1 {reached:.3f}; the highest is {float(f1.max()):.3f}"
+                f"{objects} objects: threshold {cut:.3f} gives F1 {reached:.3f}; the highest is {float(f1.max()):.3f}"
             )
