@@ -5,6 +5,8 @@ from __future__ import annotations
 PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
     "DfineError": "the base class of every error that names a mistake and the way out",
+    "json_safe": "null for NaN and infinity in JSON",
+    "read_lines": "the JSON objects of a metrics.jsonl or of the authors' log",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",
@@ -79,8 +81,6 @@ PLUMBING: dict[str, str] = {
     "how_to_name": "what to do about class rows without names, in words",
     "without_unnamed_rows": "weights without the class rows that stand for no class",
     "is_set": "whether an annotation is marked, as by ignore or difficult",
-    # What the evaluation notebook puts together.
-    "ImageBoxes": "objects and detections of one image, as arrays",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",
     "joined": "the processes that torchrun started, as one group",
