@@ -52,21 +52,7 @@ class Score:
         return {"ap": self.ap}
 
 
-class ScoreOf:
-    """What the trainer scores with, made of a function of model, loader and device; shows no samples."""
-
-    def __init__(self, function) -> None:
-        self.function = function
-
-    def __call__(self, model, loader, device) -> Score:
-        return self.function(model, loader, device)
-
-    def samples(self, model, loader, device) -> list:
-        return []
-
-
-@ScoreOf
-def score_by_weights(model, loader, device) -> Score:
+def score_by_weights(model, *_, **__) -> Score:
     """A stand-in for AP: any function of the weights tells whether two runs are the same."""
     total = sum(p.double().abs().sum() for p in model.parameters())
     return Score(1 / (1 + total.item()))

@@ -1,12 +1,14 @@
-"""The twelve COCO numbers, equal to those of pycocotools."""
+"""The 12 COCO metrics of a model's detections, computed by faster-coco-eval or pycocotools."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,18 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dfine_lib.data.coco_json import is_set, read_json
-from dfine_lib.evaluate.coco_matching import Found, Objects
-from dfine_lib.evaluate.coco_precision import Scores, countable, score
-from dfine_lib.evaluate.postprocess import Detections, ImageBoxes, postprocess
+from dfine_lib.errors import DataError, DfineError
+from dfine_lib.evaluate.postprocess import Detections, postprocess
 
 logger = logging.getLogger(__name__)
+ENGINES = ("faster-coco-eval", "pycocotools")
+MAX_DETECTIONS = 100  # of one image and class; COCO's evaluation looks at no more
+_AT_ONCE = 200_000  # detections handed to the engine at a time: it keeps a dict of about 1 kB for each
 
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """COCO's average precision (AP) and recall (AR), 0..1; NaN where there is nothing to measure.
+    """COCO's average precision (AP) and average recall (AR), 0..1; NaN where there is nothing to measure.
 
     Small, medium and large are areas below 32², up to 96² and above, in pixels of the original image.
     """
@@ -45,26 +49,40 @@ class CocoMetrics:
     per_class: dict[str, float] = field(default_factory=dict)  # AP by class name, in the file's order
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: numbers as floats, None where there is nothing to measure."""
-        numbers = {f.name: _finite_or_none(getattr(self, f.name)) for f in fields(self) if f.name != "per_class"}
-        return numbers | {"per_class": {name: _finite_or_none(ap) for name, ap in self.per_class.items()}}
+        """JSON-safe: floats, None where there is nothing to measure."""
+        plain = lambda value: float(value) if math.isfinite(value) else None  # noqa: E731
+        metrics = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "per_class"}
+        return metrics | {"per_class": {name: plain(ap) for name, ap in self.per_class.items()}}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CocoMetrics:
-        """Back from `to_dict`."""
-        numbers = {f.name: _or_nan(values[f.name]) for f in fields(cls) if f.name != "per_class"}
-        return cls(**numbers, per_class={name: _or_nan(ap) for name, ap in values["per_class"].items()})
+
+@dataclass(frozen=True, eq=False)
+class ImageBoxes:
+    """Ground truth and detections of one image. Boxes in pixels, left, top, right, bottom."""
+
+    image_id: int
+    truth_labels: np.ndarray  # int64 [G], 0..C-1
+    truth_boxes_xyxy: np.ndarray  # float64 [G, 4]
+    truth_iscrowd: np.ndarray  # bool [G]; any number of detections of its class match a crowd region
+    truth_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
+    labels: np.ndarray  # int64 [K], 0..C-1
+    boxes_xyxy: np.ndarray  # float64 [K, 4]
+    scores: np.ndarray  # float64 [K], falling
+
+    def above(self, score: float) -> ImageBoxes:
+        """With the detections of at least this score only."""
+        kept = self.scores >= score
+        return replace(self, labels=self.labels[kept], boxes_xyxy=self.boxes_xyxy[kept], scores=self.scores[kept])
 
 
 class CocoEvaluator:
     """Collects detections image by image, then scores them against a COCO file.
 
-    The ground truth is the untouched file: crowd regions swallow detections, boxes are not clamped. A file without
-    `area` or `iscrowd` gets width * height and 0. Ids of annotations are not read: pycocotools takes an object with
-    id 0 for unmatched, whatever is found there.
+    The ground truth is the untouched file: boxes are not clamped. A file without `area` or `iscrowd` gets width *
+    height and 0. Annotations are renumbered from 1: the engines take an object with id 0 for unmatched.
 
-    Objects marked `ignore` or `difficult` are ignored, as PASCAL VOC ignores difficult ones: neither missed, nor are
-    detections on them false, however many. pycocotools reads `iscrowd` alone; how many are ignored is logged.
+    Objects marked `ignore` or `difficult` are ignored, as PASCAL VOC ignores difficult ones: an ignored object is no
+    false negative, and detections that match it, however many, are no false positives. The engines read `iscrowd`
+    alone; the number of ignored objects is logged.
     """
 
     def __init__(
@@ -72,47 +90,72 @@ class CocoEvaluator:
         annotation_file: str | os.PathLike[str] | dict[str, Any],
         category_ids: Sequence[int] | None = None,
         image_ids: Iterable[int] | None = None,
+        engine: str = ENGINES[0],
     ) -> None:
         """
         Args:
             annotation_file: COCO instances JSON, or its contents.
             category_ids: the file's category id of each label 0..C-1; default: the file's own, rising. A label
                 whose id the file lacks is not scored.
-            image_ids: score these images only; default: all of the file, seen or not.
+            image_ids: score these images only; default: all of the file, with detections or without.
+            engine: `faster-coco-eval`, or `pycocotools`, the original, some five times slower.
 
         Raises:
-            ValueError: the file lacks `images` or `annotations`, or is not JSON, or lacks one of `image_ids`.
+            DataError: the file lacks `images` or `annotations`, or is not JSON, or lacks one of `image_ids`.
+            DfineError: unknown engine.
         """
-        data, name = _read(annotation_file)
+        in_memory = isinstance(annotation_file, dict)
+        data = annotation_file if in_memory else read_json(Path(annotation_file))
+        name = "ground truth" if in_memory else str(annotation_file)
         for key in ("images", "annotations"):
             if key not in data:
-                raise ValueError(f"{name}: no {key!r} in this COCO file")
-        truths = [_annotation(a, name) for a in data["annotations"]]
-        marked = sum(ignored and not iscrowd for *_, iscrowd, ignored in truths)
-        if marked:
-            logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
-        if all(truth[-1] for truth in truths):
-            logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
-        categories = data.get("categories") or [{"id": i} for i in sorted({t[1] for t in truths})]
+                raise DataError(f"{name}: no {key!r} in this COCO file")
+        categories = data.get("categories") or [
+            {"id": i} for i in sorted({a["category_id"] for a in data["annotations"]})
+        ]
         self._names = {int(c["id"]): str(c.get("name", c["id"])) for c in categories}
         self._class_ids = sorted(self._names)
-        self._image_ids = sorted({image["id"] for image in data["images"]})
-        self._place = {image_id: place for place, image_id in enumerate(self._image_ids)}
-        scored = self._image_ids if image_ids is None else sorted({int(i) for i in image_ids})
-        unknown = [i for i in scored if i not in self._place]
-        if unknown:
-            raise ValueError(f"{name}: no image with id {unknown[:5]}")
-        self._scored = np.array([self._place[i] for i in scored], dtype=np.int64)
-        classes = {category_id: place for place, category_id in enumerate(self._class_ids)}
-        self._objects = _columns(truths, self._place, classes)
+        classes = {category_id: c for c, category_id in enumerate(self._class_ids)}
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
-        self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int32)
+        self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int64)
+        self._image_ids = sorted({image["id"] for image in data["images"]})
+        self._index = {image_id: i for i, image_id in enumerate(self._image_ids)}  # the engine's id of an image
+        scored = self._image_ids if image_ids is None else sorted({int(i) for i in image_ids})
+        if unknown := [i for i in scored if i not in self._index]:
+            raise DataError(f"{name}: no image with id {unknown[:5]}")
+        self._scored = [self._index[i] for i in scored]
+        self._engine = _engine(engine)
+        self._truth = self._ground_truth(data["annotations"], classes, name)
         self.reset()
+
+    def _ground_truth(self, annotations: list[dict[str, Any]], classes: dict[int, int], name: str) -> Any:
+        """The engine's `COCO`: images and classes numbered from 0, annotations from 1."""
+        truth = [_annotation(a, name) for a in annotations]
+        if marked := sum("marked" in a for a in truth):
+            logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
+        if all(a["iscrowd"] for a in truth):
+            logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
+        known = [a for a in truth if a["image_id"] in self._index and a["category_id"] in classes]
+        for number, a in enumerate(known, start=1):
+            a |= {"id": number, "image_id": self._index[a["image_id"]], "category_id": classes[a["category_id"]]}
+        return self._coco(known)
+
+    def _coco(self, annotations: list[dict[str, Any]]) -> Any:
+        coco = self._engine[0]()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": i} for i in range(len(self._image_ids))],
+            "categories": [{"id": c} for c in range(len(self._class_ids))],
+            "annotations": annotations,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            coco.createIndex()
+        return coco
 
     def reset(self) -> None:
         """Forget all detections."""
-        self._seen: set[int] = set()  # places of images
-        self._parts: list[Found] = []
+        self._seen: set[int] = set()  # images, by index
+        self._parts: list[np.ndarray] = []  # rows as `loadRes` takes them: image, x, y, w, h, score, class
 
     def add(self, image_ids: Iterable[int] | torch.Tensor, detections: Sequence[Detections]) -> None:
         """Take in the detections of some images. An image that was seen before is left as it is: samplers pad.
@@ -123,22 +166,21 @@ class CocoEvaluator:
         ids = image_ids.tolist() if isinstance(image_ids, torch.Tensor) else [int(i) for i in image_ids]
         if len(ids) != len(detections):
             raise ValueError(f"{len(ids)} image ids for {len(detections)} lists of detections")
-        for image_id, found in zip(ids, detections, strict=True):
-            if image_id not in self._place:
+        for image_id, of_image in zip(ids, detections, strict=True):
+            if image_id not in self._index:
                 raise ValueError(f"image id {image_id} is not in the ground truth")
-            place = self._place[image_id]
-            if place in self._seen:
+            if self._index[image_id] in self._seen:
                 continue
-            labels = _array(found.labels)
+            labels, scores, boxes = (_array(v) for v in (of_image.labels, of_image.scores, of_image.boxes_xyxy))
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.category_ids):
-                raise ValueError(
-                    f"image id {image_id}: labels {labels.min()} to {labels.max()} for {len(self.category_ids)} classes"
-                )
-            self._seen.add(place)
-            if len(labels):
-                images = np.full(len(labels), place, dtype=np.int32)
-                boxes, scores = _array(found.boxes_xyxy).reshape(-1, 4), _array(found.scores)
-                self._parts.append(Found(images, self._class_of_label[labels], boxes, scores))
+                classes = len(self.category_ids)
+                raise ValueError(f"image id {image_id}: labels {labels.min()} to {labels.max()} for {classes} classes")
+            self._seen.add(self._index[image_id])
+            rows = np.empty((len(labels), 7))  # float64: a width is the difference of two float32 corners
+            rows[:, 0], rows[:, 5], rows[:, 6] = self._index[image_id], scores, self._class_of_label[labels]
+            rows[:, 1:5] = boxes.reshape(-1, 4)
+            rows[:, 3:5] -= rows[:, 1:3]
+            self._parts.append(rows[rows[:, 6] >= 0])
 
     def gather(self) -> None:
         """Exchange detections between all ranks, so that each holds all. Collective: every rank calls it.
@@ -147,26 +189,23 @@ class CocoEvaluator:
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        everyone: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, (sorted(self._seen), tuple(self._stacked())))
+        of_ranks: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(of_ranks, (sorted(self._seen), self._rows()))
         self.reset()
-        for seen, columns in everyone:
-            found = Found(*columns)
-            self._parts.append(found.take(np.isin(found.images, [i for i in seen if i not in self._seen])))
+        for seen, rows in of_ranks:  # the last batch of a rank may repeat images of another
+            self._parts.append(rows[np.isin(rows[:, 0], [i for i in seen if i not in self._seen])])
             self._seen.update(seen)
 
     def metrics(self) -> CocoMetrics:
-        """Score what was added. Images without detections count as missed."""
-        if not self._class_ids:
-            return CocoMetrics(*[math.nan] * 12)
-        precision, recall, recall_of_few = self._scores()
-        by_id = {i: _mean(precision[:, :, k, 0]) for k, i in enumerate(self._class_ids)}
+        """Score what was added. Objects of images without detections are false negatives."""
+        precision, recall = self._tables()
+        of_class = {i: _mean(precision[:, :, c, 0, 2]) for c, i in enumerate(self._class_ids)}
         return CocoMetrics(
-            *(_mean(precision[iou, :, :, 0]) for iou in (slice(None), 0, 5)),
-            *(_mean(precision[:, :, :, area]) for area in (1, 2, 3)),
-            *(_mean(recall_of_few[:, :, few]) for few in (0, 1)),
-            *(_mean(recall[:, :, area]) for area in (0, 1, 2, 3)),
-            per_class={name: by_id[i] for i, name in self._names.items()},
+            *(_mean(precision[iou, :, :, 0, 2]) for iou in (slice(None), 0, 5)),
+            *(_mean(precision[:, :, :, area, 2]) for area in (1, 2, 3)),
+            *(_mean(recall[:, :, 0, most]) for most in (0, 1, 2)),
+            *(_mean(recall[:, :, area, 2]) for area in (1, 2, 3)),
+            per_class={name: of_class[i] for i, name in self._names.items()},
         )
 
     @property
@@ -179,60 +218,64 @@ class CocoEvaluator:
 
         Interpolated as COCO does: the best precision at that recall or a higher one. NaN for a class without objects.
         """
-        precision = self._scores().precision[:, :, :, 0]
+        precision = self._tables()[0][:, :, :, 0, 2]
         return np.where(precision < 0, np.nan, precision)
 
     def by_image(self) -> list[ImageBoxes]:
         """The scored images by rising id, each with its objects and those of its detections that COCO looks at.
 
-        Labels are places in `class_names`; detections of a category that the file lacks are left out.
+        Labels are indices into `class_names`; detections of a category that the file lacks are left out.
         """
-        objects, found = self._objects, self._sound()
-        by_score = countable(found, len(self._class_ids)).by_score
-        found = found.take(by_score[np.argsort(found.images[by_score], kind="stable")])
-        objects = objects.take(np.argsort(objects.images, kind="stable"))
-        of_found, of_objects = _stretches(found.images, self._scored), _stretches(objects.images, self._scored)
+        rows = self._rows()
+        order = np.lexsort((-rows[:, 5], rows[:, 6], rows[:, 0]))  # by image, class, falling score
+        group = (rows[:, 0] * len(self._class_ids) + rows[:, 6])[order]
+        rank = np.arange(len(rows)) - np.searchsorted(group, group)
+        rows = rows[np.sort(order[rank < MAX_DETECTIONS])]
+        rows = rows[np.lexsort((-rows[:, 5], rows[:, 0]))]
+        start, end = (np.searchsorted(rows[:, 0], self._scored, side=side) for side in ("left", "right"))
         images = []
-        for place, mine, there in zip(self._scored.tolist(), of_found, of_objects, strict=True):
-            xywh = objects.boxes_xywh[there]
+        for i, first, last in zip(self._scored, start, end, strict=True):
+            truth, found = self._truth.imgToAnns[i], rows[first:last]
+            column = lambda key, kind, truth=truth: np.array([a.get(key, 0) for a in truth], dtype=kind)  # noqa: E731
             images.append(ImageBoxes(
-                image_id=self._image_ids[place],
-                truth_labels=objects.classes[there],
-                truth_boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
-                truth_iscrowd=objects.iscrowd[there],
-                truth_ignored=objects.ignored[there],
-                labels=found.classes[mine].astype(np.int64),
-                boxes_xyxy=found.boxes_xyxy[mine].astype(np.float64),
-                scores=found.scores[mine].astype(np.float64),
+                image_id=self._image_ids[i],
+                truth_labels=column("category_id", np.int64),
+                truth_boxes_xyxy=_to_xyxy(column("bbox", np.float64).reshape(-1, 4)),
+                truth_iscrowd=column("iscrowd", bool) & ~column("marked", bool),
+                truth_ignored=column("iscrowd", bool),
+                labels=found[:, 6].astype(np.int64), boxes_xyxy=_to_xyxy(found[:, 1:5]), scores=found[:, 5],
             ))  # fmt: skip
         return images
 
-    def _scores(self) -> Scores:
-        """Of the scored images; classes by rising id."""
-        objects = self._objects
-        objects = objects.take(np.isin(objects.images, self._scored))
-        return score(objects, self._sound(), len(self._class_ids))
+    def _tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """COCO's precision `[10, 101, C, 4, 3]` and recall `[10, C, 4, 3]`; -1 where there is nothing to find.
 
-    def _sound(self) -> Found:
-        """Finite detections in scored images, of the file's classes; images rising."""
-        found = self._stacked()
-        finite = np.isfinite(found.boxes_xyxy).all(1) & np.isfinite(found.scores)
+        The last two axes are the areas all, small, medium and large, and at most 1, 10 and 100 detections. Classes are
+        scored apart, so some go to the engine at a time, which bounds what it holds.
+        """
+        precision = -np.ones((10, 101, len(self._class_ids), 4, 3))
+        recall = -np.ones((10, len(self._class_ids), 4, 3))
+        rows, (_, evaluation) = self._rows(), self._engine
+        part = np.cumsum(np.bincount(rows[:, 6].astype(np.int64), minlength=len(self._class_ids))) // _AT_ONCE
+        for number in np.unique(part) if self._scored else ():
+            classes = np.flatnonzero(part == number)
+            chosen = rows[np.isin(rows[:, 6], classes)]
+            with contextlib.redirect_stdout(io.StringIO()):
+                found = self._truth.loadRes(chosen) if len(chosen) else self._coco([])
+                run = evaluation(self._truth, found, "bbox")
+                run.params.imgIds, run.params.catIds = self._scored, classes.tolist()
+                run.evaluate()
+                run.accumulate()
+            precision[:, :, classes], recall[:, classes] = run.eval["precision"], run.eval["recall"]
+        return precision, recall
+
+    def _rows(self) -> np.ndarray:
+        """All finite detections `[K, 7]`."""
+        rows = np.concatenate([np.empty((0, 7)), *self._parts])
+        finite = np.isfinite(rows).all(1)
         if not finite.all():
             logger.warning("left out %d detections with a score or a box that is not finite", (~finite).sum())
-        wanted = np.zeros(len(self._image_ids), bool)
-        wanted[self._scored] = True
-        kept = finite & (found.classes >= 0) & wanted[found.images]
-        found = found if kept.all() else found.take(kept)
-        if (np.diff(found.images) < 0).any():
-            found = found.take(np.argsort(found.images, kind="stable"))
-        return found
-
-    def _stacked(self) -> Found:
-        """All detections as they came; from now on kept as one part."""
-        if not self._parts:
-            return Found(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4), np.float32), np.zeros(0))
-        if len(self._parts) > 1:
-            self._parts = [Found(*map(np.concatenate, zip(*self._parts, strict=True)))]
+        self._parts = [rows[finite]]
         return self._parts[0]
 
 
@@ -252,10 +295,10 @@ def evaluate_model(
         evaluator: filled anew; or the COCO file to make one from, labels then meaning `loader.index.category_ids`.
         device: where the model is.
         top_k: most detections per image.
-        distributed: gather the detections of all ranks; every rank must call, and every rank gets the same numbers.
+        distributed: gather the detections of all ranks; every rank must call, and every rank gets the same metrics.
 
     Returns:
-        The twelve numbers and the AP of each class.
+        The 12 COCO metrics and the AP of each class.
 
     Raises:
         ValueError: the model has another number of classes than the evaluator.
@@ -280,61 +323,58 @@ def evaluate_model(
     return evaluator.metrics()
 
 
-def _read(annotation_file: str | os.PathLike[str] | dict[str, Any]) -> tuple[dict[str, Any], str]:
-    if isinstance(annotation_file, dict):
-        return annotation_file, "ground truth"
-    return read_json(Path(annotation_file)), str(annotation_file)
+def _engine(name: str) -> tuple[type, type]:
+    """The engine's `COCO`, and its `COCOeval` with the ignore flags that both libraries overwrite by `iscrowd`."""
+    if name == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    elif name == "faster-coco-eval":
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+
+        logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it logs what pycocotools prints
+    else:
+        raise DfineError(f"engine should be {' or '.join(ENGINES)}, got {name!r}")
+
+    class Evaluation(COCOeval):
+        def computeIoU(self, imgId: int, catId: int) -> Any:
+            """An object marked to be ignored matches as a crowd region does, but by its plain IoU."""
+            marked = [a for a in self.cocoGt.imgToAnns[imgId] if "marked" in a and a["category_id"] == catId]
+            for a in marked:
+                a["iscrowd"] = 0
+            ious = super().computeIoU(imgId, catId)
+            for a in marked:
+                a["iscrowd"] = 1
+            return ious
+
+    return COCO, Evaluation
 
 
-_Truth = tuple[int, int, list[float], float, bool, bool]  # image id, category id, xywh, area, iscrowd, ignored
-
-
-def _annotation(annotation: dict[str, Any], name: str) -> _Truth:
-    """What scoring reads of one annotation."""
-    missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
-    if missing:
-        raise ValueError(f"{name}: annotation id {annotation.get('id', '(none)')} has no {missing[0]!r}")
-    box = [float(v) for v in annotation["bbox"]]
-    area = annotation.get("area")
+def _annotation(annotation: dict[str, Any], name: str) -> dict[str, Any]:
+    """What scoring reads of one annotation; `iscrowd` is set for whatever is ignored."""
+    identity = annotation.get("id", "(none)")
+    for key in ("image_id", "category_id", "bbox"):
+        if key not in annotation:
+            raise DataError(f"{name}: annotation id {identity} has no {key!r}")
+    box, area = [float(v) for v in annotation["bbox"]], annotation.get("area")
     try:
         area = box[2] * box[3] if area is None else float(area)
     except (TypeError, ValueError) as error:
-        identity = annotation.get("id", "(none)")
-        raise ValueError(f"{name}: annotation id {identity}: 'area' should be a number, got {area!r}") from error
-    iscrowd = bool(int(annotation.get("iscrowd") or 0))
-    ignored = iscrowd or is_set(annotation.get("ignore")) or is_set(annotation.get("difficult"))
-    return annotation["image_id"], annotation["category_id"], box, area, iscrowd, ignored
-
-
-def _columns(truths: list[_Truth], images: dict[int, int], classes: dict[int, int]) -> Objects:
-    """Those of known images and classes, by place."""
-    known = [(images[i], classes[c], *rest) for i, c, *rest in truths if i in images and c in classes]
-    places, labels, boxes, areas, iscrowd, ignored = zip(*known, strict=True) if known else ((),) * 6
-    return Objects(
-        np.array(places, np.int64), np.array(labels, np.int64), np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(areas, np.float64), np.array(iscrowd, bool), np.array(ignored, bool),
-    )  # fmt: skip
+        raise DataError(f"{name}: annotation id {identity}: 'area' should be a number, got {area!r}") from error
+    iscrowd = int(annotation.get("iscrowd") or 0) != 0
+    marked = not iscrowd and (is_set(annotation.get("ignore")) or is_set(annotation.get("difficult")))
+    taken = {key: annotation[key] for key in ("image_id", "category_id")}
+    return taken | {"bbox": box, "area": area, "iscrowd": int(iscrowd or marked)} | ({"marked": True} if marked else {})
 
 
 def _array(values: Any) -> np.ndarray:
-    """A copy of its own: what was handed in may change, or belong to a larger tensor."""
-    return values.cpu().numpy().copy() if isinstance(values, torch.Tensor) else np.array(values)
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _stretches(rising: np.ndarray, values: np.ndarray) -> list[slice]:
-    """Where each value stands in a rising column."""
-    ends = (np.searchsorted(rising, values, side=side).tolist() for side in ("left", "right"))
-    return [slice(*pair) for pair in zip(*ends, strict=True)]
+def _to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-def _mean(precision: np.ndarray) -> float:
-    measured = precision[precision > -1]
+def _mean(table: np.ndarray) -> float:
+    measured = table[table > -1]
     return float(measured.mean()) if measured.size else math.nan
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) and value >= 0 else None
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,25 +41,6 @@ class Detections:
     def _each(self, change) -> Detections:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Detections(**{k: None if v is None else change(v) for k, v in values.items()})
-
-
-@dataclass(frozen=True, eq=False)
-class ImageBoxes:
-    """What is in one image beside what was found there. Boxes in pixels, left, top, right, bottom."""
-
-    image_id: int
-    truth_labels: np.ndarray  # int64 [G], 0..C-1
-    truth_boxes_xyxy: np.ndarray  # float64 [G, 4]
-    truth_iscrowd: np.ndarray  # bool [G]; a crowd region swallows detections of its class
-    truth_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
-    labels: np.ndarray  # int64 [K], 0..C-1
-    boxes_xyxy: np.ndarray  # float64 [K, 4]
-    scores: np.ndarray  # float64 [K], falling
-
-    def above(self, score: float) -> ImageBoxes:
-        """With the detections of a score of at least `score` alone."""
-        kept = self.scores >= score
-        return replace(self, labels=self.labels[kept], boxes_xyxy=self.boxes_xyxy[kept], scores=self.scores[kept])
 
 
 @torch.no_grad()

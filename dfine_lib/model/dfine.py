@@ -13,7 +13,7 @@ from dfine_lib.model.decoder import DFINEDecoder
 from dfine_lib.model.hgnetv2 import HGNetV2
 from dfine_lib.model.hybrid_encoder import HybridEncoder
 from dfine_lib.model.outputs import DFINEOutput
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_lib.model.weights import Weights, load_weights, read_weights
 from dfine_lib.recipes import get_recipe
 
 
@@ -47,28 +47,17 @@ class DFINE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, sha256: str | None = None) -> DFINE:
-        """The model of a weights file, in eval mode; size and classes are read from the file.
+        """The model of a weights file, in eval mode: `open_model`, without what the file says.
 
         Args:
-            path: `.safetensors` of ours, `.pth` of the authors, a folder of Hugging Face's, or the name of a published
-                file, such as `dfine_l_coco`, which is downloaded once.
+            path: as in `read_weights`: a file, a folder of Hugging Face's, or a published name such as `dfine_l_coco`.
             sha256: refuse a file with another checksum.
 
         Raises:
-            WeightsError: no such file, damaged, of another checksum, or of a shape that is none of the published sizes
-                and not described in the file (build it by `DFINE.from_recipe`, fill it by
-                `dfine_lib.model.weights.load_weights`).
-            DownloadError: a published file that could not be had.
+            WeightsError: as in `open_model`.
+            DownloadError: a published file that cannot be downloaded.
         """
-        weights = read_weights(path, sha256=sha256)
-        if weights.model is None:
-            raise WeightsError(
-                f"{path}: the file does not say which model it is of. Build the model by its recipe, as "
-                'DFINE.from_recipe("l_coco"), and fill it with dfine_lib.model.weights.load_weights.'
-            )
-        model = cls(weights.model)
-        load_weights(model, weights)
-        return model.eval()
+        return open_model(read_weights(path, sha256=sha256))[0]
 
     def forward(self, images: Tensor, targets: TargetsLike | None = None, keep_layers: bool = False) -> DFINEOutput:
         """Detect.
@@ -86,3 +75,21 @@ class DFINE(nn.Module):
         if targets is not None and len(targets) != len(images):
             raise ValueError(f"targets must be one for each of the {len(images)} images, got {len(targets)}")
         return self.decoder(self.encoder(self.backbone(images)), targets, keep_layers)
+
+
+def open_model(source: str | Path | Weights, recipe: str | Recipe | None = None) -> tuple[DFINE, Weights]:
+    """The model that a weights source holds, filled and in eval mode, and what the source says about it.
+
+    Args:
+        source: anything that `read_weights` reads, or what it returned.
+        recipe: shape of the model, where the source does not say it; the number of classes is the source's.
+
+    Raises:
+        WeightsError: no such file, damaged, of another model than the recipe's, or of a shape that is none of the
+            published sizes and neither described in the file nor by a recipe.
+        DownloadError: a published file that cannot be downloaded.
+    """
+    weights = source if isinstance(source, Weights) else read_weights(source)
+    model = DFINE(weights.model_config(recipe))
+    load_weights(model, weights)
+    return model.eval(), weights

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dfine_lib.categories import COCO, OBJECTS365, PUBLISHED_IDS
-from dfine_lib.config import DataConfig, ModelConfig
+from dfine_lib.config import DataConfig, ModelConfig, Recipe
 from dfine_lib.files import write_atomically
 from dfine_lib.model.class_rows import (
     WeightsError,
@@ -29,6 +29,7 @@ from dfine_lib.model.class_rows import (
 )
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 from dfine_lib.model.published import COCO_FILES, OBJECTS365_FILES, described, locate_weights
+from dfine_lib.recipes import get_recipe
 
 __all__ = ["Weights", "WeightsError", "load_weights", "locate_weights", "read_weights", "save_weights"]
 
@@ -57,6 +58,22 @@ class Weights:
         """Rows of the class heads."""
         bias = self.state_dict.get("decoder.enc_score_head.bias")
         return None if bias is None else len(bias)
+
+    def model_config(self, recipe: str | Recipe | None = None) -> ModelConfig:
+        """Shape of the model: a recipe's, with the class rows of the file, or else what the file says.
+
+        Raises:
+            WeightsError: the file does not say it, and no recipe is given.
+        """
+        if recipe is not None:
+            config = get_recipe(recipe).model
+            return replace(config, num_classes=self.num_classes or config.num_classes)
+        if self.model is None:
+            raise WeightsError(
+                f"{self.path}: the file does not say which model it is of, and no recipe was given",
+                "name_recipe", source=self.path,
+            )  # fmt: skip
+        return self.model
 
 
 def read_weights(path: str | Path, *, sha256: str | None = None, unnamed_rows: bool = False) -> Weights:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.large.repeat_factor import draws_per_epoch, repeat_factors
 from dfine_lib.config import Recipe
-from dfine_lib.data.coco import CocoIndex, find_split, read_coco
-from dfine_lib.data.images import DataError
+from dfine_lib.data.coco import CocoIndex
+from dfine_lib.data.source import CocoFolder
+from dfine_lib.errors import DataError
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
@@ -82,7 +82,12 @@ class RunPlan:
 
 
 def plan_run(
-    recipe: Recipe, data: Path, seed: int, weights: str | Path | None, rows: Mapping[str, str] | None = None
+    recipe: Recipe,
+    data: Path,
+    seed: int,
+    weights: str | Path | None,
+    rows: Mapping[str, str] | None,
+    source: CocoFolder,
 ) -> RunPlan:
     """Read both splits and fit the recipe to them; no image is opened.
 
@@ -93,25 +98,25 @@ def plan_run(
     """
     if rows and not weights:
         raise ValueError("rows say which classes of a weights file to take: name the weights too")
-    index = read_coco(*find_split(data, "train"), training=True)
-    val_index = read_coco(
-        *find_split(data, "val"),
-        training=False,
-        category_ids=index.category_ids,
-        category_names=index.category_names,
-    )
+    index, val_index = source.open(data)
     _check_names(index, val_index)
     located = locate_weights(weights) if weights else None
-    return RunPlan(fitted_to_data(recipe, index), index, val_index, seed, located, rows)
+    fitted = fitted_to_data(recipe, index, source.samples_per_epoch(index, recipe))
+    return RunPlan(fitted, index, val_index, seed, located, rows)
 
 
-def fitted_to_data(recipe: Recipe, index: CocoIndex) -> Recipe:
+def fitted_to_data(recipe: Recipe, index: CocoIndex, images: int | None = None) -> Recipe:
     """The recipe with as many classes as the data has, and settings that suit the run's length.
 
     A batch that is the recipe's own, made for a hundred thousand images, is lowered to what gives a small set
     `LEAST_STEPS` steps an epoch (8 images at least); one that was chosen (`data.fit_batch_size` false) stays.
+
+    Args:
+        recipe: as published, or as chosen.
+        index: the training split.
+        images: training samples of an epoch; None: one of each image.
     """
-    images = draws_per_epoch(repeat_factors(index, recipe.data.repeat_threshold))  # of an epoch
+    images = len(index) if images is None else images
     batch_size = recipe.data.batch_size
     known = RECIPES.get(recipe.name)
     as_published = recipe.train.faithful or not recipe.train.adapt_to_length

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_tools.large.shards import eval_loader, train_loader
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
-from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import Batch, Draw, derived_seed
+from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import pick_device, set_backends, usable_precision
 from dfine_lib.distributed import Ranks, joined, was_restarted
+from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.heap import keep_freed_memory
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
@@ -32,15 +33,13 @@ from dfine_lib.train.meter import Meter, in_words, memory_mb, over_a_run
 from dfine_lib.train.optim import build_optimizer, rate_factor
 from dfine_lib.train.run_folder import RunFolder, describe_machine
 from dfine_lib.train.run_plan import RunPlan, plan_run
-from dfine_lib.train.score import MakeScore, Metrics
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
-from dfine_tools.forms.activation_checkpointing import checkpoint_activations
-from dfine_tools.forms.compilation import compile_model, is_compiled
 
 log = logging.getLogger(__name__)
 ROW_EVERY = 10  # optimizer steps between lines of metrics.jsonl
 DECODE_UP_TO = 20_000  # images of a split that are decoded once before a run starts
 STATE_EVERY = 600.0  # seconds between states saved within an epoch
+Form = Callable[[DFINE, Recipe, torch.device], bool]
 
 
 def train(
@@ -48,12 +47,13 @@ def train(
     data: str | Path,
     out: str | Path,
     *,
-    make_score: MakeScore,
     seed: int = 0,
     device: str = "auto",
     resume: bool = True,
     weights: str | Path | None = None,
-    rows: Mapping[str, str] | None = None,
+    class_rows: Mapping[str, str] | None = None,
+    forms: Sequence[Form] = (),
+    source: CocoFolder | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with a run that was stopped; a finished run only returns its result.
 
@@ -63,13 +63,15 @@ def train(
         recipe: a name or a recipe.
         data: what `find_split` understands.
         out: the run folder.
-        make_score: makes what scores a model, and shows what it finds (`dfine_tools.analysis.saved.make_score`).
         seed: of weights, order, augmentation and denoising; a run is a function of recipe, data and seed, bit for
             bit on a CPU. On a GPU gradients are added up in any order and noise is another: up to rounding there.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         resume: go on from `last.pt` where there is one; otherwise a folder that holds a run is refused.
         weights: fine-tune from this file instead of fresh weights.
-        rows: its class to take for a class of the data, where names differ: `{"taxi": "car"}`.
+        class_rows: its class to take for a class of the data, where names differ: `{"taxi": "car"}`.
+        forms: functions of model, recipe and device, called in this order once the model stands on its device; each
+            may change how the model computes (never what), and returns whether it did.
+        source: opens the data and makes the loaders; None: a `CocoFolder`.
 
     Returns:
         The content of `metrics.json`.
@@ -80,21 +82,31 @@ def train(
         NonFiniteLoss: the loss stayed non-finite; `last.pt` holds the last good state.
         ProcessLost, ToldElsewhere: see `dfine_lib.distributed.joined`.
     """
+    source = source or CocoFolder()
     with joined(device) as ranks:
         resume = resume or was_restarted()
         if weights:
             ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
-        plan = plan_run(get_recipe(recipe), Path(data), seed, weights, rows)
-        run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks)
+        plan = plan_run(get_recipe(recipe), Path(data), seed, weights, class_rows, source)
+        run = _Run(plan, RunFolder(out, writes=ranks.first), pick_device(device, ranks), ranks, forms, source)
         try:
             result = ranks.on_first(lambda: run.result() if resume and run.folder.result.exists() else None)
-            return run.train(make_score, resume) if result is None else result
+            return run.train(resume) if result is None else result
         finally:
             run.folder.release()
 
 
 class _Run:
-    def __init__(self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        folder: RunFolder,
+        device: torch.device,
+        ranks: Ranks,
+        forms: Sequence[Form],
+        source: CocoFolder,
+    ) -> None:
+        self.forms, self.source = forms, source
         self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
         folder.lock()
         ranks.on_first(lambda: plan.compare_with_earlier(folder))
@@ -104,7 +116,7 @@ class _Run:
         log.info("%s is finished; nothing to train", self.folder.path)
         return json.loads(self.folder.result.read_text(encoding="utf-8"))
 
-    def train(self, make_score: MakeScore, resume: bool) -> dict[str, Any]:
+    def train(self, resume: bool) -> dict[str, Any]:
         """All epochs that are still to do."""
         folder = self.folder
         if not resume and self.ranks.on_first(lambda: folder.last.exists() or folder.result.exists()):
@@ -112,13 +124,17 @@ class _Run:
         state = self._stored(folder.last)
         if self.device.type == "cpu":
             keep_freed_memory(2047, huge_pages=True)  # a step asks for what the step before gave back
-        self.score = make_score(self.plan.val.annotation_file, self.plan.train.category_ids)
+        self.evaluator = CocoEvaluator(self.plan.val.annotation_file, self.plan.train.category_ids)
         for index in (self.plan.train, self.plan.val):
             # Opening every picture costs minutes on large sets; missing, cut-off and missized ones are always found.
             every = state is None and len(index) <= DECODE_UP_TO
-            self.ranks.on_first(lambda index=index, every=every: check_images(index, every=every))
+            self.ranks.on_first(lambda index=index, every=every: self.source.check(index, every))
         rows = self._build(fresh=state is None)
-        here = describe_machine(self.device) | {"processes": self.ranks.size, "numerics": self.numerics}
+        here = describe_machine(self.device) | {
+            "processes": self.ranks.size,
+            "numerics": self.numerics,
+            "forms": self.put_on,
+        }
         if state is None:
             places = {"data": str(self.plan.train.annotation_file), "weights_file": str(self.plan.weights or "")}
             folder.begin()
@@ -129,7 +145,7 @@ class _Run:
         folder.append({"kind": "session", "step": self._step_number(), **here})
 
         folder.begin_curves(self._step_number())
-        metrics: dict[str, Metrics] = {}
+        metrics: dict[str, CocoMetrics] = {}
         train = self.recipe.train
         for epoch in range(self.progress["epoch"], train.epochs):
             if epoch == train.stop_epoch and not self.progress["step_in_epoch"]:
@@ -160,10 +176,7 @@ class _Run:
         if self.ranks.size > 1 and device.type == "cuda":  # nowhere else are there batch norms over processes
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(device, memory_format=torch.channels_last)
-        if recipe.train.checkpoint_activations:
-            checkpoint_activations(self.model)
-        if recipe.train.compile:
-            compile_model(self.model)
+        self.put_on = [form.__name__ for form in self.forms if form(self.model, recipe, device)]
         self.numerics = set_backends(recipe.train, device)
         self.numerics["precision"] = usable_precision(recipe.train.precision, device)
         train = replace(recipe.train, precision=self.numerics["precision"])
@@ -174,8 +187,8 @@ class _Run:
             self.model, build_criterion(recipe), self.optimizer, self.ema, train, device, self.ranks
         )  # fmt: skip
         share = {"rank": self.ranks.rank, "world_size": self.ranks.size, "device": device}
-        self.loader = train_loader(self.plan.train, recipe, seed=self.plan.seed, **share)
-        self.val_loader = eval_loader(self.plan.val, recipe, **share)
+        self.loader = self.source.train_loader(self.plan.train, recipe, seed=self.plan.seed, **share)
+        self.val_loader = self.source.eval_loader(self.plan.val, recipe, **share)
         self.total = self.loader.steps_per_epoch * recipe.train.epochs
         self.skipped_in_a_row = 0
         self.progress = {
@@ -256,13 +269,17 @@ class _Run:
         for key in ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "memory_mb"):
             self.folder.curve(f"train/{key}", row[key], number)
 
-    def _evaluate(self, epoch: int) -> dict[str, Metrics]:
+    def _evaluate(self, epoch: int) -> dict[str, CocoMetrics]:
         step = (epoch + 1) * self.loader.steps_per_epoch - 1
         start = time.perf_counter()
         models = {"ema": self.ema.module, "raw": self.model}
-        metrics = {name: self.score(model, self.val_loader, self.device) for name, model in models.items()}
+        several = self.ranks.size > 1
+        metrics = {
+            name: evaluate_model(model, self.val_loader, self.evaluator, self.device, distributed=several)
+            for name, model in models.items()
+        }
         ap = self.ranks.on_first(lambda: metrics["ema"].ap)  # NaN where the file has no box to find
-        shown = self.score.samples(models["ema"], self.val_loader, self.device) if self.ranks.first else []
+        shown = sample_detections(models["ema"], self.val_loader, self.device) if self.ranks.first else []
         about = {"step": step, "epoch": epoch, "category_names": self.plan.train.category_names}
         self.folder.write_json(self.folder.samples, about | {"images": shown})
         seconds = time.perf_counter() - start
@@ -342,7 +359,7 @@ class _Run:
             category_names=self.plan.train.category_names, category_ids=self.plan.train.category_ids,
         )  # fmt: skip
 
-    def _finish(self, metrics: dict[str, Metrics]) -> dict[str, Any]:
+    def _finish(self, metrics: dict[str, CocoMetrics]) -> dict[str, Any]:
         if not metrics:  # killed between the last state and here
             row = [row for row in self.folder.read_rows() if row["kind"] == "eval"][-1]
             numbers = {name: row[name] for name in ("ema", "raw")}
@@ -354,7 +371,7 @@ class _Run:
             "sessions": [row for row in self.folder.read_rows() if row["kind"] == "session"],
             "steps": self.total, "skipped_steps": self.progress["skipped"],
             "overflowed_steps": self.progress["overflowed"], "seconds": self.progress["seconds"],
-            **over_a_run(self.folder.read_rows()), "compiled": is_compiled(self.model),
+            **over_a_run(self.folder.read_rows()), "compiled": getattr(self.model, "compiled", False),
             **json.loads(self.folder.about.read_text(encoding="utf-8")),
         }  # fmt: skip
         self.folder.write_json(self.folder.result, result)

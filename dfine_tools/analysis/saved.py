@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from data_tools.large.shards import eval_loader
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.distributed import current_ranks
-from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
+from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
-from dfine_tools.analysis.samples import sample_detections
 from dfine_tools.forms.compilation import compile_model
-
-
-class _Score:
-    """Scores a model on a validation loader; `samples` is what it finds on the first few images."""
-
-    def __init__(self, evaluator: CocoEvaluator) -> None:
-        self.evaluator = evaluator
-
-    def __call__(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> CocoMetrics:
-        return evaluate_model(model, loader, self.evaluator, device, distributed=current_ranks().size > 1)
-
-    def samples(self, model: nn.Module, loader: EvalLoader, device: torch.device) -> list[dict[str, Any]]:
-        return sample_detections(model, loader, device)
-
-
-def make_score(annotation_file: Path | str, category_ids: Sequence[int]) -> _Score:
-    """What the trainer scores with, and shows samples with: the file is read once, before the first step.
-
-    Args:
-        annotation_file: COCO instances JSON of the validation split.
-        category_ids: the file's category id of each label.
-
-    Raises:
-        ValueError: the file cannot be scored against.
-    """
-    return _Score(CocoEvaluator(annotation_file, category_ids))
 
 
 @dataclass(frozen=True)
@@ -60,12 +31,16 @@ class Saved:
     device: torch.device
     class_rows: dict[str, str | int | None]  # of `load_weights`: the file's class, or row, for each class; often empty
 
-    def detect(self) -> tuple[CocoMetrics, CocoEvaluator]:
-        """Run the model over all images: the numbers, and the evaluator that still holds every detection.
+    def detect(self, engine: str = ENGINES[0]) -> tuple[CocoMetrics, CocoEvaluator]:
+        """Run the model over all images: the metrics, and the evaluator that still holds every detection.
 
-        Of several processes each runs it over its share, and all have the detections and numbers of all images.
+        Of several processes each runs the model over some of the images, and all have the detections and metrics of
+        all images.
+
+        Args:
+            engine: what computes the metrics, as in `CocoEvaluator`.
         """
-        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids)
+        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids, engine=engine)
         distributed = current_ranks().size > 1
         return evaluate_model(self.model, self.loader, evaluator, self.device, distributed=distributed), evaluator
 
@@ -126,10 +101,8 @@ def open_saved(
     stored = read_weights(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
-    elif stored.model is not None:
-        recipe = Recipe(name=stored.path.stem, model=stored.model, data=stored.data or DataConfig())
     else:
-        raise WeightsError(f"{weights}: the file does not say which model it is of. Name its recipe, as n_coco.")
+        recipe = Recipe(name=stored.path.stem, model=stored.model_config(), data=stored.data or DataConfig())
     if stored.data is not None:  # a model sees pictures in the size it was trained with, unless told otherwise
         recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
     recipe = changed(recipe, settings or {})

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from dfine_lib.errors import DfineError
 
-REMEDIES: dict[str, str] = {}
+REMEDIES: dict[str, str] = {
+    "name_recipe": (
+        "Name it by --recipe, as l_coco; for a command without --recipe write a copy that says it: "
+        "dfine weights {source} --to NAMED.safetensors --recipe l_coco"
+    ),
+}
 
 
 def with_remedy(error: DfineError) -> str:
     """The error's message, followed by the way out that it names."""
     remedy = getattr(error, "remedy", None)
-    return f"{error}. {REMEDIES[remedy].format(**error.values)}" if remedy else str(error)
+    if not remedy:
+        return str(error)
+    values = {name: shlex.quote(str(v)) if isinstance(v, Path) else v for name, v in error.values.items()}
+    return f"{error}. {REMEDIES[remedy].format(**values)}."

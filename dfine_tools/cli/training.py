@@ -75,7 +75,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser(
         "eval",
         help="score a weights file on the val split of a folder",
-        description="COCO's twelve numbers and AP by class, in one process or several (--nproc, or torchrun -m "
+        description="The 12 COCO metrics and AP by class, in one process or several (--nproc, or torchrun -m "
         "dfine_tools.cli eval …): each takes its share of the images, and the numbers are those of all.",
         epilog="Example: dfine eval --weights dfine_l_coco --data COCO2017 --nproc 4",
     )
@@ -85,7 +85,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a val split")
     _add_rows(evaluate)
     evaluate.add_argument("--recipe", metavar="NAME", help="needed where the file does not say what it is of (.pth)")
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the numbers to this file too, as JSON")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the metrics to this file too, as JSON")
+    evaluate.add_argument(
+        "--engine", choices=("faster-coco-eval", "pycocotools"), default="faster-coco-eval",
+        help="what computes the metrics: faster-coco-eval (the default), or pycocotools, the original, slower",
+    )  # fmt: skip
     _add_input_size(evaluate)
     evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass, of all processes")
     _add_nproc(evaluate, "processes that share the images, a GPU each (default: 1)")
@@ -150,9 +154,10 @@ def _train(arguments: argparse.Namespace) -> int:
         return _start_processes(arguments, arguments.max_restarts, goes_on)
 
     def work(ranks: Ranks) -> None:
+        from data_tools.large.source import LargeFolder
         from dfine_lib.data.images import DataError
         from dfine_lib.train.trainer import train
-        from dfine_tools.analysis.saved import make_score
+        from dfine_tools.forms import FORMS
 
         recipe = _recipe_of(arguments)
         out = arguments.out or Path("runs") / recipe.name
@@ -161,12 +166,13 @@ def _train(arguments: argparse.Namespace) -> int:
                 recipe,
                 arguments.data,
                 out,
-                make_score=make_score,
                 seed=arguments.seed,
                 device=arguments.device,
                 resume=arguments.resume,
                 weights=arguments.weights,
-                rows=rows,
+                class_rows=rows,
+                forms=FORMS,
+                source=LargeFolder(),
             )
         except DataError as error:  # a picture or a tar, perhaps after days
             if not (out / "last.pt").exists():
@@ -200,7 +206,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         if arguments.compile:
             compile_model(saved.model)
-        metrics = saved.detect()[0].to_dict()
+        metrics = saved.detect(engine=arguments.engine)[0].to_dict()
         if ranks.first:
             _tell(metrics, saved.class_rows, arguments.out)
 

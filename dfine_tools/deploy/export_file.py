@@ -13,8 +13,8 @@ from torch import Tensor
 from dfine_lib.config import DataConfig
 from dfine_lib.data import CocoIndex, find_split, read_coco
 from dfine_lib.model.class_rows import how_to_name
-from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import Weights, WeightsError, load_weights, read_weights
+from dfine_lib.model.dfine import open_model
+from dfine_lib.model.weights import Weights, WeightsError
 from dfine_tools.deploy.backends import BackendError
 from dfine_tools.deploy.export import export_onnx, export_openvino
 from dfine_tools.deploy.gate import Check, GateReport, gate
@@ -63,15 +63,11 @@ def export_file(
         raise ValueError(f"{out}: a file of the form {to} ends in {FORMS[to]}")
     if precision == "int8" and data is None:
         raise ValueError("int8 needs --data: ranges of 8 bits are measured on its training images")
-    stored = read_weights(weights)
-    if stored.model is None:
-        raise WeightsError(f"{weights}: the file does not say which model it is of. Convert it: dfine weights --to.")
+    model, stored = open_model(weights)
     if data is not None:
         _check_classes(stored, read_coco(*find_split(data, "val"), training=False))
     own = stored.data or DataConfig()
     image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own.image_hw
-    model = DFINE(stored.model)
-    load_weights(model, stored)
     images = calibration_images(data, image_hw) if precision == "int8" else ()
     options = dict(
         category_ids=stored.category_ids, precision=precision, dynamic_sides=dynamic_sides, raw=raw, calibration=images
@@ -83,11 +79,11 @@ def export_file(
             with tempfile.TemporaryDirectory(prefix="dfine-engine") as folder:
                 file = Path(folder) / "model.onnx"
                 symmetric = precision == "int8"
-                export_onnx(model.eval(), file, image_hw, stored.category_names, symmetric=symmetric, **options)
+                export_onnx(model, file, image_hw, stored.category_names, symmetric=symmetric, **options)
                 before = _engine(weights, file, out, data)
         else:
             write = export_onnx if to == "onnx" else export_openvino
-            write(model.eval(), out, image_hw, stored.category_names, **options)
+            write(model, out, image_hw, stored.category_names, **options)
     except ImportError as error:
         raise BackendError(str(error)) from error
     return gate(weights, out, data=data, image_size=image_hw, before=before)

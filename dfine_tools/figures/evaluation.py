@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dfine_lib.evaluate.postprocess import ImageBoxes
+from dfine_lib.evaluate.coco_ap import ImageBoxes
 from dfine_tools.analysis.errors import KINDS, RIGHT, ErrorBreakdown, judge_detections
 from dfine_tools.figures.style import (
     INK,

@@ -1,1 +1,35 @@
-"""Forms put on a model from outside: they change how it computes and never what it computes."""
+"""Forms put on a model from outside: they change how it computes and never what it computes.
+
+A form is a function of model, recipe and device that says whether it was put on. `FORMS` are those of `dfine train`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from dfine_lib.config import Recipe
+    from dfine_lib.model.dfine import DFINE
+
+
+def checkpoint_activations(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
+    """Activation checkpointing, where the recipe asks for it."""
+    from dfine_tools.forms import activation_checkpointing
+
+    if recipe.train.checkpoint_activations:
+        activation_checkpointing.checkpoint_activations(model)
+    return recipe.train.checkpoint_activations
+
+
+def compile_model(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
+    """`torch.compile`, where the recipe asks for it."""
+    from dfine_tools.forms import compilation
+
+    if recipe.train.compile:
+        compilation.compile_model(model)
+    return recipe.train.compile
+
+
+FORMS = (checkpoint_activations, compile_model)

@@ -36,6 +36,7 @@ def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):  # older releases compile it when it runs
         torch._functorch.config.force_non_lazy_backward_lowering = True
     compilation = _Compilation(model)
+    model.compiled = True
     try:
         for module, name in _parts(model):
             compiled = torch.compile(getattr(type(module), name), dynamic=False, backend=backend)
@@ -48,8 +49,7 @@ def compile_model(model: nn.Module, backend: str = "inductor") -> None:
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether `compile_model` was called, and no compilation has failed since."""
-    calls = [vars(module).get(name) for module, name in _parts(model)] if hasattr(model, "decoder") else []
-    return any(call is not None and not call.args[1].failed for call in calls)
+    return getattr(model, "compiled", False)
 
 
 def make_eager(model: nn.Module) -> None:
@@ -57,6 +57,7 @@ def make_eager(model: nn.Module) -> None:
     for module, name in _parts(model):
         vars(module).pop(name, None)
     model.decoder.denoising_multiple = 0
+    model.compiled = False
 
 
 class _Compilation:

@@ -15,17 +15,16 @@ from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.files import write_atomically
 from dfine_lib.model.class_rows import with_row_zero
 from dfine_lib.model.decoder import make_anchors
-from dfine_lib.model.dfine import DFINE
+from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.huggingface import save_huggingface
 from dfine_lib.model.weights import (
     Weights,
     WeightsError,
-    load_weights,
     read_weights,
     save_weights,
     without_unnamed_rows,
 )  # fmt: skip
-from dfine_lib.recipes import SIZES, get_recipe
+from dfine_lib.recipes import SIZES
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:
@@ -79,10 +78,7 @@ def convert_weights(
             library builds, for another than ours.
     """
     weights, out = read_weights(source, unnamed_rows=True), Path(out)
-    if recipe is not None:
-        weights = replace(weights, model=replace(get_recipe(recipe).model, num_classes=weights.num_classes))
-    if weights.model is None:
-        raise WeightsError(f"{source}: nobody knows of which model these weights are. Name its recipe, as l_coco.")
+    weights = replace(weights, model=weights.model_config(recipe))
     if weights.model.only_ours and out.suffix != ".safetensors":
         raise WeightsError(
             f"{source}: trained with {', '.join(weights.model.only_ours)}, which neither the authors' code nor Hugging "
@@ -92,8 +88,7 @@ def convert_weights(
         weights = _named(weights, tuple(names))
     weights = _in_order_of(out, weights)
     names = weights.category_names
-    model = DFINE(weights.model)
-    load_weights(model, replace(weights, category_names=()))
+    model, _ = open_model(weights)
     data = weights.data or DataConfig()
     if image_size is not None:
         data = replace(data, image_size=image_size)

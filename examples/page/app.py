@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dfine_lib import DFINE
 from dfine_lib.config import DataConfig
 from dfine_lib.evaluate.postprocess import postprocess
 from dfine_lib.evaluate.refinement import refinement_of
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_lib.model.dfine import open_model
+from dfine_lib.model.weights import WeightsError
 from dfine_tools.deploy.predict import network_input
 from dfine_tools.deploy.sources import SourceError, as_picture
 
@@ -54,12 +54,8 @@ class Detector:
     """Weights ready to run, with all decoder layers kept."""
 
     def __init__(self, weights: str | Path, device: str = "cpu") -> None:
-        stored = read_weights(weights)
-        if stored.model is None:
-            raise WeightsError(f"{weights}: does not say which model it is of. Convert it: dfine weights --to.")
-        self.model = DFINE(stored.model).to(device)
-        load_weights(self.model, stored)
-        self.model.eval()
+        model, stored = open_model(weights)
+        self.model = model.to(device)
         self.device, self.names = device, stored.category_names
         self.image_hw = (stored.data or DataConfig()).image_hw
         self._one_at_a_time = threading.Lock()

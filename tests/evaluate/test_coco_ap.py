@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dfine_lib.evaluate import CocoEvaluator, CocoMetrics, Detections, coco_matching, evaluate_model
+from dfine_lib.errors import DfineError
+from dfine_lib.evaluate import CocoEvaluator, CocoMetrics, Detections, coco_ap, evaluate_model
 
 EVAL_PAIRS = Path(__file__).parents[3] / "shared" / "data" / "eval_pairs"
 NUMBERS = [
@@ -160,7 +161,7 @@ def test_the_numbers_are_those_of_pycocotools_and_their_order_does_not_matter(ro
     np.testing.assert_allclose(numbers(score(truth, found, category_ids)), want, rtol=0, atol=1e-12)
     backwards = dict(reversed(found.items()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coco_matching, "_AT_ONCE", 3)  # pairs of boxes some at a time
+        patch.setattr(coco_ap, "_AT_ONCE", 3)  # a few classes at a time
         np.testing.assert_allclose(numbers(score(truth, backwards, category_ids)), want, rtol=0, atol=1e-12)
 
 
@@ -350,9 +351,168 @@ def test_a_broken_file_is_refused_by_name(tmp_path):
 
 def test_metrics_survive_json():
     metrics = CocoMetrics(*(0.1 * i for i in range(11)), math.nan, {"a": 0.5, "b": math.nan})
-    back = CocoMetrics.from_dict(json.loads(json.dumps(metrics.to_dict(), allow_nan=False)))
-    assert back.to_dict() == metrics.to_dict()
-    assert math.isnan(back.ar_large)
+    back = json.loads(json.dumps(metrics.to_dict(), allow_nan=False))
+    assert back["ar_medium"] == 1.0 and back["ar_large"] is None and back["per_class"] == {"a": 0.5, "b": None}
+
+
+# Whole tables, on sets made to be awkward
+
+CATEGORIES = (3, 7, 8, 20)  # 20 has no objects
+IMAGES = (5, 2, 40, 9, 11)  # 11 is empty
+
+
+def awkward(
+    seed: int, *, objects: int, found: int, whole: bool, ties: int, crowds: float, spread: float
+) -> tuple[dict, dict]:
+    """A COCO file, and by image labels, corners and scores.
+
+    Args:
+        objects, found: most per image and class.
+        whole: coordinates are whole numbers on a small grid, so that many overlaps are equal.
+        ties: scores are multiples of 1 / ties.
+        crowds: fraction of crowd regions.
+        spread: of found boxes about objects, in sides.
+    """
+    random = np.random.default_rng(seed)
+    annotations, results = [], {}
+    for image in IMAGES:
+        labels, boxes, scores = [], [], []
+        for label, category in enumerate(CATEGORIES):
+            n = 0 if category == 20 or image == 11 else int(random.integers(0, objects + 1))
+            wh = np.exp(random.uniform(1.5, 5.5, (n, 2)))
+            xywh = np.concatenate([random.random((n, 2)) * 300, wh], 1)
+            xywh = np.ceil(xywh / 20) * 16 if whole else xywh
+            annotations += [
+                {
+                    "id": len(annotations) + k + 1, "image_id": image, "category_id": category, "bbox": box.tolist(),
+                    "area": float(box[2] * box[3] * random.choice([1, 1, 0.3, 4])),  # areas are those of masks
+                    "iscrowd": int(random.random() < crowds),
+                }
+                for k, box in enumerate(xywh)
+            ]  # fmt: skip
+            k = int(random.integers(0, found + 1))
+            near = xywh[random.integers(0, n, k)] if n else np.tile([10.0, 10, 50, 50], (k, 1))
+            moved = near + random.normal(0, spread, (k, 4)) * np.tile(near[:, 2:], (1, 2))
+            moved[:, 2:] = np.maximum(moved[:, 2:], 1)
+            boxes.append(np.round(moved / 16) * 16 if whole else moved)
+            labels += [label] * k
+            scores.append(np.round(random.random(k) * ties) / ties)
+        order = random.permutation(len(labels))  # in no order at all
+        boxes, scores = np.concatenate(boxes)[order], np.concatenate(scores)[order]
+        results[image] = (np.array(labels, np.int64)[order], boxes, scores)
+    file = {
+        "info": {}, "images": [{"id": i} for i in IMAGES], "annotations": annotations,
+        "categories": [{"id": c, "name": f"class {c}"} for c in CATEGORIES],
+    }  # fmt: skip
+    return file, results
+
+
+def tables_of_pycocotools(file: dict, results: dict) -> tuple[np.ndarray, np.ndarray]:
+    """`[10, 101, C, 4, 3]` and `[10, C, 4, 3]`."""
+    rows = [
+        {"image_id": image, "category_id": CATEGORIES[label], "bbox": box.tolist(), "score": float(value)}
+        for image, columns in results.items()
+        for label, box, value in zip(*columns, strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = file
+        coco.createIndex()
+        run = COCOeval(coco, coco.loadRes(rows), "bbox")
+        run.evaluate()
+        run.accumulate()
+    return run.eval["precision"], run.eval["recall"]
+
+
+def filled(file: dict, results: dict, **options) -> CocoEvaluator:
+    evaluator = CocoEvaluator(file, **options)
+    for image, (labels, boxes, scores) in results.items():  # not by rising id
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        evaluator.add([image], [Detections(*map(torch.from_numpy, (labels, corners, scores)))])
+    return evaluator
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("plain", {"objects": 6, "found": 20, "whole": False, "ties": 10**6, "crowds": 0, "spread": 0.15}),
+        ("equal overlaps", {"objects": 8, "found": 30, "whole": True, "ties": 10**6, "crowds": 0.1, "spread": 0.2}),
+        ("equal scores", {"objects": 6, "found": 30, "whole": False, "ties": 4, "crowds": 0.1, "spread": 0.15}),
+        ("both", {"objects": 8, "found": 40, "whole": True, "ties": 3, "crowds": 0.2, "spread": 0.1}),
+        ("more than a hundred", {"objects": 5, "found": 160, "whole": True, "ties": 50, "crowds": 0.1, "spread": 0.1}),
+        ("crowds", {"objects": 5, "found": 30, "whole": False, "ties": 20, "crowds": 0.7, "spread": 0.2}),
+        ("found nowhere near", {"objects": 3, "found": 6, "whole": False, "ties": 20, "crowds": 0, "spread": 3.0}),
+        ("one each", {"objects": 1, "found": 1, "whole": True, "ties": 2, "crowds": 0.3, "spread": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("engine", coco_ap.ENGINES)
+def test_every_table_is_that_of_pycocotools(name, how, engine, monkeypatch):
+    monkeypatch.setattr(coco_ap, "_AT_ONCE", 40)  # a class or two at a time
+    for seed in range(3):
+        file, results = awkward(seed, **how)
+        precision, recall = tables_of_pycocotools(file, results)
+        ours = filled(file, results, engine=engine)._tables()
+        np.testing.assert_allclose(ours[0], precision, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(ours[1], recall, rtol=0, atol=1e-12)
+        assert (precision[:, :, 3] == -1).all() and (name == "found nowhere near" or (precision > 0).any())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.fixed_dictionaries({
+        "objects": st.integers(0, 9), "found": st.integers(1, 25),
+        "ties": st.sampled_from([2, 5, 1000]), "crowds": st.sampled_from([0, 0.3]),
+        "spread": st.sampled_from([0.05, 0.2]),
+    }),
+)  # fmt: skip
+def test_on_any_set_the_evaluator_gives_the_twelve_numbers_of_pycocotools(seed, how):
+    file, results = awkward(seed, **how, whole=True)  # whole corners and sides: exact either way
+    if not any(len(labels) for labels, _, _ in results.values()):
+        return  # pycocotools cannot take an empty list
+    precision, recall = tables_of_pycocotools(file, results)
+    got = filled(file, results).metrics()
+    mean = lambda table: table[table > -1].mean() if (table > -1).any() else np.nan  # noqa: E731
+    want = [mean(precision[..., 0, -1]), mean(precision[0, ..., 0, -1]), mean(precision[5, ..., 0, -1])]
+    want += [mean(precision[..., a, -1]) for a in (1, 2, 3)]
+    want += [mean(recall[..., 0, m]) for m in range(3)] + [mean(recall[..., a, -1]) for a in (1, 2, 3)]
+    np.testing.assert_allclose(list(vars(got).values())[:12], want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", coco_ap.ENGINES)
+def test_an_engine_counts_id_zero_and_ignored_objects_and_takes_no_detections(engine, capfd):
+    truth = ground_truth([(1, 1, (10, 10, 40, 40)), (1, 1, (200, 200, 100, 100), {"ignore": 1})], ((1, "a"), (2, "b")))
+    truth["annotations"][0]["id"] = 0
+    evaluator = CocoEvaluator(truth, engine=engine)
+    assert evaluator.metrics().ap == 0
+    on_it = (0, (200, 200, 100, 100), 0.95), (0, (202, 200, 100, 100), 0.94)
+    evaluator.add([1], [detections([(0, (10, 10, 40, 40), 0.9), *on_it])])
+    assert evaluator.metrics().ap == pytest.approx(1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_unknown_engine_is_refused_by_name():
+    with pytest.raises(DfineError, match=r"faster-coco-eval or pycocotools, got 'fast'"):
+        CocoEvaluator(ground_truth([]), engine="fast")
+
+
+def test_by_image_keeps_the_best_hundred_of_a_class_of_equal_scores_the_first():
+    scores = np.r_[np.full(60, 0.5), np.full(60, 0.7), 0.1]
+    rows = [(int(i == 120), (i, 0, 10, 10), value) for i, value in enumerate(scores)]
+    evaluator = CocoEvaluator(ground_truth([(1, 1, (0, 0, 9, 9))], ((1, "a"), (2, "b"))))
+    evaluator.add([1], [detections(rows)])
+    (image,) = evaluator.by_image()
+    assert image.boxes_xyxy[:, 0].tolist() == [*range(60, 120), *range(40), 120]
+    assert image.scores.tolist() == sorted(image.scores, reverse=True)
+
+
+def test_detections_are_copied_and_corners_of_float32_come_back():
+    evaluator = CocoEvaluator(ground_truth([(1, 1, (0, 0, 9, 9))]))
+    boxes = torch.tensor([[0.1, 0.2, 100.3, 50.7]])
+    want = boxes.double().tolist()
+    evaluator.add([1], [Detections(torch.tensor([0]), boxes, torch.tensor([0.5]))])
+    boxes.zero_()
+    assert evaluator.by_image()[0].boxes_xyxy.tolist() == want
 
 
 # The model's way

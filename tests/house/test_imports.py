@@ -14,7 +14,7 @@ OPTIONAL = (
     *("matplotlib", "seaborn", "pandas", "scipy", "sklearn", "tensorboard", "IPython", "ipywidgets", "papermill"),
     *("onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino", "tensorrt", "tensorrt_rtx"),
     *("transformers", "huggingface_hub", "pycocotools", "faster_coco_eval", "fiftyone", "webdataset"),
-    *("cv2", "av", "fastapi", "uvicorn", "yaml"),
+    *("cv2", "av", "fastapi", "uvicorn", "yaml", "tabulate", "jinja2"),
 )
 LARGE = ("torch", "torchvision", "numpy", "PIL", "safetensors", "tqdm", *OPTIONAL)
 

@@ -48,8 +48,7 @@ PLUMBING: dict[str, str] = {
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "Weights": "a state dict and what its file says of it",
     "WeightsError": "a weights file that cannot be used",
-    "Metrics": "what the trainer needs to know of an evaluation",
-    "Score": "the type of what scores a model",
+    "CocoFolder": "where images come from: lesson 02 opens a folder without it",
     "Share": "what the losses of a step of several passes or processes are divided by",
     # Small parts of what a lesson teaches as a whole.
     "as_tokens": "a map as a row of tokens, past a fault of torch",

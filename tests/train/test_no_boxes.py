@@ -15,7 +15,6 @@ from dfine_lib.train import trainer
 from dfine_lib.train.checkpoint import load_state
 from dfine_lib.train.run_folder import read_rows
 from dfine_tools import cli
-from dfine_tools.analysis.saved import make_score
 from dfine_tools.deploy.bench import known_ap
 from dfine_tools.runs.compare import comparison, read_runs, summaries
 from dfine_tools.runs.launch import _NewRows
@@ -38,7 +37,7 @@ def run(tmp_path_factory) -> Path:
     """A run of two stages; the second begins from the best of the first, where there is one."""
     data, out = without_boxes(tmp_path_factory.mktemp("set")), tmp_path_factory.mktemp("runs") / "empty"
     recipe = changed(get_recipe("pico"), SMALL | STAGES)
-    trainer.train(recipe, data, out, make_score=make_score, device="cpu")
+    trainer.train(recipe, data, out, device="cpu")
     return out
 
 

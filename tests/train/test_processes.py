@@ -108,7 +108,7 @@ def test_a_run_of_two_processes_goes_on_in_one(whole, data, tmp_path, monkeypatc
         (out / name).write_bytes((whole / name).read_bytes())
     recipe = changed(get_recipe("pico"), SMALL | {"train.epochs": EPOCHS})
     monkeypatch.setattr(trainer.TrainStep, "__call__", lambda *_: pytest.fail("trained again"))
-    result = trainer.train(recipe, data, out, make_score=lambda *_: None, device="cpu")
+    result = trainer.train(recipe, data, out, device="cpu")
     assert result["steps"] == EPOCHS * 2
 
 

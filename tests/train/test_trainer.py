@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import SMALL, Score, ScoreOf, score_by_weights, write_folder
+from small_runs import SMALL, Score, score_by_weights, write_folder
 
 from dfine_lib import files
 from dfine_lib.data.coco import find_split, read_coco
@@ -29,11 +29,15 @@ from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.run_folder import RunFolder, read_rows, recipe_from_dict
 from dfine_lib.train.run_plan import fitted_to_data
 from dfine_lib.train.step import NonFiniteLoss
+from dfine_tools.forms import FORMS
 from dfine_tools.forms.compilation import compile_model
 
 
-def train(recipe, data, out, **options):
-    return trainer.train(recipe, data, out, make_score=lambda *_: score_by_weights, device="cpu", **options)
+def train(recipe, data, out, score=score_by_weights, **options):
+    """A training in which `score` stands in for the evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "evaluate_model", score)
+        return trainer.train(recipe, data, out, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -382,8 +386,7 @@ def test_stage_two_starts_from_the_best_of_stage_one_and_goes_back_when_it_does_
         "load_state_dict",
         lambda self, state: restored.append(state["ema_updates"]) or restore(self, state),
     )
-    make_score = lambda *_: ScoreOf(lambda *_: Score(next(scores)))  # noqa: E731
-    result = trainer.train(recipe, data_folder, tmp_path / "run", make_score=make_score, device="cpu")
+    result = train(recipe, data_folder, tmp_path / "run", score=lambda *_, **__: Score(next(scores)))
     assert restored == [2, 2, 2]  # at the start of stage 2, then after each epoch of it: always the state of epoch 1
     assert result["best_epoch"] == 0
     state = load_state(tmp_path / "run" / "last.pt")
@@ -395,8 +398,7 @@ def test_the_weights_kept_are_the_best_and_the_latest_while_nothing_is_found(
     small_recipe, data_folder, tmp_path, aps, best
 ):
     scores = iter([ap for ap in aps for _ in ("ema", "raw")])
-    make_score = lambda *_: ScoreOf(lambda *_: Score(next(scores)))  # noqa: E731
-    result = trainer.train(small_recipe, data_folder, tmp_path / "run", make_score=make_score, device="cpu")
+    result = train(small_recipe, data_folder, tmp_path / "run", score=lambda *_, **__: Score(next(scores)))
     assert (result["best_epoch"], result["ap"]) == (best, aps[best])
 
 
@@ -445,10 +447,9 @@ def test_a_run_that_cannot_compile_says_so_once_and_ends_as_one_that_did_not_try
     def broken(graph, inputs):
         raise OSError("no C++ compiler")
 
-    monkeypatch.setattr(trainer, "compile_model", lambda model: compile_model(model, backend=broken))
-    found = train(changed(recipe, {"train.compile": True}), data, tmp_path / "run")
+    found = train(recipe, data, tmp_path / "run", forms=[lambda model, *_: compile_model(model, backend=broken)])
     assert [r.message for r in caplog.records if "torch.compile failed (no C++ compiler)" in r.message]
-    assert len([r for r in caplog.records if "torch.compile" in r.message and r.name.startswith("dfine_lib")]) == 1
+    assert len([r for r in caplog.records if "torch.compile" in r.message and r.name.startswith("dfine_")]) == 1
     assert found["compiled"] is False and found["last"] == result["last"]
 
 
@@ -466,7 +467,8 @@ def test_a_run_that_ran_out_of_memory_may_go_on_with_checkpointed_activations(fi
     with pytest.raises(Killed):
         train(recipe, data, tmp_path / "run")
     monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
-    train(changed(recipe, {"train.checkpoint_activations": True}), data, tmp_path / "run")
+    train(changed(recipe, {"train.checkpoint_activations": True}), data, tmp_path / "run", forms=FORMS)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["sessions"][1]["forms"] == [FORMS[0].__name__]
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4)
@@ -485,14 +487,14 @@ def test_fine_tuning_takes_the_rows_that_are_named_and_is_another_run_with_other
     other = write_folder(tmp_path / "other", names=("pole", "dot"))
     how = dict(weights=out / "model.safetensors")
     short = changed(recipe, {"train.epochs": 1})
-    result = train(short, other, tmp_path / "run", rows={"pole": "bar"}, **how)
+    result = train(short, other, tmp_path / "run", class_rows={"pole": "bar"}, **how)
     assert result["class_rows"] == {"rows": {"pole": "bar", "dot": "dot"}}
     with pytest.raises(CheckpointError, match="rows"):
         train(short, other, tmp_path / "run", **how)
     with pytest.raises(WeightsError, match="the file has no class 'pillar'"):
-        train(short, other, tmp_path / "run2", rows={"pole": "pillar"}, **how)
+        train(short, other, tmp_path / "run2", class_rows={"pole": "pillar"}, **how)
     with pytest.raises(ValueError, match="name the weights too"):
-        train(short, other, tmp_path / "run3", rows={"pole": "bar"})
+        train(short, other, tmp_path / "run3", class_rows={"pole": "bar"})
 
 
 def test_a_step_that_has_moved_the_weights_is_not_taken_again_for_a_compiler(
@@ -506,9 +508,9 @@ def test_a_step_that_has_moved_the_weights_is_not_taken_again_for_a_compiler(
         raise RuntimeError("after the update")
 
     monkeypatch.setattr(trainer.ModelEMA, "update", fails)
-    monkeypatch.setattr(trainer, "compile_model", lambda model: compile_model(model, backend="eager"))
+    eager = lambda model, *_: compile_model(model, backend="eager")  # noqa: E731
     with pytest.raises(RuntimeError, match="after the update"):
-        train(changed(small_recipe, {"train.compile": True}), data_folder, tmp_path / "run")
+        train(small_recipe, data_folder, tmp_path / "run", forms=[eager])
     assert updates == [1]
 
 

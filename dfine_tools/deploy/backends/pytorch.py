@@ -15,9 +15,8 @@ from dfine_lib.config import DataConfig, TrainConfig
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.model.class_rows import how_to_name
-from dfine_lib.model.dfine import DFINE
+from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.outputs import DFINEOutput
-from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_tools.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
 from dfine_tools.deploy.graph import GraphModel, graph_form
 
@@ -31,11 +30,7 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
     if isinstance(source, DFINE):
         model, path, names, ids, own_hw = source, None, tuple(class_names), (), None
     else:
-        weights = read_weights(locate_weights(source))
-        if weights.model is None:
-            raise WeightsError(f"{source}: the file does not say which model it is of. Convert it: dfine weights --to.")
-        model = DFINE(weights.model)
-        load_weights(model, weights)
+        model, weights = open_model(source)
         path, names, ids = weights.path, weights.category_names or tuple(class_names), weights.category_ids
         own_hw = weights.data.image_hw if weights.data else None
         if not names:

@@ -21,8 +21,8 @@ from dfine_tools.analysis.errors import (
     worst_images,
 )
 
-EVAL_PAIRS = Path(__file__).parents[3] / "shared" / "data" / "eval_pairs"
-GOLDEN = Path(__file__).parents[1] / "golden" / "tide.json"
+EVAL_PAIRS = Path(__file__).parents[4] / "shared" / "data" / "eval_pairs"
+GOLDEN = Path(__file__).parents[2] / "golden" / "tide.json"
 BOX = [0, 0, 10, 10]  # xywh, what most examples below are about
 
 

@@ -14,7 +14,7 @@ from dfine_lib.config import SIZES
 from dfine_tools.analysis.profile import MEASURED, PUBLISHED, profile
 from dfine_tools.deploy.deployed import deployed_form
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.mark.parametrize("size", "nsmlx")

@@ -10,14 +10,12 @@ import torch
 from small_runs import SMALL, write_folder
 
 from dfine_lib.data import EvalLoader, find_split, read_coco
-from dfine_lib.evaluate import postprocess
+from dfine_lib.evaluate import postprocess, samples
+from dfine_lib.evaluate.samples import LEAST_SCORE, MOST, sample_detections
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train import trainer
 from dfine_lib.train.run_folder import RunFolder
-from dfine_tools.analysis import samples
-from dfine_tools.analysis.samples import LEAST_SCORE, MOST, sample_detections
-from dfine_tools.analysis.saved import make_score
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def run(tmp_path_factory):
         patch.setattr(
             RunFolder, "write_json", lambda self, path, content: written.append(path.name) or whole(self, path, content)
         )
-        trainer.train(recipe, data, folder.path, make_score=make_score, device="cpu")
+        trainer.train(recipe, data, folder.path, device="cpu")
     return data, recipe, folder, written
 
 

@@ -18,7 +18,7 @@ from dfine_tools import cli
 from dfine_tools.analysis import saved
 from dfine_tools.analysis.saved import open_saved
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PICO = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 SIZE = {"data.image_size": 96, "data.num_workers": 0}
 

@@ -13,7 +13,7 @@ import pytest
 from data_tools.shapes import make_shapes
 from dfine_tools import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 IMAGES = 7  # over two processes: four and three
 

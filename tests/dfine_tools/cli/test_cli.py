@@ -27,7 +27,7 @@ from dfine_lib.model.weights import WeightsError, save_weights
 from dfine_lib.train.step import NonFiniteLoss
 from dfine_tools import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def dfine(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:

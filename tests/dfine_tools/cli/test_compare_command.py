@@ -10,7 +10,7 @@ from workbook import viz
 from dfine_tools import cli
 from dfine_tools.runs.compare import read_runs
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 DIGITS, SHAPES = RESULTS / "pico_digits.jsonl", RESULTS / "pico_shapes.jsonl"
 LOG = '{"train_loss": 40.5, "test_coco_eval_bbox": [0.31, 0.5, 0.33], "epoch": 0}\n{"train_lo'
 

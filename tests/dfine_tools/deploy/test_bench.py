@@ -20,7 +20,7 @@ from dfine_tools.deploy.bench import bench, known_ap
 from dfine_tools.deploy.sources import SourceError
 from dfine_tools.deploy.timing import Peak, authors_latency, cost, latency, repeated
 
-WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
 @pytest.mark.parametrize("size", "nm")  # all five, and exactly: tests/evaluate/test_profile.py

@@ -17,7 +17,7 @@ from dfine_tools.deploy.export import Detector, export_onnx
 from dfine_tools.deploy.graph import graph_form
 from dfine_tools.deploy.results import Prediction, same_objects
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -20,7 +20,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 _RUNTIMES = ("onnxruntime", "openvino")
-WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
 @pytest.fixture(scope="module")

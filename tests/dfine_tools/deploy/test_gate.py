@@ -21,7 +21,7 @@ from dfine_tools.deploy.ties import Reselection
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 NAMES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "arrow", "heart", "bar")
 

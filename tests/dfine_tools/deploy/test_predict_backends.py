@@ -24,7 +24,7 @@ from dfine_tools.deploy.predict import MANY, Predictor, network_input
 from dfine_tools.deploy.results import same_objects
 from dfine_tools.deploy.sources import SourceError, read_picture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 PHOTOGRAPHS = sorted((Path(datasets.__file__).parent / "images").glob("*.jpg"))  # two, in a package we depend on
 REAL = ROOT.parent / "shared" / "data" / "coco_free" / "val2017"

@@ -16,7 +16,7 @@ from dfine_tools.deploy.predict import Predictor
 from dfine_tools.deploy.predict_files import predict_files
 from dfine_tools.deploy.sources import SourceError
 
-WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
 @pytest.fixture

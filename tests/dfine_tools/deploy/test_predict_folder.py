@@ -22,7 +22,7 @@ from dfine_tools.deploy.predict_files import predict_files
 from dfine_tools.deploy.results import Prediction
 from dfine_tools.deploy.sources import SourceError, find_source
 
-WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 NO_IMAGE = "not an image by the ending of its name"
 LINK = "a link, followed with --follow-links only"
 HEIC = "HEIC needs the package pillow-heif (pip install pillow-heif)"

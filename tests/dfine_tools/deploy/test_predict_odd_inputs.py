@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from dfine_tools import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 

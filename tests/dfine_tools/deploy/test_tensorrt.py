@@ -21,7 +21,7 @@ from dfine_tools.deploy.sources import as_picture
 from dfine_tools.deploy.tensorrt_engine import about_path, build_engine, layer_types, parse, tensorrt_library
 
 pytest.importorskip("onnxscript")
-WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
 
 @pytest.fixture(scope="module")

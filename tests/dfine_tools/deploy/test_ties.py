@@ -19,7 +19,7 @@ from dfine_tools.deploy.predict import Predictor, network_input
 from dfine_tools.deploy.results import Prediction
 from dfine_tools.deploy.ties import Reselection, compare
 
-WEIGHTS = Path(__file__).parents[2] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 SIDE, QUERIES = 96, 12
 LOWEST = 1e-3  # score from which objects are compared
 

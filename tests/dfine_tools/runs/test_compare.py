@@ -17,7 +17,7 @@ from dfine_tools.runs.compare import (
     summaries,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TWELVE = [0.3, 0.5, 0.35, 0.1, 0.2, 0.4, 0.3, 0.5, 0.6, 0.3, 0.5, 0.7]
 
 

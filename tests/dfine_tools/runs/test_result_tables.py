@@ -19,8 +19,8 @@ from dfine_tools.runs.results import (
     result_rows,
 )
 
-FACTS = Path(__file__).parents[3] / "shared" / "facts" / "published.json"
-README = Path(__file__).parents[2] / "README.md"
+FACTS = Path(__file__).parents[4] / "shared" / "facts" / "published.json"
+README = Path(__file__).parents[3] / "README.md"
 
 
 def result(ap=0.5, recipe="n_coco", val=5000, classes=80, side=640, **more) -> dict:

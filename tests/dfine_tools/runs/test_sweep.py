@@ -24,7 +24,7 @@ from dfine_tools.runs.sweep import (
 )
 from tests.small_runs import SMALL, write_folder
 
-ABLATIONS = Path(__file__).parents[2] / "notebooks" / "experiments" / "ablations.yaml"
+ABLATIONS = Path(__file__).parents[3] / "notebooks" / "experiments" / "ablations.yaml"
 
 
 def listed(folder: Path, text: str) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from workbook import viz
 
-from dfine_lib.evaluate.postprocess import ImageBoxes
+from dfine_lib.evaluate.coco_ap import ImageBoxes
 from dfine_tools.analysis.errors import error_breakdown
 
 
