@@ -133,7 +133,10 @@ class Criterion:
         terms = self._terms(queries, targets, bins, normalizers, ddf_weights)
         if outputs.denoising is not None and plan is not None:
             # As in the released code, DDF has the same two weights for denoising queries.
-            queries, normalizers = _denoising_queries(outputs.denoising, plan), normalizers.of_denoising(plan.num_groups)
+            queries, normalizers = (
+                _denoising_queries(outputs.denoising, plan),
+                normalizers.of_denoising(plan.num_groups),
+            )
             terms |= self._terms(queries, targets, bins, normalizers, ddf_weights)
         return terms
 
@@ -180,7 +183,9 @@ class Criterion:
             means = matched / normalizers.pairs, unmatched / normalizers.unpaired
             terms["ddf"] = config.ddf * (ddf_weights[0] * means[0] + ddf_weights[1] * means[1])
         return {
-            f"loss_{kind}{queries.suffixes[k]}": value for kind, values in terms.items() for k, value in enumerate(values)
+            f"loss_{kind}{queries.suffixes[k]}": value
+            for kind, values in terms.items()
+            for k, value in enumerate(values)
         }
 
     def _l1_and_giou(self, queries: _Queries, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,9 +199,7 @@ class Criterion:
         if indices is not queries.union:  # other matched queries than those that `iou` belongs to
             boxes = losses.gather_matched(queries.boxes_cxcywh.detach(), indices)
             iou = losses.box_losses(boxes, targets.boxes_cxcywh[indices.box])[2]
-        return losses.varifocal_loss(
-            queries.logits, indices, targets.labels, iou, config.vfl_alpha, config.vfl_gamma
-        )
+        return losses.varifocal_loss(queries.logits, indices, targets.labels, iou, config.vfl_alpha, config.vfl_gamma)
 
     def _fgl(self, queries: _Queries, targets: Targets, bins: tuple[Tensor, float], iou: Tensor) -> Tensor:
         """FGL (D-FINE, eq. 6) of the L decoder layers, matched by the union set."""
@@ -222,7 +225,7 @@ class Criterion:
 
 
 def _predictions(decoder: DecoderOutput, *others: LayerOutput) -> tuple[Tensor, Tensor]:
-    """Logits `[K, B, Q, C]` and boxes `[K, B, Q, 4]` of the decoder layers, the initial boxes and others, in float32."""
+    """Logits `[K, B, Q, C]` and boxes `[K, B, Q, 4]` of decoder layers, initial boxes and others, in float32."""
     others = (decoder.initial, *others)
     logits = torch.cat([decoder.logits, *(other.logits[None] for other in others)])
     boxes = torch.cat([decoder.boxes_cxcywh, *(other.boxes_cxcywh[None] for other in others)])

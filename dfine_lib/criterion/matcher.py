@@ -47,7 +47,7 @@ def matching_cost(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, config
     negative = (1 - config.cost_alpha) * p**config.cost_gamma * -torch.log(1 - p + 1e-8)
 
     def of_each_box(boxes: Tensor) -> Tensor:
-        """`[K, B, Q, 4]` to `[K, M, Q, 4]`, each coordinate contiguous in memory: element-wise operations are faster."""
+        """`[K, B, Q, 4]` to `[K, M, Q, 4]`; each coordinate lies contiguous in memory, which is faster."""
         return boxes.movedim(-1, 0).contiguous()[:, :, image].movedim(0, -1)
 
     target_boxes = targets.boxes_cxcywh[:, None]  # [M, 1, 4]

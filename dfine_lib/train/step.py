@@ -140,7 +140,7 @@ class TrainStep:
 
     @torch.no_grad()
     def _normalizers(self, micro_batches: Sequence[Batch]) -> Normalizers:
-        """Normalizers of the step, by one more forward pass of each micro-batch; running statistics stay as they are."""
+        """Normalizers of the step, by one more forward pass of each micro-batch, which leaves the buffers alone."""
         before = [buffer.clone() for buffer in self.model.buffers()]
         counts = []
         for batch in micro_batches:

@@ -49,7 +49,6 @@ PLUMBING: dict[str, str] = {
     "Weights": "a state dict and what its file says of it",
     "WeightsError": "a weights file that cannot be used",
     "CocoFolder": "where images come from: lesson 02 opens a folder without it",
-    "Share": "what the losses of a step of several passes or processes are divided by",
     # Small parts of what a lesson teaches as a whole.
     "as_tokens": "a map as a row of tokens, past a fault of torch",
     "num_dn_groups": "number of denoising groups of a batch",
