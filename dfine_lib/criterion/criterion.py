@@ -90,7 +90,7 @@ class _Queries:
 
     logits: Tensor  # [K, B, Q, C]
     boxes_cxcywh: Tensor  # [K, B, Q, 4]
-    corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
+    corner_logits: Tensor  # [L, B, Q, 4, N + 1]
     per_layer: MatchedIndices  # of each prediction by itself
     union: MatchedIndices  # of all predictions alike (GO); without the union set, `per_layer` again
     suffixes: list[str]  # K endings of the names of terms
@@ -129,15 +129,13 @@ class Criterion:
         if normalizers is None:
             counts = _counts(queries, targets, plan.num_groups if plan else 0)
             normalizers = Normalizers.of_step([counts], queries.logits.device)
-        ddf_weights, bins = normalizers.ddf_weights(), (outputs.bin_offsets, outputs.reg_scale)
-        terms = self._terms(queries, targets, bins, normalizers, ddf_weights)
+        ddf_weights = normalizers.ddf_weights()
+        terms = self._terms(queries, targets, outputs.bin_offsets, normalizers, ddf_weights)
         if outputs.denoising is not None and plan is not None:
             # As in the released code, DDF has the same two weights for denoising queries.
-            queries, normalizers = (
-                _denoising_queries(outputs.denoising, plan),
-                normalizers.of_denoising(plan.num_groups),
-            )
-            terms |= self._terms(queries, targets, bins, normalizers, ddf_weights)
+            queries = _denoising_queries(outputs.denoising, plan)
+            normalizers = normalizers.of_denoising(plan.num_groups)
+            terms |= self._terms(queries, targets, outputs.bin_offsets, normalizers, ddf_weights)
         return terms
 
     def counts(self, outputs: DFINEOutput, targets: TargetsLike, num_groups: int) -> Normalizers:
@@ -164,7 +162,7 @@ class Criterion:
         self,
         queries: _Queries,
         targets: Targets,
-        bins: tuple[Tensor, float],
+        bin_offsets: Tensor,
         normalizers: Normalizers,
         ddf_weights: Tensor,
     ) -> dict[str, Tensor]:
@@ -177,7 +175,7 @@ class Criterion:
             "giou": config.giou * giou / normalizers.pairs,
         }
         if config.fgl:
-            terms["fgl"] = config.fgl * self._fgl(queries, targets, bins, iou) / normalizers.pairs
+            terms["fgl"] = config.fgl * self._fgl(queries, targets, bin_offsets, iou) / normalizers.pairs
         if config.ddf and queries.num_layers > 1:
             matched, unmatched = self._ddf(queries, iou)
             means = matched / normalizers.pairs, unmatched / normalizers.unpaired
@@ -201,13 +199,13 @@ class Criterion:
             iou = losses.box_losses(boxes, targets.boxes_cxcywh[indices.box])[2]
         return losses.varifocal_loss(queries.logits, indices, targets.labels, iou, config.vfl_alpha, config.vfl_gamma)
 
-    def _fgl(self, queries: _Queries, targets: Targets, bins: tuple[Tensor, float], iou: Tensor) -> Tensor:
+    def _fgl(self, queries: _Queries, targets: Targets, bin_offsets: Tensor, iou: Tensor) -> Tensor:
         """FGL (D-FINE, eq. 6) of the L decoder layers, matched by the union set."""
         layers = queries.num_layers
         indices = queries.union.first(layers)
         initial_boxes = queries.boxes_cxcywh[layers].detach()  # b0 learns by L1 and GIoU alone
         initial_boxes = initial_boxes[indices.image, indices.query]
-        left, weight_right = encode_edges(initial_boxes, targets.boxes_cxcywh[indices.box], *bins)
+        left, weight_right = encode_edges(initial_boxes, targets.boxes_cxcywh[indices.box], bin_offsets)
         corner_logits = losses.gather_matched(queries.corner_logits, indices)
         return losses.fine_grained_localization_loss(corner_logits, left, weight_right, iou[:layers])
 

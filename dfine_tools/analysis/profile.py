@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dfine_lib.config import ModelConfig, Recipe
-from dfine_lib.model.decoder import DecoderLayer, QualityHead
+from dfine_lib.model.decoder import DecoderLayer
 from dfine_lib.model.deformable_attention import DeformableAttention
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import ConvBlock, Stem
@@ -118,7 +118,7 @@ def profile(model: str | Recipe | ModelConfig | DFINE, image_hw: tuple[int, int]
     # The mean over bins is a product with one vector. The authors' counter takes that vector for a layer with as many
     # outputs as bins, so it counts it `bins` times; so do we.
     counts["decoder"][0] += edges * bins * bins * layers
-    counts["decoder"][1] += edges * bins * layers  # the softmax before it
+    counts["decoder"][1] += edges * bins * (layers + config.quality_head)  # softmaxes: before each mean, and for LQE
     return ModelProfile(
         **{name: PartProfile(trained[name], trained[name] - removed[name], *counts[name]) for name in trained}
     )
@@ -212,5 +212,4 @@ _RULES: dict[type[nn.Module], Rule] = {
     Bottleneck: lambda m, x, y: (0, y.numel(), 0),
     EncoderLayer: lambda m, x, y: (0, x.shape[1] * m.linear1.out_features, 0),
     DecoderLayer: lambda m, x, y: (0, x.shape[1] * m.linear1.out_features, 0),
-    QualityHead: lambda m, x, y: (0, 4 * (m.reg_max + 1) * x.shape[1], 0),
 }

@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from dfine_lib.evaluate.coco_ap import ImageBoxes
 from dfine_tools.analysis.errors import KINDS, RIGHT, ErrorBreakdown, judge_detections
 from dfine_tools.figures.style import (
+    DOTTED,
+    GROUND_TRUTH,
     INK,
     MAIN,
     MUTED,
     SECOND,
-    TRUTH,
     Figure,
     as_array,
     as_rgb,
@@ -29,7 +30,7 @@ from dfine_tools.figures.style import (
 
 _MOST_CLASSES = 16  # of a confusion matrix: more cannot be read
 _MOST_WORDS = 12  # beside wrong detections of one image: more would hide it
-_DOTTED, _DASHED = (0, (1, 1.2)), (0, (5, 2.5))
+_DASHED = (0, (5, 2.5))
 
 
 @styled
@@ -203,12 +204,12 @@ def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: flo
         image.truth_boxes_xyxy[real], image.truth_labels[real], verdicts.found.tolist(), strict=True
     ):
         if found:
-            draw_box(axes, box, MUTED, dashes=_DOTTED, width=1.2, label="object, found")
+            draw_box(axes, box, MUTED, dashes=DOTTED, width=1.2, label="object, found")
         else:
-            draw_box(axes, box, TRUTH, dashes=_DOTTED, width=2.4, label="object, missed")
-            _say(axes, box[0], box[3], names[label], TRUTH, "top")
+            draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=2.4, label="object, missed")
+            _say(axes, box[0], box[3], names[label], GROUND_TRUTH, "top")
     for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
-        draw_box(axes, box, INK, dashes=_DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
+        draw_box(axes, box, INK, dashes=DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
     named = np.flatnonzero(verdicts.kinds >= 0)[:_MOST_WORDS]  # scores fall: the surest
     drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, verdicts.kinds, strict=True)
     for k, box, label, score, kind in reversed(list(drawn)):

@@ -15,7 +15,7 @@ from dfine_lib.files import write_atomically
 
 @runtime_checkable
 class Drawing(Protocol):
-    """A finished figure: its pixels, and words for those who cannot see them. `dfine_tools.figures.style.Figure` is one."""
+    """A figure: its pixels, and words for those who cannot see them. `dfine_tools.figures.style.Figure` is one."""
 
     alt_text: str
 
