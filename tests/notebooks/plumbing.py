@@ -42,7 +42,6 @@ PLUMBING: dict[str, str] = {
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "WeightsError": "a weights file that cannot be used",
     "CocoFolder": "where images come from: lesson 02 opens a folder without it",
-    "Share": "what the losses of a step of several passes or processes are divided by",
     # Small parts of what a lesson teaches as a whole.
     "as_tokens": "a feature map flattened to tokens, past a bug of torch",
     "num_dn_groups": "number of denoising groups of a batch",
