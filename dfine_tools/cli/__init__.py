@@ -18,7 +18,7 @@ from opcode import opmap
 from dfine_lib import __version__
 from dfine_lib.errors import DfineError
 from dfine_tools.cli import bench, compare, data, doctor, export, predict, recipes, training, waiting, weights
-from dfine_tools.cli.remedies import with_remedy
+from dfine_tools.cli.remedies import RemedyFormatter, with_remedy
 
 GROUPS = (training, compare, predict, export, bench, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    told = logging.StreamHandler()
+    told.setFormatter(RemedyFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[told])
     word = waiting.start(arguments.command)
     try:
         status = arguments.call(arguments)
