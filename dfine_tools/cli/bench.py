@@ -15,7 +15,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="parameters, operations, milliseconds, images/s, peak memory",
         description="Each MODEL is weights, an exported .onnx or .xml file, or a published size (n, s, m, l, x) with "
         "random weights. Parameters and FLOPs are counted as in the published table. Model only: pixels in memory to "
-        "boxes; end to end: from the picture's file. Median and middle half of repeated calls after a warm-up.",
+        "boxes; end to end: from the image's file. Median and interquartile range of repeated calls after a warm-up.",
         epilog="example: dfine bench model.safetensors detector.onnx detector.xml --batch 1,4 --json bench.json "
         "--figure bench.png",
     )
@@ -23,7 +23,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--backend", default="auto", metavar="B,…", help="auto, torch, onnxruntime, openvino")
     bench.add_argument("--batch", default="1", metavar="N,…", help="images a call, several by commas (default: 1)")
     bench.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the file's)")
-    bench.add_argument("--images", metavar="DIR", help="pictures to read (default: two that scikit-learn brings)")
+    bench.add_argument("--images", metavar="DIR", help="images to read (default: two that scikit-learn brings)")
     bench.add_argument("--seconds", type=float, default=3.0, metavar="T", help="each kind of call (default: 3)")
     bench.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, gpu (OpenVINO)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, with the machine")

@@ -24,11 +24,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         epilog="example: dfine predict photos --weights runs/mine/model.safetensors --out found --json found.json",
     )
     predict.add_argument("source", nargs="+", metavar="SOURCE", help="one of these, or several images")
-    predict.add_argument("--weights", required=True, metavar="FILE", help="what finds them")
+    predict.add_argument("--weights", required=True, metavar="FILE", help="what detects them")
     predict.add_argument("--out", type=Path, metavar="DIR", help="write every image, or the video, with its boxes")
     predict.add_argument("--json", type=Path, metavar="FILE", help="write the detections, boxes in pixels")
-    predict.add_argument("--score", type=float, default=0.4, metavar="P", help="score threshold (default: 0.4)")
-    predict.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 1; images: 4)")
+    predict.add_argument("--score", type=float, default=0.4, metavar="P", help="score threshold, 0..1 (default: 0.4)")
+    predict.add_argument(
+        "--batch-size", type=int, metavar="N", help="images in a forward pass (default: 4; of cameras and streams 1)"
+    )
     predict.add_argument("--image-size", metavar="S", help="side of the network's input, or HEIGHT,WIDTH")
     predict.add_argument("--backend", default="auto", metavar="B", help="auto, torch, onnxruntime, openvino")
     predict.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, gpu (OpenVINO)")
@@ -75,7 +77,7 @@ def _find_objects(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     _say(str(summary))
     if summary.images and not summary.objects:
-        log.info("Nothing is as sure as --score %g; a lower one shows what else was seen.", arguments.score)
+        log.info("No detection reaches the score threshold, --score %g; a lower one shows more.", arguments.score)
 
 
 def _say(words: str) -> None:

@@ -26,7 +26,7 @@ LARGEST_SIDE = 1280  # of engines for any sides
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltEngine:
     """An engine that was built, not run."""
 
     file: Path
@@ -64,7 +64,7 @@ def build_engine(
     largest_side: int = LARGEST_SIDE,
     library: str | None = None,
     timing_cache: str | Path | None = None,
-) -> Built:
+) -> BuiltEngine:
     """Build an engine for batches from 1 to `largest_batch`.
 
     Args:
@@ -108,7 +108,7 @@ def build_engine(
     write_atomically(about_path(out), json.dumps(about, indent=1, ensure_ascii=False).encode())
     if cache is not None:  # after the engine, whose build takes minutes and must not be lost
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
-    return Built(out, name, layer_types(network), about)
+    return BuiltEngine(out, name, layer_types(network), about)
 
 
 def _attach_timing_cache(config: Any, file: Path) -> Any:

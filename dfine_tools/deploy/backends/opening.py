@@ -14,7 +14,7 @@ from dfine_lib.evaluate.postprocess import Detections
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends.backend import Backend, BackendError
 from dfine_tools.deploy.backends.exported import (
-    Opened,
+    LoadedModel,
     as_detections,
     file_category_ids,
     file_names,
@@ -79,7 +79,7 @@ def open_backend(
         )
         names, ids = COCO, COCO_IDS
 
-    def ready(opened: Opened) -> Backend:
+    def ready(opened: LoadedModel) -> Backend:
         def answer(images: np.ndarray, sizes: np.ndarray) -> tuple[list[Detections], None]:
             values = opened.run(images, sizes)
             return (raw_detections(*values, sizes, top_k) if opened.raw else as_detections(*values)), None
