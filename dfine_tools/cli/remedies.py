@@ -32,6 +32,10 @@ REMEDIES: dict[str, str] = {
 
 def with_remedy(error: DfineError) -> str:
     """The error's message, followed by the way out that it names."""
+    if error.remedy is not None and error.remedy not in REMEDIES:
+        from data_tools.layouts import with_hint  # looks into the folder, and imports numpy
+
+        return with_hint(error)
     return _worded(str(error), error.remedy, error.values)
 
 
