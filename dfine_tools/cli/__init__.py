@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 where `dfine doctor` has found errors, or an export is not what its weights are; 2 for what the caller can
-        put right, told on stderr without a traceback; 130 after Ctrl-C, 141 where nobody reads on. Everything else
+        put right, reported on stderr without a traceback; 130 after Ctrl-C, 141 where nobody reads on. Everything else
         leaves as the exception that it is.
     """
     try:
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    told = logging.StreamHandler()
-    told.setFormatter(RemedyFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[told])
+    handler = logging.StreamHandler()
+    handler.setFormatter(RemedyFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     word = waiting.start(arguments.command)
     try:
         status = arguments.call(arguments)
@@ -113,7 +113,7 @@ def _keep_examples_whole(parser: argparse.ArgumentParser) -> None:
 
 
 def _message_to_the_caller(error: ValueError | OSError) -> str | None:
-    """The error in words if the caller can put it right, None if it is a fault of the code.
+    """The error in words if the caller can put it right, None if it is a bug of the code.
 
     The caller's are `DfineError`, a ValueError that a check of ours raised, and files and folders that are not there,
     not to be written, or full.

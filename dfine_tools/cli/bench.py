@@ -7,6 +7,8 @@ import io
 import json
 from pathlib import Path
 
+from dfine_tools.cli.aliases import image_size_of
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what measures how fast a detector is."""
@@ -36,7 +38,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from dfine_tools.cli.predict import image_size_of
     from dfine_tools.deploy.backends import DeviceError, open_backend
     from dfine_tools.deploy.bench import bench
     from dfine_tools.deploy.timing import authors_latency

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dfine_tools.cli.aliases import image_size_of, old_name
+
 NOT_RUN = 3
 
 
@@ -31,16 +33,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="number format; int8 needs --data"
     )
-    export.add_argument(
+    dynamic = export.add_argument(
         "--dynamic-shapes", action="store_true", help="dynamic input shapes: any height and width, multiples of 32"
     )
-    export.add_argument("--dynamic-sides", action="store_true", dest="dynamic_shapes", help=argparse.SUPPRESS)
+    old_name(export, "--dynamic-sides", dynamic)
     export.add_argument("--raw", action="store_true", help="without post-processing: logits and boxes of all queries")
     export.set_defaults(call=_export, after_interrupt=" A file that was not validated is not finished.")
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from dfine_tools.cli.predict import image_size_of
     from dfine_tools.deploy.export_file import export_file
     from dfine_tools.deploy.validation import report_path
 

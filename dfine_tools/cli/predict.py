@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from dfine_tools.cli.aliases import image_size_of
+
 log = logging.getLogger(__name__)
 NO_IMAGES = 1  # exit code
 
@@ -38,13 +40,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--follow-links", action="store_true", help="in a folder, also take what links to files and folders lead to"
     )
     predict.set_defaults(call=_predict, after_interrupt=" What was found until then is written.")
-
-
-def image_size_of(words: str | None) -> int | tuple[int, int] | None:
-    """`--image-size` as a side or (height, width); None stays None."""
-    from dfine_lib.recipes import changed, get_recipe
-
-    return None if words is None else changed(get_recipe("l_coco"), {"data.image_size": words}).data.image_size
 
 
 def _predict(arguments: argparse.Namespace) -> int | None:

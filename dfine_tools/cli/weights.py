@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from dfine_tools.cli.predict import image_size_of
+from dfine_tools.cli.aliases import image_size_of
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -58,7 +58,7 @@ def convert_weights(
     image_size: int | tuple[int, int] | None = None,
     half: bool = False,
 ) -> Path:
-    """Write weights in another form; of a training checkpoint only the averaged weights are taken.
+    """Write weights in another form; of a training checkpoint only the EMA weights are taken.
 
     Args:
         source: anything that `read_weights` opens.

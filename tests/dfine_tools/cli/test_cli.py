@@ -138,7 +138,7 @@ def test_recipes_lists_every_recipe_and_tells_one_as_a_difference():
         len([line for line in dfine("recipes").stdout.splitlines() if line[:2] in ("n_", "s_", "m_", "l_", "x_")]) == 29
     )
     lines = dfine("recipes", "x_coco").stdout.splitlines()
-    assert lines[0] == "x_coco, told from l_coco:"
+    assert lines[0] == "x_coco, differs from l_coco in:"
     assert {line.split()[0] for line in lines[1:]} == {
         "model.backbone",
         "model.encoder_dim",
@@ -395,3 +395,18 @@ def test_a_picture_that_is_damaged_in_the_middle_of_a_run_ends_it_and_says_that_
         told = capsys.readouterr().err
         assert told.startswith(f"dfine train: {tmp_path}/7.jpg: the picture is truncated. Copy it again.")
         assert (f"The run is kept in {tmp_path / name}; the same command goes on" in told) == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["export", "--weights", "w", "--to", "onnx", "--out", "o.onnx", "--dynamic-sides"], "dynamic_shapes", True),
+        (["data", "split", "a", "b", "--pictures", "copy"], "image_files", "copy"),
+        (["stats", "a", "--pictures", "4"], "images", 4),
+    ],
+)
+def test_old_names_of_flags_work_and_are_not_shown(words, name, value, capsys):
+    assert getattr(cli._parser().parse_args(words), name) == value
+    flag = next(word for word in words if word in ("--dynamic-sides", "--pictures"))
+    assert cli.main([*words[: 2 if words[0] == "data" else 1], "--help"]) == 0
+    assert flag not in capsys.readouterr().out
