@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from dfine_lib.files import json_safe
 
 _WORDS = {(True, True): "ok     ", (False, True): "FAIL   ", (False, False): "not run"}
 
@@ -41,7 +42,7 @@ class ValidationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        checks = [_finite(asdict(check)) for check in self.checks]
+        checks = [json_safe(asdict(check)) for check in self.checks]
         about = {"passed": self.passed, "not_run": self.not_run, "file": self.file, "weights": self.weights}
         return about | {"checks": checks}
 
@@ -53,12 +54,3 @@ class ValidationReport:
 def report_path(file: str | Path) -> Path:
     """Path of the report on a file: next to it, `detector.onnx.gate.json`."""  # old name
     return Path(f"{file}.gate.json")  # old name
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
