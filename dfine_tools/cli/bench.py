@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+from dfine_lib.errors import DfineError
 from dfine_tools.cli.aliases import image_size_of
 
 
@@ -43,13 +44,13 @@ def _bench(arguments: argparse.Namespace) -> None:
     from dfine_tools.deploy.timing import authors_latency
 
     if arguments.as_authors and arguments.images is None:
-        raise ValueError("--as-authors needs --images: the folder of COCO's val2017, say")
+        raise DfineError("--as-authors needs --images: the folder of COCO's val2017, say")
     formats = (".png", ".svg", ".pdf")
     if arguments.figure is not None and arguments.figure.suffix.lower() not in formats:
-        raise ValueError(f"--figure {arguments.figure}: a figure is a {', '.join(formats)} file")
+        raise DfineError(f"--figure {arguments.figure}: a figure is a {', '.join(formats)} file")
     for name, file in (("--json", arguments.json), ("--figure", arguments.figure)):
         if file is not None and file.is_dir():  # said before the work
-            raise ValueError(f"{name} {file}: is a folder; give the name of a file")
+            raise DfineError(f"{name} {file}: is a folder; give the name of a file")
     image_size = image_size_of(arguments.image_size)
     report = bench(
         arguments.models, backends=arguments.backend.split(","), batches=_numbers(arguments.batch),
@@ -80,7 +81,7 @@ def _numbers(words: str) -> list[int]:
     try:
         return [int(word) for word in words.split(",")]
     except ValueError as error:
-        raise ValueError(f"--batch {words}: numbers with commas between them, such as 1,4") from error
+        raise DfineError(f"--batch {words}: numbers with commas between them, such as 1,4") from error
 
 
 def _write(path: Path, content: bytes) -> None:

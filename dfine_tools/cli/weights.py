@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from dfine_lib.errors import DfineError
 from dfine_tools.cli.aliases import image_size_of
 
 
@@ -52,6 +53,6 @@ def _names(value: str) -> list[str]:
     """Those of a text file, one a line, or those between commas."""
     is_file = os.path.isfile(value)  # a list of names may be longer than a path can be, which is an OSError to pathlib
     if not is_file and "," not in value and Path(value).suffix:
-        raise ValueError(f"{value}: no such file. --names wants a text file with one class name a line, or A,B,…")
+        raise DfineError(f"{value}: no such file. --names wants a text file with one class name a line, or A,B,…")
     names = Path(value).read_text(encoding="utf-8-sig").splitlines() if is_file else value.split(",")
     return [name.strip() for name in names]

@@ -12,6 +12,7 @@ import torch
 
 from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import locate_weights, read_weights
 from dfine_lib.train.run_folder import describe_machine
@@ -138,11 +139,11 @@ def bench(
         ValueError: no model, a batch below 1, or no time.
     """
     if not models:
-        raise ValueError("no model to measure")
+        raise DfineError("no model to measure")
     if min(batches, default=0) < 1:
-        raise ValueError(f"batches must be at least 1, got {list(batches)}")
+        raise DfineError(f"batches must be at least 1, got {list(batches)}")
     if not seconds > 0:
-        raise ValueError(f"seconds must be above 0, got {seconds:g}")
+        raise DfineError(f"seconds must be above 0, got {seconds:g}")
     files, ledger = image_files(images)
     costs, latencies, not_run = [], [], []
     for model in models:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import ModelConfig
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends.exported import INPUTS, OUTPUTS, RAW_OUTPUTS
@@ -120,9 +121,9 @@ def export_onnx(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     least = least_side(model.config) if dynamic_shapes else 32
     if height % 32 or width % 32 or min(height, width) < least:
-        raise ValueError(f"image_size must be multiples of 32, at least {least}, got {image_size}")
+        raise DfineError(f"image_size must be multiples of 32, at least {least}, got {image_size}")
     if number_format not in NUMBER_FORMATS:
-        raise ValueError(f"number format {number_format!r} is none of {', '.join(NUMBER_FORMATS)}")
+        raise DfineError(f"number format {number_format!r} is none of {', '.join(NUMBER_FORMATS)}")
     # Folded and traced on the CPU, wherever the model is: the same file from every device.
     graph = graph_form(copy.deepcopy(model).cpu(), None if dynamic_shapes else (height, width))
     graph = half_form(graph) if number_format == "fp16" else graph
@@ -197,7 +198,7 @@ def export_openvino(
     """
     path = Path(path)
     if path.suffix != ".xml":
-        raise ValueError(f"{path}: OpenVINO's files end in .xml")
+        raise DfineError(f"{path}: OpenVINO's files end in .xml")
     try:
         import onnx
         import openvino

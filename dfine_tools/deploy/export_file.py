@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dfine_lib.config import DataConfig
 from dfine_lib.data import CocoIndex, find_split, read_coco
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import open_model
 from dfine_lib.model.weights import Weights, WeightsError
 from dfine_tools.deploy.backends import BackendError
@@ -57,11 +58,11 @@ def export_file(
     """
     out = Path(out)
     if to not in FORMS:
-        raise ValueError(f"format {to!r} is none of {', '.join(FORMS)}")
+        raise DfineError(f"format {to!r} is none of {', '.join(FORMS)}")
     if out.suffix != FORMS[to]:
-        raise ValueError(f"{out}: a file of the format {to} ends in {FORMS[to]}")
+        raise DfineError(f"{out}: a file of the format {to} ends in {FORMS[to]}")
     if number_format == "int8" and data is None:
-        raise ValueError("int8 needs --data: ranges of 8 bits are measured on its training images")
+        raise DfineError("int8 needs --data: ranges of 8 bits are measured on its training images")
     model, stored = open_model(weights)
     if data is not None:
         _check_classes(stored, read_coco(*find_split(data, "val"), training=False))

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from data_tools.ledger import Ledger
 from dfine_lib.data.transforms import Sample, stretch
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends import Backend, open_backend
 from dfine_tools.deploy.backends.exported import STREAMS
@@ -134,9 +135,9 @@ class Predictor:
             SourceError: nothing to read, or nothing that can be read.
         """
         if batch_size < 1 or batch_size != int(batch_size):
-            raise ValueError(f"batch_size must be at least 1, and whole, got {batch_size}")
+            raise DfineError(f"batch_size must be at least 1, and whole, got {batch_size}")
         if not 0 <= score <= 1:
-            raise ValueError(f"score must lie in 0..1, got {score}")
+            raise DfineError(f"score must lie in 0..1, got {score}")
         found = opened(source)
         skipped = self.skipped = []  # its own: another thread may call meanwhile
         if isinstance(found, VideoReader):

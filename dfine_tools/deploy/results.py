@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_tools.deploy.backends import EdgeDistributions
 from dfine_tools.deploy.sources import SourceError, read_image
@@ -105,7 +106,7 @@ class Prediction:
         """
         ids = self.category_ids if category_ids is None else tuple(category_ids)
         if ids and len(self) and int(self.labels.max()) >= len(ids):
-            raise ValueError(f"{self.name}: label {int(self.labels.max())} for {len(ids)} category ids")
+            raise DfineError(f"{self.name}: label {int(self.labels.max())} for {len(ids)} category ids")
         records = []
         for label, (x1, y1, x2, y2), score in zip(
             self.labels.tolist(), self.boxes_xyxy.double().tolist(), self.scores.tolist(), strict=True

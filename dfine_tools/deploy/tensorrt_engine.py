@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_tools.deploy.backends.backend import BackendError
 from dfine_tools.deploy.backends.exported import ABOUT, INPUTS
@@ -81,7 +82,7 @@ def build_engine(
         ValueError: a batch below 1.
     """
     if largest_batch < 1:
-        raise ValueError(f"largest_batch must be at least 1, got {largest_batch}")
+        raise DfineError(f"largest_batch must be at least 1, got {largest_batch}")
     trt = tensorrt_library(library)
     errors = _log(trt)
     builder = trt.Builder(errors)
