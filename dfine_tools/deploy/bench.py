@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import locate_weights, read_weights
 from dfine_lib.train.run_folder import describe_machine
-from dfine_tools.deploy.backends import Backend, DeviceError, open_backend
+from dfine_tools.deploy.backends import KINDS, DeviceError, open_backend
 from dfine_tools.deploy.timing import CallTimes, Cost, PeakMemory, cost, image_files, latency
 from dfine_tools.deploy.validation import report_path
 from dfine_tools.published import PUBLISHED_AP, PUBLISHED_LATENCY_MS
 from dfine_tools.tables import as_text
-
-_EXPORTED = (".onnx", ".xml", ".engine")
 
 
 @dataclass(frozen=True)
@@ -147,13 +145,12 @@ def bench(
     files, ledger = image_files(images)
     costs, latencies, not_run = [], [], []
     for model in models:
-        source = _random(str(model)) if str(model) in SIZES else model
-        opened = [_opener(source, name, device, image_size) for name in _runs(source, backends)]
-        for opening in opened:
+        source, name = _random(str(model)) if str(model) in SIZES else model, Path(model).name
+        for runs in _runs(source, backends):
             for number, batch in enumerate(batches):
                 peak = PeakMemory(device)
                 try:
-                    backend = opening()
+                    backend = open_backend(source, backend=runs, device=device, image_size=image_size)
                 except DeviceError as error:
                     not_run.append(error)
                     break
@@ -163,14 +160,14 @@ def bench(
                 known = known_ap(model, backend.name)
                 memory_mb, memory_counts = peak.megabytes(backend.name, backend.device)
                 latencies.append(Latency(
-                    model=_short(model), memory_mb=memory_mb, memory_counts=memory_counts, ap=known and known[0],
+                    model=name, memory_mb=memory_mb, memory_counts=memory_counts, ap=known and known[0],
                     ap_from=known[1] if known else "", **row,
                 ))  # fmt: skip
                 image_hw = backend.image_hw
                 del backend
         config = _config(source)
         if config is not None:
-            costs.append(cost(config, _short(model), image_hw))
+            costs.append(cost(config, name, image_hw))
     if not latencies:
         raise not_run[0]
     machine = describe_machine(_measured_on(latencies)) | {"devices": sorted({row.device for row in latencies})}
@@ -202,18 +199,10 @@ def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
     return None
 
 
-def _runs(source: str | Path | DFINE, backends: Sequence[str]) -> Iterator[str]:
+def _runs(source: str | Path | DFINE, backends: Sequence[str]) -> Sequence[str]:
     """Those of the backends that run this file; all of them where none does, so that the error says why."""
-    if isinstance(source, DFINE) or Path(source).suffix not in _EXPORTED:
-        able = {"auto", "torch"}
-    else:
-        able = {"auto", *({"onnxruntime", "openvino"} if Path(source).suffix == ".onnx" else set(backends) - {"torch"})}
-        able -= {"onnxruntime"} if Path(source).suffix == ".xml" else set()
-    return iter([name for name in backends if name in able] or backends)
-
-
-def _opener(source, name, device, image_size) -> Callable[[], Backend]:
-    return lambda: open_backend(source, backend=name, device=device, image_size=image_size)
+    able = KINDS.get("" if isinstance(source, DFINE) else Path(source).suffix, ("torch",))
+    return [name for name in backends if name in ("auto", *able)] or backends
 
 
 def _random(size: str) -> DFINE:
@@ -224,7 +213,7 @@ def _random(size: str) -> DFINE:
 def _config(source: str | Path | DFINE) -> ModelConfig | None:
     if isinstance(source, DFINE):
         return source.config
-    return None if Path(source).suffix in _EXPORTED else read_weights(locate_weights(source)).model
+    return None if Path(source).suffix in KINDS else read_weights(locate_weights(source)).model
 
 
 def _source_of(files: Sequence[Path], images: Any) -> str:
@@ -241,10 +230,6 @@ def _versions(machine: dict[str, Any]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _short(model: str | Path) -> str:
-    return Path(model).name
 
 
 def _sides(image_hw: tuple[int, int]) -> str:

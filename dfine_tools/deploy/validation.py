@@ -7,6 +7,7 @@ decides is reported as a tie (`ties.py`), and is no failure.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
-from dfine_tools.deploy.backends import BACKENDS, Backend, BackendError, open_backend
+from dfine_tools.deploy.backends import BACKENDS, KINDS, Backend, BackendError, open_backend
 from dfine_tools.deploy.predict import Predictor
 from dfine_tools.deploy.results import Prediction
 from dfine_tools.deploy.sources import SourceError, find_source, read_image
@@ -120,21 +121,17 @@ def validate_export(
     return result
 
 
-def _runs(file: Path, backends: Sequence[str] | None) -> list[str]:
-    import importlib.util
-
-    kinds = {".xml": ("openvino",), ".engine": ("tensorrt",)}.get(file.suffix, ("onnxruntime", "openvino"))
-    if backends is None and file.suffix == ".engine":
-        return list(kinds)
+def _runs(file: Path, backends: Sequence[str] | None) -> Sequence[str]:
+    able = KINDS.get(file.suffix, KINDS[".onnx"])
     if backends is None:
-        found = [kind for kind in kinds if importlib.util.find_spec(kind)]
+        found = [name for name in able if name == "tensorrt" or importlib.util.find_spec(name)]
         if not found:
             raise ValidationError(f'{file}: nothing is installed that runs it: pip install -e ".[deploy]"')
         return found
     for name in backends:
-        if name not in kinds:
-            raise ValidationError(f"{file}: the backend {name} does not run such files; {' and '.join(kinds)} can.")
-    return list(backends)
+        if name not in able:
+            raise ValidationError(f"{file}: the backend {name} does not run such files; {' and '.join(able)} can.")
+    return backends
 
 
 def _device(backend: str) -> str:
