@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from data_tools.convert.image_headers import UnreadableImage, header_size
 from data_tools.convert.records import LARGEST, clean_name, inside, numbers
 from data_tools.image_frames import fits
-from data_tools.objects365.lists import LargeFile, Records
+from data_tools.objects365.lists import place, read_lists, whole_number, write_lists
 from data_tools.objects365.places import (
     annotations_of,
     finish,
@@ -39,9 +39,8 @@ from data_tools.objects365.places import (
     work_of,
 )
 from data_tools.objects365.shrink import shrink, target_size
-from data_tools.objects365.whole_files import FileInOrder, remove_quietly
 from dfine_lib.data.coco_json import short
-from dfine_lib.data.images import DataError
+from dfine_lib.errors import DataError
 
 MOST_LISTED = 10_000  # names of each kind in the report
 _TOGETHER = 8  # pictures of one task
@@ -173,7 +172,7 @@ class _Split:
     def __init__(
         self, file: Path, pictures: Path, out: Path, size: int, split: str, follow_links: bool, progress: bool
     ):
-        self.large, self.pictures, self.out = LargeFile(file), pictures, out
+        self.file, self.pictures, self.out = file, pictures, out
         self.size, self.split = size, split
         self.follow_links, self.progress = follow_links, progress
         self.ids, self.widths, self.heights, self.scales = array("q"), array("i"), array("i"), array("d")
@@ -184,29 +183,18 @@ class _Split:
         self._shrink_all(result, workers or os.cpu_count() or 1)
         if not any(self.widths):
             raise DataError(
-                f"{self.large.file}: not one of its {len(self.ids):,} pictures is usable in {self.pictures}. Bring "
+                f"{self.file}: not one of its {len(self.ids):,} pictures is usable in {self.pictures}. Bring "
                 "them there, at the paths that 'file_name' gives."
             )
         ids, counts = np.unique(np.frombuffer(self.ids, np.int64), return_counts=True)
         if (counts > 1).any():
             raise DataError(
-                f"{self.large.file}: a second image with id {ids[counts > 1][0]}. Give every image an id of its own; "
+                f"{self.file}: a second image with id {ids[counts > 1][0]}. Give every image an id of its own; "
                 "then the same command goes on."
             )
-        target = self.out / f"{self.large.file.stem}_resized.json"
-        if target.exists():
-            target.unlink()  # of an earlier run; pictures may have come since
-        remove_quietly(target.with_name(f".{target.name}.part"))
         result.images[self.split] = sum(width > 0 for width in self.widths)
         result.boxes[self.split] = 0
-        with FileInOrder(target, progress=self.progress) as out:
-            out.write(b'{"images": [')
-            out.write_list(self._images())
-            out.write(b'], "annotations": [')
-            out.write_list(self._boxes(result))
-            out.write(b'], "categories": [')
-            out.copy(self.large.file, *self.large.spans["categories"])
-            out.write(b"]}\n")
+        write_lists(self.out / f"{self.file.stem}_resized.json", self._records(result))
 
     # ---- pictures ----------------------------------------------------------------------------------------------
 
@@ -244,16 +232,15 @@ class _Split:
 
     def _listed(self) -> Iterator[list[_Picture]]:
         pictures = []
-        for records in self.large.records():
-            if records.key != "images":
+        for key, i, record, _ in read_lists(self.file):
+            if key != "images" or i < 0:
                 continue
-            for i, identity in enumerate(records.integers("id").tolist()):
-                record = records.parsed(i)
-                name = clean_name(record.get("file_name"), records.place(i))
-                pictures.append(_Picture(identity, name, (record.get("width"), record.get("height"))))
-                if len(pictures) == _TOGETHER:
-                    yield pictures
-                    pictures = []
+            identity = whole_number(self.file, key, i, record, "id")
+            name = clean_name(record.get("file_name"), place(self.file, key, i, record))
+            pictures.append(_Picture(identity, name, (record.get("width"), record.get("height"))))
+            if len(pictures) == _TOGETHER:
+                yield pictures
+                pictures = []
         if pictures:
             yield pictures
 
@@ -291,51 +278,48 @@ class _Split:
 
     # ---- the annotation file -----------------------------------------------------------------------------------
 
-    def _images(self) -> Iterator[bytes]:
-        for records in self.large.again("images"):
-            for i in range(len(records)):
-                at = records.first + i
-                if not self.widths[at]:
-                    continue
-                record = records.parsed(i)
-                record |= {"width": self.widths[at], "height": self.heights[at]}
-                if self.scales[at] < 1:
-                    record["file_name"] = resized_name(clean_name(record.get("file_name"), records.place(i)))
-                yield json.dumps(record).encode()
+    def _records(self, result: Resized) -> Iterator[tuple[str, str]]:
+        row_of = {identity: row for row, identity in enumerate(self.ids)}
+        for key, i, record, text in read_lists(self.file, self.progress):
+            if i < 0:
+                continue
+            if key == "categories":
+                yield key, text
+            elif key == "images":
+                if self.widths[i]:
+                    yield key, self._image(record, i)
+            elif (row := row_of.get(whole_number(self.file, key, i, record, "image_id"))) is None:
+                result.note(LOST_BOXES, f"{self.file}, {key}[{i}]")
+            elif self.scales[row] and (box := self._scaled(record, text, i, row, result)) is not None:
+                result.boxes[self.split] += 1
+                yield key, box
 
-    def _boxes(self, result: Resized) -> Iterator[bytes]:
-        place = {identity: i for i, identity in enumerate(self.ids)}
-        for records in self.large.again("annotations"):
-            for i, owner in enumerate(records.integers("image_id").tolist()):
-                at = place.get(owner)
-                if at is None:
-                    result.note(LOST_BOXES, records.place(i))
-                elif self.scales[at]:
-                    box = self._scaled(records, i, at, result)
-                    result.boxes[self.split] += box is not None
-                    if box is not None:
-                        yield box
+    def _image(self, record: dict[str, Any], i: int) -> str:
+        record |= {"width": self.widths[i], "height": self.heights[i]}
+        if self.scales[i] < 1:
+            record["file_name"] = resized_name(clean_name(record["file_name"], place(self.file, "images", i, record)))
+        return json.dumps(record)
 
-    def _scaled(self, records: Records, i: int, at: int, result: Resized) -> bytes | None:
-        """The record of a box; None where it has none."""
-        scale, record = self.box_scales[at], records.parsed(i)
+    def _scaled(self, record: dict[str, Any], text: str, i: int, row: int, result: Resized) -> str | None:
+        """The text of a box's record; None where it has no box."""
+        scale, where = self.box_scales[row], place(self.file, "annotations", i, record)
         try:
             box = numbers(record.get("bbox"), 4, "", "'bbox'")
         except DataError:
-            result.note(ODD_BOXES, f"{records.place_and_id(i)}: {short(record.get('bbox'), 40)}")
+            result.note(ODD_BOXES, f"{where}: {short(record.get('bbox'), 40)}")
             return None
         area = record.get("area", 0)
         odd = type(area) not in (int, float) or not (type(area) is int or math.isfinite(area)) or abs(area) > LARGEST**2
         if scale == 1 and box == record["bbox"] and not odd:
-            return records.data[records.starts[i] : records.ends[i]]
+            return text
         record["bbox"] = [value * scale for value in box]
         if odd:
-            result.note(ODD_AREAS, f"{records.place_and_id(i)}: {short(area, 40)}")
+            result.note(ODD_AREAS, f"{where}: {short(area, 40)}")
             area = box[2] * box[3]
         if "area" in record:
             record["area"] = area * scale**2
         record.pop("segmentation", None)  # outlines are not carried; the boxes are what is trained on
         for key in ("size", "orig_size"):
             if key in record:
-                record[key] = [self.widths[at], self.heights[at]]
-        return json.dumps(record).encode()
+                record[key] = [self.widths[row], self.heights[row]]
+        return json.dumps(record)
