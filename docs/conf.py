@@ -63,6 +63,7 @@ toc_object_entries = False
 html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["first_page"]
 html_copy_source = False
