@@ -10,7 +10,7 @@ from typing import Any
 
 from data_tools.convert.coco_layouts import spare_names
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import bring, told_of
+from data_tools.convert.new_folder import bring, named_error
 from dfine_lib.data.images import DataError
 from dfine_lib.files import process_lock, write_atomically
 
@@ -51,9 +51,9 @@ def only_one(source: Path, out: Path) -> Iterator[None]:
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
     except OSError as error:
-        if (told := told_of(error, out, out, "what is done is kept, and the same command goes on")) is None:
+        if (named := named_error(error, out, out, "what is done is kept, and the same command goes on")) is None:
             raise
-        raise told from error
+        raise named from error
     lock.unlink(missing_ok=True)
 
 
@@ -88,7 +88,7 @@ def resumable(out: Path, work: dict[str, Any], files_may_change: bool = False) -
     Args:
         out: the folder.
         work: of `work_of`.
-        files_may_change: their places must be the same, not their contents: a fault was mended in one of them.
+        files_may_change: their places must be the same, not their contents: one of them was corrected.
 
     Raises:
         DataError: `out` holds something else.
@@ -134,8 +134,8 @@ def place_of(folder: Path, name: str) -> Path:
     )  # fmt: skip
 
 
-def link_picture(path: Path, target: Path, how: str) -> bool:
-    """Bring a picture to its place, unless it is there; `bring` says how. True: it is there now."""
+def link_image(path: Path, target: Path, how: str) -> bool:
+    """Bring an image to its place, unless it is there; `bring` says how. True: it is there now."""
     if not target.exists():
         part = target.with_name(f".{target.name}.part")
         part.unlink(missing_ok=True)

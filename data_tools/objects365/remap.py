@@ -24,7 +24,7 @@ from data_tools.objects365.places import (
     annotations_of,
     finish,
     finished,
-    link_picture,
+    link_image,
     only_one,
     place_of,
     resumable,
@@ -49,8 +49,8 @@ class Remapped:
     renumbered_images: int  # ids of moved images that training had already
     renumbered_boxes: int
     lost_boxes: int  # of validation, whose image is not listed
-    linked: int  # pictures
-    missing: list[str]  # pictures of moved and kept validation images that are not there
+    linked: int  # images
+    missing: list[str]  # images of moved and kept validation images that are not there
 
     def __str__(self) -> str:
         parts = [
@@ -66,14 +66,14 @@ class Remapped:
         if self.lost_boxes:
             parts.append(f"{self.lost_boxes:,} validation boxes left out, their image is not listed")
         if self.missing:
-            parts.append(f"{len(self.missing):,} validation pictures are missing (kept in the lists): "
+            parts.append(f"{len(self.missing):,} validation images are missing (kept in the lists): "
                          f"{', '.join(self.missing[:3])}{', …' if len(self.missing) > 3 else ''}")  # fmt: skip
-        parts.append(f"{self.linked:,} pictures linked" if self.linked else "annotations alone, no pictures found")
+        parts.append(f"{self.linked:,} images linked" if self.linked else "annotations alone, no images found")
         return "; ".join(parts)
 
 
 def remap(
-    source: Path | str, out: Path | str, *, keep: int = KEPT_VALIDATION_IMAGES, pictures: str = "link",
+    source: Path | str, out: Path | str, *, keep: int = KEPT_VALIDATION_IMAGES, image_files: str = "link",
     follow_links: bool = False, progress: bool = True,
 ) -> Remapped:  # fmt: skip
     """Divide Objects365 v2 anew, as D-FINE's published checkpoints were pretrained on it.
@@ -87,8 +87,8 @@ def remap(
         source: folder with `train/` and `val/`; never changed.
         out: folder to make, or to go on with.
         keep: validation images that stay.
-        pictures: "link" (hard links, copies where the disk has none), "copy" or "none".
-        follow_links: also take pictures that are links out of `source`.
+        image_files: "link" (hard links, copies where the disk has none), "copy" or "none".
+        follow_links: also take images that are links out of `source`.
         progress: show bars.
 
     Returns:
@@ -100,7 +100,7 @@ def remap(
     """
     source, out = Path(source), Path(out)
     files = {split: annotations_of(source, split) for split in ("train", "val")}
-    work = work_of(files, what="remap", keep=keep, pictures=pictures)
+    work = work_of(files, what="remap", keep=keep, image_files=image_files)
     with only_one(source, out):
         if (done := finished(out, work)) is not None:
             return Remapped(out, **done)
@@ -124,7 +124,7 @@ def _remap(
         target = out / split / f"new_zhiyuan_objv2_{split}.json"
         if not target.exists():
             write_lists(target, records)
-    linked, missing = _bring_pictures(source, out, division, work["pictures"], follow_links, progress)
+    linked, missing = _bring_images(source, out, division, work["image_files"], follow_links, progress)
     moved_images, moved_boxes = int((~division.stays).sum()), int((division.side_of_boxes == 1).sum())
     result = Remapped(
         out, {"val": int(division.stays.sum()), "train": len(train.images) + moved_images},
@@ -222,7 +222,7 @@ def moved_name(file_name: str) -> str:
     return f"{MOVED}/{file_name.partition('/')[2] or file_name}"
 
 
-def _bring_pictures(
+def _bring_images(
     source: Path, out: Path, division: _Division, how: str, follow_links: bool, progress: bool
 ) -> tuple[int, list[str]]:
     """Link what there is; the validation images that are not there."""
@@ -235,7 +235,7 @@ def _bring_pictures(
     with bar:
         for path in files_below(source / "train", image_suffixes()):
             inside(path, source, follow_links)
-            linked += link_picture(path, out / "train" / path.relative_to(source / "train"), how)
+            linked += link_image(path, out / "train" / path.relative_to(source / "train"), how)
             bar.update()
         for key, i, record, _ in read_lists(division.files["val"]):
             if key != "images" or i < 0:
@@ -245,7 +245,7 @@ def _bring_pictures(
             path = place_of(source / "val", name)
             if path.is_file():
                 inside(path, source, follow_links)
-                linked += link_picture(path, target, how)
+                linked += link_image(path, target, how)
             else:
                 missing.append(f"val/{name}")
             bar.update()

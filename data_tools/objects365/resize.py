@@ -1,6 +1,6 @@
-"""D-FINE's shrinking of Objects365: pictures whose longer side exceeds 640 pixels, with their boxes.
+"""D-FINE's shrinking of Objects365: images whose longer side exceeds 640 pixels, with their boxes.
 
-A picture that is in its place is not made again, and each appears there whole: the folder itself is the record of how
+An image that is in its place is not made again, and each appears there whole: the folder itself is the record of how
 far a run has come. The annotation file is written last.
 
 Source: the authors' preparation (`tools/resize_obj365.py`).
@@ -32,7 +32,7 @@ from data_tools.objects365.places import (
     annotations_of,
     finish,
     finished,
-    link_picture,
+    link_image,
     only_one,
     place_of,
     resumable,
@@ -43,12 +43,12 @@ from dfine_lib.data.coco_json import short
 from dfine_lib.errors import DataError
 
 MOST_LISTED = 10_000  # names of each kind in the report
-_TOGETHER = 8  # pictures of one task
+_TOGETHER = 8  # images of one task
 
 
 @dataclass
 class Resized:
-    """Counts, over all splits, and the pictures that were not as told."""
+    """Counts, over all splits, and the images that are not as the list says."""
 
     out: Path
     images: dict[str, int] = field(default_factory=dict)  # written, by split
@@ -56,7 +56,7 @@ class Resized:
     shrunk: int = 0
     made: int = 0  # of these, by this run
     counts: dict[str, int] = field(default_factory=dict)  # of the lists below
-    listed: dict[str, list[str]] = field(default_factory=dict)  # what → pictures
+    listed: dict[str, list[str]] = field(default_factory=dict)  # what → images
 
     def note(self, what: str, name: str) -> None:
         """Count it, and list it while the list is short."""
@@ -70,13 +70,13 @@ class Resized:
             f"{split} {count:,} images, {self.boxes[split]:,} boxes" for split, count in self.images.items()
         )
         there = f" ({self.shrunk - self.made:,} by an earlier run)" if self.made < self.shrunk else ""
-        parts = [f"objects365 resize: {splits}; {self.shrunk:,} pictures shrunk{there}; in {self.out}"]
+        parts = [f"objects365 resize: {splits}; {self.shrunk:,} images shrunk{there}; in {self.out}"]
         parts += [f"{what}: {count:,} ({', '.join(self.listed[what][:3])}{', …' if count > 3 else ''})"
                   for what, count in self.counts.items()]  # fmt: skip
         return "; ".join(parts)
 
 
-MISSING, UNREADABLE = "left out, picture missing", "left out, picture unreadable"
+MISSING, UNREADABLE = "left out, image missing", "left out, image unreadable"
 SWAPPED, NO_SIZE = "width and height were swapped in the list", "the list gave no size"
 RESIZED = "boxes scaled to the size of the image, which was resized before"
 OTHER_SIZE = "left out, image of another size than the list gives"
@@ -89,14 +89,14 @@ def resize(
     source: Path | str, out: Path | str, *, size: int = 640, splits: tuple[str, ...] = ("train", "val"),
     workers: int | None = None, follow_links: bool = False, progress: bool = True,
 ) -> Resized:  # fmt: skip
-    """Shrink the pictures of Objects365 and their boxes.
+    """Shrink the images of Objects365 and their boxes.
 
-    Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, pictures
+    Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, images
     that were shrunk with `_resized` in their name, and links to the others. Boxes are scaled by `size` / longer side,
     areas by its square. An image that is missing or unreadable is left out with its boxes, and so is one of another
     size than the list gives, unless it was resized (its boxes follow) or its sides are swapped in the list; a box that
     is not four numbers is left out; all are reported. Images are turned upright, as everywhere in this library. Stopped
-    at any moment, the same call goes on, also after a fault in an annotation file was repaired.
+    at any moment, the same call goes on, also after an annotation file was corrected.
 
     Args:
         source: folder that `remap` made, or as published; never changed.
@@ -104,15 +104,15 @@ def resize(
         size: longest side in pixels.
         splits: which.
         workers: threads; default: one a core.
-        follow_links: also read pictures that are links out of `source`.
+        follow_links: also read images that are links out of `source`.
         progress: show bars.
 
     Returns:
-        Counts and what was not as told.
+        Counts and what was not as the list says.
 
     Raises:
         DataError: an annotation file is missing or not what it should be (file, list, record, and the way out); not one
-            picture is there; `out` was begun with other files or settings, or another process is at it.
+            image is there; `out` was begun with other files or settings, or another process is at it.
     """
     source, out = Path(source), Path(out)
     if not 16 <= size <= 16384:
@@ -122,7 +122,7 @@ def resize(
     with only_one(source, out):
         if (done := finished(out, work)) is not None:
             return Resized(out, **done | {"made": 0})
-        with resumable(out, work, files_may_change=True):  # pictures are known by their names
+        with resumable(out, work, files_may_change=True):  # images are known by their names
             result = Resized(out)
             for split, file in files.items():
                 _Split(file, source / split, out / split, size, split, follow_links, progress).run(result, workers)
@@ -137,12 +137,12 @@ def resized_name(file_name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """What the list says of one picture."""
+class _Image:
+    """What the list says of one image."""
 
     identity: int
     name: str
-    told_wh: tuple[Any, Any]
+    listed_wh: tuple[Any, Any]
 
 
 def _of_the_list(given: tuple[Any, Any], true: tuple[int, int]) -> tuple[float, tuple[str, ...]]:
@@ -169,21 +169,19 @@ class _Outcome:
 
 
 class _Split:
-    def __init__(
-        self, file: Path, pictures: Path, out: Path, size: int, split: str, follow_links: bool, progress: bool
-    ):
-        self.file, self.pictures, self.out = file, pictures, out
+    def __init__(self, file: Path, images: Path, out: Path, size: int, split: str, follow_links: bool, progress: bool):
+        self.file, self.image_folder, self.out = file, images, out
         self.size, self.split = size, split
         self.follow_links, self.progress = follow_links, progress
         self.ids, self.widths, self.heights, self.scales = array("q"), array("i"), array("i"), array("d")
         self.box_scales = array("d")
 
     def run(self, result: Resized, workers: int | None) -> None:
-        """Pictures first, then the file that tells of them."""
+        """Images first, then the file that tells of them."""
         self._shrink_all(result, workers or os.cpu_count() or 1)
         if not any(self.widths):
             raise DataError(
-                f"{self.file}: not one of its {len(self.ids):,} pictures is usable in {self.pictures}. Bring "
+                f"{self.file}: not one of its {len(self.ids):,} images is usable in {self.image_folder}. Bring "
                 "them there, at the paths that 'file_name' gives."
             )
         ids, counts = np.unique(np.frombuffer(self.ids, np.int64), return_counts=True)
@@ -196,19 +194,19 @@ class _Split:
         result.boxes[self.split] = 0
         write_lists(self.out / f"{self.file.stem}_resized.json", self._records(result))
 
-    # ---- pictures ----------------------------------------------------------------------------------------------
+    # ---- images ----------------------------------------------------------------------------------------------
 
     def _shrink_all(self, result: Resized, threads: int) -> None:
         """Fill ids, sizes and scales, in the file's order. Threads suffice: decoding and resizing let others run."""
-        waiting: deque[tuple[list[_Picture], Future[list[_Outcome]]]] = deque()
+        waiting: deque[tuple[list[_Image], Future[list[_Outcome]]]] = deque()
         bar = tqdm(
             desc=f"shrinking {self.split}", unit="image", leave=False, dynamic_ncols=True, delay=2.0,
             disable=not self.progress,
         )  # fmt: skip
         with bar, ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
             try:
-                for pictures in self._listed():
-                    waiting.append((pictures, pool.submit(self._several, pictures)))
+                for images in self._listed():
+                    waiting.append((images, pool.submit(self._several, images)))
                     while len(waiting) > 4 * threads:
                         self._settle(*waiting.popleft(), result)
                         bar.update(_TOGETHER)
@@ -218,9 +216,9 @@ class _Split:
             finally:  # after an error too, nothing is half done
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _settle(self, pictures: list[_Picture], future: Future[list[_Outcome]], result: Resized) -> None:
-        for picture, outcome in zip(pictures, future.result()):
-            self.ids.append(picture.identity)
+    def _settle(self, images: list[_Image], future: Future[list[_Outcome]], result: Resized) -> None:
+        for image, outcome in zip(images, future.result()):
+            self.ids.append(image.identity)
             self.widths.append(outcome.width)
             self.heights.append(outcome.height)
             self.scales.append(outcome.scale)
@@ -228,43 +226,43 @@ class _Split:
             result.shrunk += 0 < outcome.scale < 1
             result.made += outcome.made
             for note in outcome.notes:
-                result.note(note, f"{self.split}/{picture.name}")
+                result.note(note, f"{self.split}/{image.name}")
 
-    def _listed(self) -> Iterator[list[_Picture]]:
-        pictures = []
+    def _listed(self) -> Iterator[list[_Image]]:
+        images = []
         for key, i, record, _ in read_lists(self.file):
             if key != "images" or i < 0:
                 continue
             identity = whole_number(self.file, key, i, record, "id")
             name = clean_name(record.get("file_name"), place(self.file, key, i, record))
-            pictures.append(_Picture(identity, name, (record.get("width"), record.get("height"))))
-            if len(pictures) == _TOGETHER:
-                yield pictures
-                pictures = []
-        if pictures:
-            yield pictures
+            images.append(_Image(identity, name, (record.get("width"), record.get("height"))))
+            if len(images) == _TOGETHER:
+                yield images
+                images = []
+        if images:
+            yield images
 
-    def _several(self, pictures: list[_Picture]) -> list[_Outcome]:
-        return [self._one(picture) for picture in pictures]
+    def _several(self, images: list[_Image]) -> list[_Outcome]:
+        return [self._one(image) for image in images]
 
-    def _one(self, picture: _Picture) -> _Outcome:
-        path = place_of(self.pictures, picture.name)
+    def _one(self, image: _Image) -> _Outcome:
+        path = place_of(self.image_folder, image.name)
         if not path.is_file():
             return _Outcome(notes=(MISSING,))
-        inside(path, self.pictures, self.follow_links)
+        inside(path, self.image_folder, self.follow_links)
         try:
             size_wh = header_size(path)
-            factor, notes = _of_the_list(picture.told_wh, size_wh)
+            factor, notes = _of_the_list(image.listed_wh, size_wh)
             if not factor:
                 return _Outcome(notes=notes)
             if max(size_wh) <= self.size:
-                link_picture(path, self.out / picture.name, "link")
+                link_image(path, self.out / image.name, "link")
                 return _Outcome(*size_wh, 1.0, factor, notes=notes)
-            target = self.out / resized_name(picture.name)
+            target = self.out / resized_name(image.name)
             made = not target.exists()
             if made:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{picture.identity}.part")
+                part = target.with_name(f".{image.identity}.part")
                 shrink(path, part, self.size)
                 part.replace(target)
         except (UnreadableImage, ValueError, RuntimeError, SyntaxError, EOFError):

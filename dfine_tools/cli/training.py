@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
+from dfine_tools.cli.remedies import with_remedy
 
 if TYPE_CHECKING:
     from dfine_lib.distributed import Ranks
@@ -155,7 +156,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     def work(ranks: Ranks) -> None:
         from data_tools.large.source import LargeFolder
-        from dfine_lib.data.images import DataError
+        from dfine_lib.errors import DataError
         from dfine_lib.train.trainer import train
         from dfine_tools.forms import FORMS
 
@@ -177,7 +178,7 @@ def _train(arguments: argparse.Namespace) -> int:
         except DataError as error:  # a picture or a tar, perhaps after days
             if not (out / "last.pt").exists():
                 raise
-            raise DataError(f"{error} The run is kept in {out}{goes_on}, once that is mended.") from error
+            raise DataError(f"{with_remedy(error)} The run is kept in {out}{goes_on}, once that is mended.") from error
         if ranks.first:
             _print_result(out)
 

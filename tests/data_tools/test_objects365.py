@@ -264,8 +264,8 @@ def test_missing_unreadable_and_swapped_pictures_are_told_and_survived(tmp_path)
     result = resize(folder, tmp_path / "out", progress=False)
     told = {what: [name.removeprefix("train/") for name in names] for what, names in result.listed.items()}
     assert told == {
-        "left out, picture missing": [images[0]["file_name"]],
-        "left out, picture unreadable": [images[1]["file_name"]],
+        "left out, image missing": [images[0]["file_name"]],
+        "left out, image unreadable": [images[1]["file_name"]],
         "width and height were swapped in the list": [images[2]["file_name"]],
         "left out, image of another size than the list gives": [images[3]["file_name"]],
         "boxes scaled to the size of the image, which was resized before": [images[4]["file_name"]],
@@ -404,7 +404,7 @@ def test_commands_say_what_they_did_and_fail_with_2(tmp_path, capsys):
     assert main([*words, "remap", str(tmp_path / "set"), str(tmp_path / "new"), "--keep", "3"]) == 0
     assert "val 3 images" in capsys.readouterr().out
     assert main([*words, "resize", str(tmp_path / "new"), str(tmp_path / "small"), "--size", "100"]) == 0
-    assert "13 pictures shrunk" in capsys.readouterr().out
+    assert "13 images shrunk" in capsys.readouterr().out
     assert main([*words, "remap", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
     assert "no train/zhiyuan_objv2_train.json" in capsys.readouterr().err
     for step in ("remap", "resize"):
