@@ -1,4 +1,4 @@
-"""Does a distribution know its own uncertainty? Spreads of edges, and how they go along with what is known of them."""
+"""Standard deviations of the edge distributions, and their correlation with known quantities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dfine_lib.evaluate.refinement import FoundObject
 class EdgeReadings:
     """The four edges of M found objects: left, top, right, bottom."""
 
-    spread_px: np.ndarray  # [M, 4], standard deviation of the edge's distribution
+    std_px: np.ndarray  # [M, 4], standard deviation of the edge's distribution
     error_px: np.ndarray  # [M, 4], distance of the predicted edge from the true one
     side_px: np.ndarray  # [M, 4], the initial box's side that the edge moves along
     image: np.ndarray  # int64 [M], which image an object is in
@@ -34,7 +34,7 @@ def edge_readings(found: Sequence[FoundObject], layer: int = -1) -> EdgeReadings
     """
     if not found:
         raise ValueError("no object was found; lower the score that detections need")
-    spreads, errors, sides = [], [], []
+    stds, errors, sides = [], [], []
     for one in found:
         steps = one.steps
         probabilities = steps.corner_logits_by_layer[layer].double().softmax(-1)  # [4, N + 1]
@@ -44,10 +44,10 @@ def edge_readings(found: Sequence[FoundObject], layer: int = -1) -> EdgeReadings
         left, top, right, bottom = steps.boxes_by_layer_xyxy[0].double()
         side = torch.stack([right - left, bottom - top]).repeat(2)
         predicted = steps.boxes_by_layer_xyxy[1:][layer].double()
-        spreads.append(variance.sqrt() * side)
+        stds.append(variance.sqrt() * side)
         errors.append((predicted - one.truth_xyxy.double()).abs())
         sides.append(side)
-    columns = (torch.stack(column).numpy() for column in (spreads, errors, sides))
+    columns = (torch.stack(column).numpy() for column in (stds, errors, sides))
     return EdgeReadings(*columns, image=np.array([one.image for one in found]))
 
 
