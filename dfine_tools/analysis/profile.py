@@ -126,9 +126,8 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-Rule = Callable[
-    [Any, Tensor, Tensor], tuple[int, int, int]
-]  # module, input, output: macs, element-wise flops, left out
+# From module, input and output to macs, element-wise flops and left-out macs.
+Rule = Callable[[Any, Tensor, Tensor], tuple[int, int, int]]
 
 
 def _adding(counts: list[int], rule: Rule) -> Callable[[nn.Module, tuple, Tensor], None]:
