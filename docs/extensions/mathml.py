@@ -32,7 +32,7 @@ def mathml(tex: str, display: str, where: nodes.Node | None = None) -> str:
 
 
 def _problems(converted: str) -> Iterator[str]:
-    """What the converter lets pass: a command that it does not know comes out as its own name, an argument is missing."""
+    """What the converter lets pass: a command that it does not know (its own name), a missing argument."""
     for element in ElementTree.fromstring(converted).iter():
         name, text = element.tag.rpartition("}")[2], (element.text or "").strip()
         if text.startswith("\\"):
