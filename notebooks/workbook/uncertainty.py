@@ -38,7 +38,7 @@ def edge_readings(found: Sequence[FoundObject], layer: int = -1) -> EdgeReadings
     boxes = [as_array(one.steps.boxes_by_layer_xyxy) for one in found]
     return EdgeReadings(
         spread_px=np.stack([spread_px(one.steps)[layer] for one in found]),
-        error_px=np.stack([np.abs(b[1:][layer] - as_array(one.truth_xyxy)) for one, b in zip(found, boxes)]),
+        error_px=np.stack([np.abs(b[1:][layer] - as_array(one.ground_truth_xyxy)) for one, b in zip(found, boxes)]),
         side_px=np.stack([sides_px(b[0]) for b in boxes]),
         image=np.array([one.image for one in found]),
     )
