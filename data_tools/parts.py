@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 @dataclass
 class Part:
-    """One annotation file and the folder of its pictures."""
+    """One annotation file and the folder of its images."""
 
     file: Path
     folder: Path
@@ -101,7 +101,7 @@ def _check_size(file: Path, image: Record) -> None:
 
 
 def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
-    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`.
+    """The splits of a data folder; or one annotation file and the folder of its images, which is `train`.
 
     With `images` given, images are found as `dfine data convert` finds them (`C:\\Users\\me\\a.jpg`: `a.jpg`).
     """
@@ -176,11 +176,11 @@ def _stop_at_half_a_split(source: Path, split: str, error: DataError) -> None:
                 f"{file}: no file that can be read (a folder, a pipe, a broken link). Replace or remove it."
             )
         raise DataError(
-            f"{file}: there is no folder {source / folder} for its pictures. Make it, or move the file elsewhere."
+            f"{file}: there is no folder {source / folder} for its images. Make it, or move the file elsewhere."
         )
 
 
 def no_shards(folder: Path) -> None:
-    """`DataError` where the pictures lie in tars: this is for folders of pictures."""
+    """`DataError` where the images lie in tars: this is for folders of images."""
     if (folder / SHARD_INDEX).is_file():
-        raise DataError(f"{folder}: its pictures lie in shards. Give the data folder that they were made of.")
+        raise DataError(f"{folder}: its images lie in shards. Give the data folder that they were made of.")

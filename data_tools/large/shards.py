@@ -1,6 +1,6 @@
-"""Pictures out of tar shards, read from end to end: what object storage and network disks are quick at.
+"""Images out of tar shards, read from end to end: what object storage and network disks are quick at.
 
-A folder of shards is a data folder whose `images/SPLIT/` holds tars and `shards.json` in place of pictures
+A folder of shards is a data folder whose `images/SPLIT/` holds tars and `shards.json` in place of images
 (`dfine data shard` makes it). Boxes come from the annotation file beside it, as ever; the tars are read through
 webdataset (`data_tools.large.tars`). Augmentation stays a function of seed, epoch and image; the order is one of seed,
 epoch and number of ranks.
@@ -24,14 +24,14 @@ from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.loader import EvalLoader, TrainLoader, data_loader, num_workers_of, raw_batches
 from dfine_lib.data.samples import Batch, CocoImages, RawBatch, SampleKey, collate, to_batch
 from dfine_lib.data.seeds import Draw, derived_seed
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 
 STREAMS = 12  # that a rank reads, whatever the number of workers; divides by most of their numbers
-SHUFFLED = 4096  # pictures of a rank, still encoded, among which the next one is drawn
+SHUFFLED = 4096  # images of a rank, still encoded, among which the next one is drawn
 
 
 class ShardImages(CocoImages):
-    """As `CocoImages`, but a picture's bytes are handed in; asked by its place, it looks for them in the shards."""
+    """As `CocoImages`, but an image's bytes are handed in; asked by its place, it looks for them in the shards."""
 
     def __init__(self, index: CocoIndex, shards: Shards, recipe: Recipe, *, seed: int = 0) -> None:
         super().__init__(index, recipe.data, seed=seed)
@@ -49,7 +49,7 @@ class ShardImages(CocoImages):
 
     def _content(self, i: int) -> tuple[str | Path, bytes | None]:
         for shard in range(len(self.shards.names)):
-            for identity, content, where in self.shards.pictures(shard):
+            for identity, content, where in self.shards.images(shard):
                 if identity == self.index.image_ids[i]:
                     return where, content
         raise DataError(f"{self.shards.folder}: no shard holds image id {self.index.image_ids[i]}.")
@@ -60,8 +60,8 @@ class ShardStreams(IterableDataset):
 
     Args:
         images: transforms, and the index.
-        order: shards in the order in which they are gone through, as one long row of pictures.
-        start: the rank's first picture in that row.
+        order: shards in the order in which they are gone through, as one long row of images.
+        start: the rank's first image in that row.
         sizes: of every batch.
         first: number of the first batch that is wanted.
         train: epoch and stage 1; None for evaluation: then nothing is shuffled.
@@ -88,7 +88,7 @@ class ShardStreams(IterableDataset):
                 if s not in streams:
                     done = sum(self.sizes[s : self.first : STREAMS])
                     streams[s] = islice(self._stream(s), done, None)
-                yield collate([self._sample(*picture) for picture in islice(streams[s], self.sizes[k])])
+                yield collate([self._sample(*image) for image in islice(streams[s], self.sizes[k])])
         except DataError as error:
             yield error
 
@@ -101,15 +101,15 @@ class ShardStreams(IterableDataset):
         return webdataset().shuffle(size, initial=size, rng=random.Random(seed))(own)
 
     def _slice(self, start: int, end: int) -> Iterator[tuple[int, bytes, str]]:
-        """Pictures `start` to `end` of the row."""
+        """Images `start` to `end` of the row."""
         while start < end:
             k = int(np.searchsorted(self.ends, start, side="right"))
             shard = int(self.order[k])
             skip = start - int(self.ends[k] - self.images.shards.counts[shard])
             stop = min(end, int(self.ends[k]))
-            # A shard that is read to its end is asked once more, which counts its pictures.
-            pictures = self.images.shards.pictures(shard, skip)
-            yield from pictures if stop == self.ends[k] else islice(pictures, stop - start)
+            # A shard that is read to its end is asked once more, which counts its images.
+            images = self.images.shards.images(shard, skip)
+            yield from images if stop == self.ends[k] else islice(images, stop - start)
             start = stop
 
     def _sample(self, image_id: int, content: bytes, where: str) -> Any:
@@ -128,28 +128,28 @@ def _as_it_is(raw: Any) -> Any:
 
 
 class ShardTrainLoader(TrainLoader):
-    """`TrainLoader` over shards: shards are shuffled, and pictures among `SHUFFLED` that are read ahead.
+    """`TrainLoader` over shards: shards are shuffled, and images among `SHUFFLED` that are read ahead.
 
-    Every epoch, each picture comes at most once over all ranks and workers; what is left over when the last step is
+    Every epoch, each image comes at most once over all ranks and workers; what is left over when the last step is
     full is dropped. Shards at the border between two ranks, or two streams, are read by both.
 
     Raises:
-        ValueError: fewer pictures than a step takes, or `data.repeat_threshold`, which would draw from everywhere.
+        ValueError: fewer images than a step takes, or `data.repeat_threshold`, which would draw from everywhere.
     """
 
     def __init__(self, index: CocoIndex, recipe: Recipe, **share: Any) -> None:
         if recipe.data.repeat_threshold is not None:
-            raise ValueError("repeat_threshold draws pictures from all over the set, shards are read in order: give "
+            raise DfineError("repeat_threshold draws images from all over the set, shards are read in order: give "
                              "the data folder that they were made of")  # fmt: skip
         super().__init__(index, recipe, **share)
         if len(index) < recipe.data.batch_size:
-            raise ValueError(f"{len(index)} pictures in shards are fewer than a batch of {recipe.data.batch_size}")
+            raise DfineError(f"{len(index)} images in shards are fewer than a batch of {recipe.data.batch_size}")
         self.images = ShardImages(index, read_shards(index), recipe, seed=self.seed)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches `start_batch`, `start_batch + 1`, … of that epoch."""
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+            raise DfineError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         size = self.recipe.data.batch_size // self.micro_batches
         shards = len(self.images.shards.names)
         order = np.random.default_rng(derived_seed(Draw.SHARD_ORDER, self.seed, epoch)).permutation(shards)
@@ -164,7 +164,7 @@ class ShardTrainLoader(TrainLoader):
 
 
 class ShardEvalLoader(EvalLoader):
-    """`EvalLoader` over shards: every picture once over all ranks, in another order than the file's."""
+    """`EvalLoader` over shards: every image once over all ranks, in another order than the file's."""
 
     def __init__(self, index: CocoIndex, recipe: Recipe, *, rank: int = 0, world_size: int = 1, **more: Any) -> None:
         super().__init__(index, recipe, rank=rank, world_size=world_size, **more)

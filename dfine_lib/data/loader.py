@@ -22,7 +22,7 @@ from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.samples import Batch, CocoImages, RawBatch, SampleKey, collate, to_batch
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.transforms import multiscale_sizes
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 from dfine_lib.heap import keep_freed_memory
 
 
@@ -128,17 +128,17 @@ class TrainLoader:
         sample_indices: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         if recipe.data.repeat_threshold is not None and sample_indices is None:
-            raise ValueError(
+            raise DfineError(
                 "repeat_threshold oversamples images: train with source=data_tools.large.source.LargeFolder()"
             )
         self.micro_batches = world_size * recipe.train.accumulate
         if recipe.data.batch_size % self.micro_batches:
-            raise ValueError(
+            raise DfineError(
                 f"batch_size {recipe.data.batch_size} cannot be sharded evenly over {world_size} ranks and "
                 f"{recipe.train.accumulate} micro-batches; choose a multiple of {self.micro_batches}"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.seed = index, recipe, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         self.sample_indices = sample_indices or self._shuffled
@@ -191,7 +191,7 @@ class TrainLoader:
         Only one epoch can be under way: a second call ends the first, which then raises RuntimeError.
         """
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+            raise DfineError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         strong = epoch < self.recipe.train.stop_epoch
         samples = self._batches_of(epoch)[start_batch:]
         batches = [[SampleKey(epoch, i, strong, copy) for i, copy in batch.tolist()] for batch in samples]
@@ -233,7 +233,7 @@ class EvalLoader:
         device: torch.device | str | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.device = index, recipe, device
         own = list(range(rank, len(index), world_size))
         size = max(1, recipe.data.eval_batch_size // world_size)

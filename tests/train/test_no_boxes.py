@@ -18,8 +18,9 @@ from dfine_tools import cli
 from dfine_tools.deploy.bench import known_ap
 from dfine_tools.runs.compare import comparison, read_runs, summaries
 from dfine_tools.runs.launch import _NewRows
-from dfine_tools.runs.results import as_markdown, finished_runs, result_rows
+from dfine_tools.runs.results import finished_runs, result_rows
 from dfine_tools.runs.sweep import Outcome, Trial, condition_rows
+from dfine_tools.tables import as_markdown
 
 STAGES = {
     "train.epochs": 3, "train.stop_epoch": 2, "train.adapt_to_length": False, "train.ema_restart_decay": 0.99,
@@ -60,7 +61,7 @@ def test_every_table_and_printout_shows_a_dash_and_no_zero(run, capsys):
     assert cli.main(["result", str(run)]) == 0
     said = capsys.readouterr().out
     assert "AP - (the val split has no boxes to measure it on; kept are the latest, epoch 3 of 3)" in said
-    assert "last epoch: - averaged weights, - raw weights" in said
+    assert "last epoch: - EMA weights, - non-EMA weights" in said
     (row,) = result_rows(finished_runs(run.parent))
     assert (row["AP"], row["last, averaged"], row["last, raw"]) == (None, None, None)
     assert "0.000" not in as_markdown([row]) and "nan" not in as_markdown([row]).lower()
