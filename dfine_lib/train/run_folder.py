@@ -19,6 +19,7 @@ import torch
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.device import describe_device
+from dfine_lib.errors import DfineError
 from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.train.checkpoint import save_state
 
@@ -88,7 +89,7 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock_file.seek(0)
             holder = self._lock_file.read().strip() or "unknown"
-            raise ValueError(
+            raise DfineError(
                 f"{self.path}: process {holder} is training into this folder; wait for it, end it, or choose "
                 "another --out"
             ) from error

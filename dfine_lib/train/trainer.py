@@ -21,6 +21,7 @@ from dfine_lib.data.loader import Batch, Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import pick_device, set_backends, usable_precision
 from dfine_lib.distributed import Ranks, joined, was_restarted
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.heap import keep_freed_memory
@@ -120,7 +121,7 @@ class _Run:
         """All epochs that are still to do."""
         folder = self.folder
         if not resume and self.ranks.on_first(lambda: folder.last.exists() or folder.result.exists()):
-            raise ValueError(f"{folder.path} already holds a run; choose another --out, or resume it")
+            raise DfineError(f"{folder.path} already holds a run; choose another --out, or resume it")
         state = self._stored(folder.last)
         if self.device.type == "cpu":
             keep_freed_memory(2047, huge_pages=True)  # a step asks for what the step before gave back

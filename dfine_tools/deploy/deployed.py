@@ -19,7 +19,7 @@ from dfine_lib.model.hybrid_encoder import Bottleneck
 from dfine_lib.model.layers import ConvNorm, FrozenBatchNorm2d
 
 
-def deployed_form(model: DFINE) -> DFINE:
+def deploy_mode(model: DFINE) -> DFINE:
     """A copy of the model for inference alone, with the same last-layer outputs up to float rounding.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dfine_lib.errors import DfineError
 from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, class_colour, new_figure, styled
 from dfine_tools.runs.compare import RunCurve
 
@@ -22,7 +23,7 @@ def runs_compared(runs: Sequence[RunCurve]) -> Figure:
         ValueError: no run.
     """
     if not runs:
-        raise ValueError("there is no run to draw")
+        raise DfineError("there is no run to draw")
     summary = [
         f"{run.name}: best AP {run.best[1]:.3f} in epoch {run.best[0]}" if run.best else f"{run.name}: no AP"
         for run in runs
@@ -92,7 +93,7 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ValueError: no condition.
     """
     if not rows:
-        raise ValueError("there is no condition to draw")
+        raise DfineError("there is no condition to draw")
     summary = [
         f"{row['condition']} " + ("not measured" if row["AP"] is None else f"{row['AP']:.3f} ({row['seeds']} seeds)")
         for row in rows
