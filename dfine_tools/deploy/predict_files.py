@@ -95,7 +95,9 @@ def predict_files(
     skipped, summary.ledger = predictor.skipped, predictor.ledger
     with contextlib.ExitStack() as stack:
         if json_file is not None:
-            stack.push(lambda kind, *_: _write_ledger(json_file, summary, left_out, found, kind is not None))
+            stack.push(  # old name: contextlib's own
+                lambda kind, *_: _write_ledger(json_file, summary, left_out, found, kind is not None)
+            )
         stack.enter_context(contextlib.closing(results))
         record = stack.enter_context(_json_list(json_file)) if json_file is not None else None
         if out is not None:
