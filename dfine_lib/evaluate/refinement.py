@@ -51,8 +51,8 @@ def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor 
 class FoundObject:
     """A ground-truth object, and the query that found it."""
 
-    image: int  # in the batch
-    ground_truth: int  # among the image's objects
+    image: int  # index in the batch
+    ground_truth: int  # index among the image's objects
     query: int
     label: int
     score: float
@@ -77,7 +77,7 @@ def found_objects(
         true_labels: for each image int64 `[G]`.
         true_boxes_xyxy: for each image `[G, 4]` pixels.
         score: leave out detections below it.
-        least_iou: overlap, after the last layer, that makes a detection an object's.
+        least_iou: IoU after the last layer from which a detection matches an object.
 
     Returns:
         In the order of images and objects.
@@ -99,16 +99,16 @@ def found_objects(
 def nearest_ground_truths(
     detections: Detections, true_labels: Tensor, true_boxes_xyxy: Tensor, least_iou: float = 0.5
 ) -> Tensor:
-    """The ground-truth box that each detection is nearest to: same class, most overlap.
+    """The ground-truth box of the same class that each detection overlaps most.
 
     Args:
         detections: K of them.
         true_labels: int64 `[G]`.
         true_boxes_xyxy: `[G, 4]`, in the unit of the detections.
-        least_iou: below this it is no object's.
+        least_iou: a detection of a smaller IoU matches none.
 
     Returns:
-        int64 `[K]`, index of the box or -1. Several detections may share one.
+        int64 `[K]`, index of the box or -1. Several detections may have the same box.
     """
     if not len(true_labels) or not len(detections):
         return torch.full((len(detections),), -1)

@@ -1,4 +1,4 @@
-"""The deployed form of a model: the same outputs from fewer operations.
+"""Deploy mode: a fused (re-parameterised) model with the same outputs from fewer operations.
 
 What only training needs is taken out, batch norms and learnable affines go into the convolutions before them, and
 parallel convolutions become one.
@@ -26,7 +26,7 @@ def deploy_mode(model: DFINE) -> DFINE:
         model: left as it is.
 
     Returns:
-        In eval mode, without gradients. It gives the last layer's answer only (`keep_layers=True` is refused) and
+        In eval mode, without gradients. It gives the last layer's output only (`keep_layers=True` is refused) and
         cannot be trained; its state dict is no longer the published one.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)

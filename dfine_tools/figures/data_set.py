@@ -19,6 +19,7 @@ from dfine_tools.figures.style import (
     as_rgb,
     class_colour,
     draw_box,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -52,11 +53,8 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     for number, (split, values) in enumerate(columns.items()):
         place = np.arange(len(order)) + (number - (len(columns) - 1) / 2) * height
         axes.barh(place, values[order], height=height, color=_COLOURS[number % 2], label=split)
-    axes.set_yticks(np.arange(len(order)), [names[i][:28] for i in order])
-    axes.invert_yaxis()
+    name_bars(axes, [names[i][:28] for i in order])
     axes.set_xscale("symlog", linthresh=1)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     axes.set_xlabel("boxes")
     more = f" ({len(names) - len(order)} rarer ones left out)" if len(names) > len(order) else ""
     axes.set_title(f"boxes of each class{more}")

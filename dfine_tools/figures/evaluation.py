@@ -24,6 +24,7 @@ from dfine_tools.figures.style import (
     class_colour,
     draw_box,
     layer_colours,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -57,13 +58,10 @@ def errors_by_type(breakdown: ErrorBreakdown) -> Figure:
     for row, (delta, width) in enumerate(zip(bars.values(), widths, strict=True)):
         axes.text(width, row, " -" if np.isnan(delta) else f" {delta:+.3f}", va="center", fontsize=9)
     axes.axhline(len(ERROR_TYPES) - 0.5, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(bars)), list(bars))
-    axes.set_ylim(len(bars) - 0.4, -0.6)
+    name_bars(axes, list(bars))
     axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
     axes.set_xlabel(f"ΔAP at IoU {breakdown.foreground:g} of fixing this error type alone (in brackets its count)")
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     return figure
 
 
