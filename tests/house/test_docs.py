@@ -95,6 +95,6 @@ def test_a_command_of_the_guides_is_understood(command):
 def test_every_module_that_the_guides_name_by_its_path_exists():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
         for path in re.findall(
-            r"\b(?:dfine_lib|dfine_tools|data_tools|notebooks)/[\w/]+\.py\b", page.read_text("utf-8")
+            r"(?<![\w/])(?:dfine_lib|dfine_tools|data_tools|notebooks)/[\w/]+\.py\b", page.read_text("utf-8")
         ):
             assert (ROOT / path).is_file(), f"{page.name}: {path}"
