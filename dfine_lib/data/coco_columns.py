@@ -90,9 +90,9 @@ def columns_of(
     annotations = tables["annotations"] = tables["annotations"] if annotations is None else annotations
     keys, as_text = {}, {}
     for column in (*((table, "id") for table in TABLES), ("annotations", "image_id"), ("annotations", "category_id")):
-        keys[column], as_text[column] = keys_of(tables[column[0]], column[1])
+        keys[column], as_text[column] = _keys_of(tables[column[0]], column[1])
     class_keys = keys["categories", "id"] if class_ids is None else [int(i) for i in class_ids]
-    sizes = np.stack([numbers(images, key, number) for key in ("width", "height")], axis=1)
+    sizes = np.stack([_numbers(images, key, number) for key in ("width", "height")], axis=1)
     sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
     return {
         "annotation_file": file,
@@ -105,14 +105,14 @@ def columns_of(
         "annotation_keys": keys["annotations", "id"],
         "category_keys": keys["categories", "id"],
         "as_text": as_text,
-        "file_names": [safe_name(record.get("file_name")) for record in images],
+        "file_names": [_safe_name(record.get("file_name")) for record in images],
         "sizes_wh": sizes,
         "image_of": indices_in(keys["images", "id"], keys["annotations", "image_id"]),
         "class_keys": class_keys,
         "category_of": indices_in(class_keys, keys["annotations", "category_id"]),
-        "boxes_xywh": boxes(annotations, number),
-        "areas": numbers(annotations, "area", number),
-        **{name: flags(annotations, name) for name in ("iscrowd", "ignore", "difficult")},
+        "boxes_xywh": _boxes(annotations, number),
+        "areas": _numbers(annotations, "area", number),
+        **{name: _flags(annotations, name) for name in ("iscrowd", "ignore", "difficult")},
     }
 
 
@@ -139,7 +139,7 @@ def key_of(value: Any) -> Key:
     return None
 
 
-def keys_of(records: Sequence[Record], name: str) -> tuple[list[Key], list[int]]:
+def _keys_of(records: Sequence[Record], name: str) -> tuple[list[Key], list[int]]:
     """`key_of` every record's `name`, and the indices of those written as text."""
     values = [record.get(name) for record in records]
     if set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63))):
@@ -161,7 +161,7 @@ def indices_in(known: Sequence[Key], wanted: Sequence[Key]) -> np.ndarray:
     return np.array([-1 if key is None else first.get(key, -1) for key in wanted], np.int64)
 
 
-def numbers(records: Sequence[Record], name: str, number: Callable[[Any], float] | None = None) -> np.ndarray:
+def _numbers(records: Sequence[Record], name: str, number: Callable[[Any], float] | None = None) -> np.ndarray:
     """Column of numbers, float64 `[records]`; NaN where there is none. `number`: as for `columns_of`."""
     return _as_float([record.get(name) for record in records], number)
 
@@ -184,7 +184,7 @@ def _number(value: Any, other: Callable[[Any], float] | None) -> float:
         return float("inf")
 
 
-def boxes(annotations: Sequence[Record], number: Callable[[Any], float] | None = None) -> np.ndarray:
+def _boxes(annotations: Sequence[Record], number: Callable[[Any], float] | None = None) -> np.ndarray:
     """Column `bbox`, float64 `[M, 4]`; NaN where a box is no list of four."""
     values = [annotation.get("bbox") for annotation in annotations]
     if not (set(map(type, values)) <= {list} and set(map(len, values)) <= {4}):
@@ -198,7 +198,7 @@ def boxes(annotations: Sequence[Record], number: Callable[[Any], float] | None =
     return _as_float(list(chain.from_iterable(values)), number).reshape(-1, 4)
 
 
-def flags(annotations: Sequence[Record], name: str) -> np.ndarray:
+def _flags(annotations: Sequence[Record], name: str) -> np.ndarray:
     """Column of a mark such as `iscrowd`, bool `[M]`: 1, true, also as text."""
     values = [annotation.get(name) for annotation in annotations]
     plain = set(map(type, values)) <= {int, bool, type(None)}
@@ -210,7 +210,7 @@ def leaves_folder(name: str) -> bool:
     return name[0] in "/\\" or name[1:2] == ":" or (".." in name and ".." in name.replace("\\", "/").split("/"))
 
 
-def safe_name(name: Any) -> str | None:
+def _safe_name(name: Any) -> str | None:
     """A file name that can be looked for inside the image folder; None for anything else."""
     if not isinstance(name, str) or not name or "\0" in name or len(name) > 4096 or leaves_folder(name):
         return None

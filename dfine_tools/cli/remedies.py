@@ -14,6 +14,12 @@ REMEDIES: dict[str, str] = {
     "find_images_by_name": "`dfine doctor DATA --fix OUT` takes the image of that name there",
     "leave_out_images": "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong",
     "merge_classes": "Where both are one class, `dfine doctor DATA --fix OUT` merges them",
+    "unknown_class": (
+        "Where it is one of these under another name, say so, as --row {class_name}={its}; else rename the categories "
+        "of the folder, or fine-tune these weights on it"
+    ),
+    "fixed_input_shape": "Leave --image-size out, or export the weights for that size, or with --dynamic-shapes",
+    "int8_data": "Name the folder by --data",
     "exported_file": "Exported files, .onnx and .xml, are for `dfine predict` and `dfine bench`",
     "name_row_of_each_class": (
         "Name the row of every class, counted from 0, as --row {class_name}=ROW. Or write names into a copy: dfine "
