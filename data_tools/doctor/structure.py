@@ -114,8 +114,8 @@ def _lists(case: Examination, split: Split) -> None:
 
 def _ids(case: Examination, split: Split) -> None:
     for one in TABLES.values():
-        for fault in ("invalid", "text", "repeated"):
-            _shared(case, split, f"{one}_id_{fault}")
+        for problem in ("invalid", "text", "repeated"):
+            _shared(case, split, f"{one}_id_{problem}")
 
 
 def _shared(case: Examination, split: Split, name: str, say: Callable[[int], str] | None = None) -> None:
