@@ -27,7 +27,7 @@ def sample_detections(
         images: how many; all, where the index has fewer.
 
     Returns:
-        For each image `file`, `image_id`, `size_wh` (pixels), `truth` (`labels`, `boxes_xyxy`) and `detections`
+        For each image `file`, `image_id`, `size_wh` (pixels), ground truth (`labels`, `boxes_xyxy`) and `detections`
         (`labels`, `boxes_xyxy`, `scores`): what `postprocess` gives with a score of at least `LEAST_SCORE`, by
         falling score, at most `MOST`. Boxes are in pixels of the image file, labels are 0..C-1. JSON-safe.
 
@@ -57,6 +57,6 @@ def _plain(index: Any, i: int, found: Any) -> dict[str, Any]:
         "file": str(index.file_name(i).absolute()),  # whoever looks may stand in another folder
         "image_id": int(index.image_ids[i]),
         "size_wh": index.sizes_wh[i].tolist(),
-        "truth": {"labels": labels.tolist(), "boxes_xyxy": boxes_xyxy.tolist()},
+        "truth": {"labels": labels.tolist(), "boxes_xyxy": boxes_xyxy.tolist()},  # old name
         "detections": detections,
     }
