@@ -122,12 +122,10 @@ def open_saved(
     unknown = [name for name, source in taken.items() if source is None]
     if unknown:
         has = f"has {', '.join(stored.category_names)}" if named else f"names none of its {stored.num_classes} rows"
-        name = shlex.quote(unknown[0])
         raise WeightsError(
-            f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it {has}. "
-            f"Where it is one of these under another name, say so, as --row {name}=ITS_{'NAME' if named else 'ROW'}; "
-            "else rename the categories of the folder, or fine-tune these weights on it."
-        )
+            f"{weights}: knows no class {', '.join(map(repr, unknown[:5]))} of {annotation_file}; it {has}",
+            "unknown_class", class_name=shlex.quote(unknown[0]), its="ITS_NAME" if named else "ITS_ROW",
+        )  # fmt: skip
     where = pick_device(device, ranks)
     set_float32(recipe.train.matmul_precision, where)
     loader = source.eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
