@@ -8,6 +8,20 @@ from pathlib import Path
 from dfine_lib.errors import DfineError
 
 REMEDIES: dict[str, str] = {
+    "other_out": "Choose another --out",
+    "other_out_from": "Choose another --out; --weights {weights} starts from what this run has learned",
+    "start_again": "Start again in another --out; weights that the run had saved can be given with --weights",
+    "folder_in_use": "Wait for it, end it, or choose another --out",
+    "lower_lr": (
+        "Then start again in another --out with --set train.lr={lr} or --precision fp32, and with --weights {weights} "
+        "if that file exists"
+    ),
+    "fewer_processes": "Give --nproc {gpus}, or --device cpu",
+    "on_cpu": "Give --device cpu",
+    "free_port": (
+        "Choose a free port on a machine that all reach: MASTER_PORT, or torchrun's --master-port; on one machine "
+        "--standalone finds one"
+    ),
     "name_recipe": (
         "Name it by --recipe, as l_coco; for a command without --recipe write a copy that says it: "
         "dfine weights {source} --to NAMED.safetensors --recipe l_coco"

@@ -16,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm  # text, not a widget: `make run` shows it in the terminal
 
+from dfine_tools.runs.processes import STARTED_BY
+
 PATIENCE = 30.0  # seconds that an interrupted run has to end by itself
-STARTED_BY = "DFINE_STARTED_BY"  # variable: the process that a run ends with
 
 
 class TrainingFailed(RuntimeError):

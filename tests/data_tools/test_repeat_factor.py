@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data_tools.large.repeat_factor import class_repeat_factors, draw_epoch, draws_per_epoch, repeat_factors
+from data_tools.large.source import LargeFolder
 from data_tools.stats import repeats
 from dfine_lib.data import TrainLoader, read_coco
 from dfine_lib.train.run_plan import fitted_to_data
@@ -85,7 +86,8 @@ def test_the_length_of_a_run_follows(many, varied):
     warmups = []
     for threshold in (None, 1.0):
         recipe = varied(repeat_threshold=threshold)
-        recipe = fitted_to_data(replace(recipe, train=replace(recipe.train, epochs=40)), many)
+        recipe = replace(recipe, train=replace(recipe.train, epochs=40))
+        recipe = fitted_to_data(recipe, many, LargeFolder().samples_per_epoch(many, recipe))
         warmups.append(recipe.train.warmup_iterations)
     steps = [40 * len(TrainLoader(many, varied(repeat_threshold=threshold), seed=0)) for threshold in (None, 1.0)]
     assert warmups == [count // 10 for count in steps]
