@@ -35,7 +35,7 @@ class Header(NamedTuple):
 
 
 def fits(said: Size, true: Size) -> bool:
-    """Whether an image of one size is the other one resized: the same aspect ratio, up to rounding to pixels."""
+    """Whether an image of one size is the other one resized: the same aspect ratio, up to whole pixels."""
     return abs(true[0] * said[1] - true[1] * said[0]) <= max(sum(said), sum(true))
 
 
@@ -139,7 +139,7 @@ class Evidence:
         """Why there is no decision, for a message."""
         return (
             f"EXIF turns {self.said_stored:,} images whose annotations give the width and height of the image as "
-            f"stored (first: {self.first}): it cannot be told whether their boxes were drawn on the upright or on the "
+            f"stored (first: {self.first}): it is not known whether their boxes were drawn on the upright or on the "
             f"stored image ({self.beyond_upright:,} images have boxes that fit only the stored one, "
             f"{self.beyond_stored:,} only the upright one)"
         )

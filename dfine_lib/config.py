@@ -165,7 +165,7 @@ class TrainConfig:
     max_skipped_steps: int = 10  # non-finite steps in a row before the run stops
     evaluate_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
     adapt_to_length: bool = True  # short runs: warm-up and EMA window derived from the number of steps
-    faithful: bool = False  # keep the published behaviours that we otherwise mend (README, table of differences)
+    faithful: bool = False  # keep the published behaviours that we otherwise fix (docs/differences.md)
 
     def __post_init__(self) -> None:
         _check(self, *_COUNT, "epochs", "accumulate", "evaluate_every", "max_skipped_steps")

@@ -1,4 +1,4 @@
-"""`papermill …` for `make run`: a cell that fails is reported in its own words, without the traceback of papermill's code.
+"""`papermill …` for `make run`: a cell that fails is reported in its own words, without papermill's traceback.
 
 python notebooks/execute.py IN OUT [any argument of papermill]
 

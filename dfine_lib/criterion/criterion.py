@@ -49,7 +49,7 @@ class _Answers:
 
     logits: Tensor  # [K, B, Q, C]; 0..L-1 are the layers, L the initial guess
     boxes: Tensor  # [K, B, Q, 4] cxcywh; likewise
-    corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
+    corner_logits: Tensor  # [L, B, Q, 4, N + 1]
     suffixes: list[str]  # K endings of loss names
 
     @property
@@ -121,7 +121,7 @@ class Criterion:
         num_boxes, num_pairs = divisors[_BOXES], divisors[_PAIRS]
         # DDF takes means over these queries; that of the step counts them by their numbers.
         ddf_shares = _distillation_shares(share.mean[_MATCHING])  # denoising takes the same
-        bins = outputs.bin_offsets, outputs.reg_scale
+        bins = outputs.bin_offsets
         matching = _Matching(own, shared, num_boxes, num_pairs)
         shares = ddf_shares * numbers[_MATCHING] / divisors[_MATCHING]
         terms = self._terms(answers, matching, labels, boxes, bins, shares)
@@ -165,7 +165,7 @@ class Criterion:
         matching: _Matching,
         labels: Tensor,
         targets: Tensor,
-        bins: tuple[Tensor, float],
+        bins: Tensor,
         ddf_shares: Tensor,
     ) -> dict[str, Tensor]:
         """All terms of one set of queries, by name; what several of them need is computed once."""
@@ -184,7 +184,7 @@ class Criterion:
         refined = shared.first(num_layers)
         if config.fgl:
             row = shared.first(1) if config.union_set else refined
-            left, weight_right = encode_edges(answers.initial_boxes[row.image, row.query], targets[row.box], *bins)
+            left, weight_right = encode_edges(answers.initial_boxes[row.image, row.query], targets[row.box], bins)
             corner_logits = losses.at_pairs(answers.corner_logits, refined)
             fgl = losses.fine_grained_localization_loss(corner_logits, left, weight_right, iou[:num_layers])
             terms["fgl"] = config.fgl * fgl / matching.num_pairs

@@ -64,7 +64,7 @@ def fine_grained_localization_loss(corner_logits: Tensor, left: Tensor, weight_r
     """FGL: cross-entropy of the two bins that the target edge lies between, weighted by nearness and by IoU.
 
     Args:
-        corner_logits: of paired queries, `[K, P, 4 * (N + 1)]`.
+        corner_logits: of paired queries, `[K, P, 4, N + 1]`.
         left: int64 `[K or 1, P, 4]`, bin at or before the target edge.
         weight_right: `[K or 1, P, 4]`, the next bin's share.
         iou: `[K, P]`, without gradient.
@@ -74,7 +74,7 @@ def fine_grained_localization_loss(corner_logits: Tensor, left: Tensor, weight_r
 
     Source: D-FINE, section 4.1, eq. 6.
     """
-    log_p = corner_logits.unflatten(-1, (4, -1)).log_softmax(-1)
+    log_p = corner_logits.log_softmax(-1)
     left = left.expand(log_p.shape[:-1])[..., None]
     nll_left = -log_p.gather(-1, left).squeeze(-1)
     nll_right = -log_p.gather(-1, left + 1).squeeze(-1)
@@ -86,15 +86,15 @@ def softened_divergence(corner_logits: Tensor, teacher_corner_logits: Tensor, te
     """How far each layer's softened edge distributions are from the last layer's.
 
     Args:
-        corner_logits: `[K, B, Q, 4 * (N + 1)]`, students.
-        teacher_corner_logits: `[B, Q, 4 * (N + 1)]`, gets no gradient.
+        corner_logits: `[K, B, Q, 4, N + 1]`, students.
+        teacher_corner_logits: `[B, Q, 4, N + 1]`, gets no gradient.
         temperature: T; the result is scaled by T^2 so that gradients keep their size.
 
     Returns:
         KL divergence summed over bins, mean over the four edges, `[K, B, Q]`.
     """
-    teacher = (teacher_corner_logits.detach().unflatten(-1, (4, -1)) / temperature).log_softmax(-1)
-    student = (corner_logits.unflatten(-1, (4, -1)) / temperature).log_softmax(-1)
+    teacher = (teacher_corner_logits.detach() / temperature).log_softmax(-1)
+    student = (corner_logits / temperature).log_softmax(-1)
     divergence = (teacher.exp() * (teacher - student)).sum(-1)
     return divergence.mean(-1) * temperature**2
 

@@ -40,11 +40,10 @@ def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor 
     initial, refined = decoder.initial.boxes_cxcywh[image, query], decoder.boxes_cxcywh[:, image, query]
     boxes_xyxy = box_cxcywh_to_xyxy(torch.cat([initial[None], refined]).float())  # [L + 1, 4]
     scale = torch.as_tensor(size_wh).to(boxes_xyxy).repeat(2)  # w, h, w, h
-    bins = len(outputs.bin_offsets)
     return Refinement(
         (boxes_xyxy * scale).cpu(),
-        decoder.corner_logits[:, image, query].float().unflatten(-1, (4, bins)).cpu(),
-        (outputs.bin_offsets.detach() / outputs.reg_scale).float().cpu(),
+        decoder.corner_logits[:, image, query].float().cpu(),
+        outputs.bin_offsets.detach().float().cpu(),
     )
 
 

@@ -66,17 +66,16 @@ class DecoderLayer(nn.Module):
 class QualityHead(nn.Module):
     """Sharp distributions mean good boxes: turn their peaks into one number added to every class logit (LQE)."""
 
-    def __init__(self, reg_max: int, top: int = 4, hidden: int = 64) -> None:
+    def __init__(self, top: int = 4, hidden: int = 64) -> None:
         super().__init__()
-        self.reg_max, self.top = reg_max, top
+        self.top = top
         self.reg_conf = MLP(4 * (top + 1), hidden, 1, 2)
         nn.init.zeros_(self.reg_conf.layers[-1].weight)
         nn.init.zeros_(self.reg_conf.layers[-1].bias)
 
     def forward(self, logits: Tensor, corner_logits: Tensor) -> Tensor:
-        """`[B, Q, C]` and `[B, Q, 4 * (N + 1)]` to `[B, Q, C]`."""
-        distribution = corner_logits.unflatten(-1, (4, self.reg_max + 1)).softmax(-1)
-        peaks = distribution.topk(self.top, dim=-1).values  # [B, Q, 4, top]
+        """`[B, Q, C]` and `[B, Q, 4, N + 1]` to `[B, Q, C]`."""
+        peaks = corner_logits.softmax(-1).topk(self.top, dim=-1).values  # [B, Q, 4, top]
         statistics = torch.cat([peaks, peaks.mean(-1, keepdim=True)], dim=-1)
         return logits + self.reg_conf(statistics.flatten(-2))
 
@@ -89,7 +88,7 @@ class RefinementDecoder(nn.Module):
         self.up, self.reg_scale = up, reg_scale
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         heads = config.num_decoder_layers if config.quality_head else 0
-        self.lqe_layers = nn.ModuleList(QualityHead(config.reg_max) for _ in range(heads))
+        self.lqe_layers = nn.ModuleList(QualityHead() for _ in range(heads))
 
 
 class EncoderOutput(nn.Module):
@@ -177,9 +176,9 @@ class DFINEDecoder(nn.Module):
 
     def _set_bins(self) -> None:
         """W(n) of the stored `up` and `reg_scale`; they are not trained, so once is enough."""
-        up, self._reg_scale = abs(self.up.item()), abs(self.reg_scale.item())
+        up, reg_scale = abs(self.up.item()), abs(self.reg_scale.item())
         with torch.inference_mode(False):  # training may follow
-            bins = weighting_function(self.config.reg_max, up, self._reg_scale, self.config.uniform_bins)
+            bins = weighting_function(self.config.reg_max, up, reg_scale, self.config.uniform_bins)
             bins = bins.to(self.reg_scale.device)
         self.register_buffer("bin_offsets", bins, persistent=False)
 
@@ -220,7 +219,6 @@ class DFINEDecoder(nn.Module):
             decoder=decoder if keep_layers else None,
             encoder=encoder,
             bin_offsets=self.bin_offsets,
-            reg_scale=self._reg_scale,
             denoising=denoising,
             denoising_plan=noise.plan if noise else None,
         )
@@ -290,9 +288,8 @@ class DFINEDecoder(nn.Module):
                 initial = LayerOutput(self.dec_score_head[0](x), initial_boxes) if keep_layers else None
                 fixed_boxes = initial_boxes.detach()  # b0: what all layers refine
             # Refinement adds up in logits; the sum keeps its gradient, the previous layer's features do not.
-            corner_logits = self.dec_bbox_head[i](x + previous) + corner_logits
-            offsets = expected_offsets(corner_logits, self.bin_offsets)
-            boxes = decode_boxes(fixed_boxes, offsets, self._reg_scale)
+            corner_logits = self.dec_bbox_head[i](x + previous).unflatten(-1, (4, -1)) + corner_logits
+            boxes = decode_boxes(fixed_boxes, expected_offsets(corner_logits, self.bin_offsets))
             if keep_layers or i == last:
                 logits = self.dec_score_head[i](x)
                 if self.config.quality_head:

@@ -13,7 +13,7 @@ class LayerOutput:
 
     logits: Tensor  # [B, Q, C]
     boxes_cxcywh: Tensor  # [B, Q, 4], 0..1
-    corner_logits: Tensor | None = None  # [B, Q, 4 * (N + 1)]; none for the initial boxes and the encoder
+    corner_logits: Tensor | None = None  # [B, Q, 4, N + 1]; none for the initial boxes and the encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class DecoderOutput:
 
     logits: Tensor  # [L, B, Q, C]
     boxes_cxcywh: Tensor  # [L, B, Q, 4], 0..1
-    corner_logits: Tensor  # [L, B, Q, 4 * (N + 1)]
+    corner_logits: Tensor  # [L, B, Q, 4, N + 1]; edges left, top, right, bottom
     # First guess, after layer 0; its boxes, detached, are the b0 that all layers refine. None where only the last layer
     # was asked for.
     initial: LayerOutput | None
@@ -52,8 +52,7 @@ class DFINEOutput:
     pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1, last layer
     decoder: DecoderOutput | None  # all layers; in eval mode only on request
     encoder: LayerOutput | None  # the encoder's own guess at the selected tokens; likewise
-    bin_offsets: Tensor  # W, [N + 1], in box side / reg_scale
-    reg_scale: float
+    bin_offsets: Tensor  # W, [N + 1], fractions of the side of the initial box
     denoising: DecoderOutput | None = None  # training only
     denoising_plan: DenoisingPlan | None = None
 

@@ -21,7 +21,7 @@ from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.device import describe_device
 from dfine_lib.errors import DfineError
-from dfine_lib.files import write_atomically
+from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.train.checkpoint import save_state
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class RunFolder:
             return
         try:
             with open(self.rows, "a", encoding="utf-8") as file:
-                file.write(json.dumps(_plain(row)) + "\n")
+                file.write(json.dumps(json_safe(row)) + "\n")
         except OSError as error:
             raise OSError(error.errno, f"{self.rows} could not be written ({error.strerror})") from error
         if self._curves is not None:
@@ -145,7 +145,7 @@ class RunFolder:
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         """Write one JSON file, whole or not at all; values that are not finite become null."""
         if self.writes:
-            write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+            write_atomically(path, (json.dumps(json_safe(content), indent=1) + "\n").encode())
 
     def save_state(self, path: Path, state: dict[str, Any]) -> None:
         """`checkpoint.save_state`, on rank zero only."""
@@ -163,17 +163,23 @@ def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a `metrics.jsonl`; none if it does not exist. What was cut off, or is no row, is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict) and "kind" in row:
-                rows.append(row)
-    return rows
+    """Whole lines of a `metrics.jsonl`; none where it does not exist. What was cut off, or is no row, is left out."""
+    return [row for row in read_lines(path)[0] if "kind" in row] if path.exists() else []
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a file, one a line, and how many other lines there are, as one that was cut off."""
+    rows, unreadable = [], 0
+    for line in filter(str.strip, path.read_text(encoding="utf-8-sig", errors="replace").splitlines()):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            unreadable += 1
+    return rows, unreadable
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
@@ -217,13 +223,3 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -16,24 +16,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dfine_lib.config import ModelConfig, Recipe
-from dfine_lib.model.decoder import DecoderLayer, QualityHead
+from dfine_lib.model.decoder import DecoderLayer
 from dfine_lib.model.deformable_attention import DeformableAttention
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import ConvBlock, Stem
 from dfine_lib.model.hybrid_encoder import Bottleneck, EncoderLayer
 from dfine_lib.model.layers import MLP, BatchNorm2d, ConvNorm, SelfAttention
 from dfine_lib.recipes import get_recipe
-
-# Millions of parameters and GFLOPs in the table of the authors' README (github.com/Peterande/D-FINE), COCO.
-PUBLISHED: dict[str, tuple[int, int]] = {"n": (4, 7), "s": (10, 25), "m": (19, 57), "l": (31, 91), "x": (62, 202)}
-# Deployed parameters and FLOPs at 640 px that the authors' code gives when run (tests/golden/manifest_*.json).
-MEASURED: dict[str, tuple[int, int]] = {
-    "n": (3_753_799, 7_164_977_456),
-    "s": (10_237_491, 25_171_350_256),
-    "m": (19_248_189, 56_684_440_584),
-    "l": (30_724_195, 91_034_417_712),
-    "x": (61_601_635, 202_486_424_112),
-}
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,7 @@ def profile(model: str | Recipe | ModelConfig | DFINE, image_hw: tuple[int, int]
     # The mean over bins is a product with one vector. The authors' counter takes that vector for a layer with as many
     # outputs as bins, so it counts it `bins` times; so do we.
     counts["decoder"][0] += edges * bins * bins * layers
-    counts["decoder"][1] += edges * bins * layers  # the softmax before it
+    counts["decoder"][1] += edges * bins * (layers + config.quality_head)  # softmaxes: before each mean, and for LQE
     return ModelProfile(
         **{name: PartProfile(trained[name], trained[name] - removed[name], *counts[name]) for name in trained}
     )
@@ -212,5 +201,4 @@ _RULES: dict[type[nn.Module], Rule] = {
     Bottleneck: lambda m, x, y: (0, y.numel(), 0),
     EncoderLayer: lambda m, x, y: (0, x.shape[1] * m.linear1.out_features, 0),
     DecoderLayer: lambda m, x, y: (0, x.shape[1] * m.linear1.out_features, 0),
-    QualityHead: lambda m, x, y: (0, 4 * (m.reg_max + 1) * x.shape[1], 0),
 }

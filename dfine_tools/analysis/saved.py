@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from data_tools.large.shards import eval_loader
+from data_tools.large.source import LargeFolder
 from dfine_lib.config import DataConfig, Recipe
-from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
+from dfine_lib.data import EvalLoader, find_split
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.distributed import current_ranks
 from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
@@ -108,8 +108,14 @@ def open_saved(
     recipe = changed(recipe, settings or {})
 
     annotation_file, image_folder = find_split(data, "val")
+<<<<<<< HEAD
     index = read_coco(annotation_file, image_folder, training=False)
     ranks.on_rank_zero(lambda: check_images(index, every=False))
+=======
+    source = LargeFolder()
+    index = source.read(annotation_file, image_folder, training=False)
+    ranks.on_first(lambda: source.check(index, every=False))
+>>>>>>> origin/main
     named, rows = bool(stored.category_names), rows or {}
     if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(
@@ -130,5 +136,5 @@ def open_saved(
         )
     where = pick_device(device, ranks)
     set_float32(recipe.train.matmul_precision, where)
-    loader = eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
+    loader = source.eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
     return Saved(model.to(where), loader, where, taken)

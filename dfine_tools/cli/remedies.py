@@ -34,5 +34,9 @@ def with_remedy(error: DfineError) -> str:
     remedy = getattr(error, "remedy", None)
     if not remedy:
         return str(error)
+    if remedy not in REMEDIES:
+        from data_tools.layouts import with_hint  # looks into the folder, and imports numpy
+
+        return with_hint(error)
     values = {name: shlex.quote(str(v)) if isinstance(v, Path) else v for name, v in error.values.items()}
     return f"{error}. {REMEDIES[remedy].format(**values)}."

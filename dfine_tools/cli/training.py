@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
+from dfine_tools.cli.remedies import with_remedy
 
 if TYPE_CHECKING:
     from dfine_lib.distributed import Ranks
@@ -168,7 +169,9 @@ def _train(arguments: argparse.Namespace) -> int:
         except DataError as error:  # an image or a tar, perhaps after days
             if not (out / "last.pt").exists():
                 raise
-            raise DataError(f"{error} The run is kept in {out}{resumes}, once that is repaired.") from error
+            raise DataError(
+                f"{with_remedy(error)} The run is kept in {out}{resumes}, once that is repaired."
+            ) from error
         if ranks.is_zero:
             _print_result(out)
 

@@ -18,11 +18,9 @@ from dfine_lib.train.run_folder import describe_machine
 from dfine_tools.deploy.backends import Backend, DeviceError, open_backend
 from dfine_tools.deploy.gate import report_path
 from dfine_tools.deploy.timing import Cost, Peak, Spread, cost, latency, picture_files
-from dfine_tools.runs.compare import as_text
-from dfine_tools.runs.results import PUBLISHED_AP
+from dfine_tools.published import PUBLISHED_AP, PUBLISHED_LATENCY_MS
+from dfine_tools.tables import as_text
 
-# Milliseconds an image in the table of the authors' README: one T4, batch 1, fp16, TensorRT 10.4.
-PUBLISHED_LATENCY_MS = {"n": 2.12, "s": 3.49, "m": 5.62, "l": 8.07, "x": 12.89}
 _EXPORTED = (".onnx", ".xml", ".engine")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfine_lib.data import check_images, find_split, read_coco
+from data_tools.large.source import LargeFolder
+from dfine_lib.data import find_split
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
@@ -85,8 +86,9 @@ def gate(
     index = None
     if data is not None:
         annotation_file, image_folder = find_split(data, "val")
-        index = read_coco(annotation_file, image_folder, training=False)
-        check_images(index, every=False)
+        source = LargeFolder()
+        index = source.read(annotation_file, image_folder, training=False)
+        source.check(index, every=False)
     images = _pictures(pictures, index)
     checks = [*before, *([_sound(file)] if file.suffix == ".onnx" else [])]
     reference: Predictor | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from dfine_lib.files import json_safe
 
 _WORDS = {(True, True): "ok     ", (False, True): "FAIL   ", (False, False): "not run"}
 
@@ -41,7 +42,7 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        checks = [_finite(asdict(check)) for check in self.checks]
+        checks = [json_safe(asdict(check)) for check in self.checks]
         return {
             "passed": self.passed,
             "not_run": self.not_run,
@@ -58,12 +59,3 @@ class GateReport:
 def report_path(file: str | Path) -> Path:
     """Where the gate's report on a file lies: beside it, `detector.onnx.gate.json`."""
     return Path(f"{file}.gate.json")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

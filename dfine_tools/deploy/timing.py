@@ -17,11 +17,12 @@ import torch
 
 from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
-from dfine_tools.analysis.profile import PUBLISHED, profile
+from dfine_tools.analysis.profile import profile
 from dfine_tools.deploy.backends import Backend
 from dfine_tools.deploy.pipeline import map_ahead
 from dfine_tools.deploy.predict import Predictor, network_input
 from dfine_tools.deploy.sources import UNREADABLE, ImageSource, SourceError, find_source, read_picture
+from dfine_tools.published import PUBLISHED_COST
 
 log = logging.getLogger(__name__)
 AUTHORS_RUNS = 1000  # as many to warm up, and as many pictures that count
@@ -54,10 +55,10 @@ class Spread:
 def cost(config: ModelConfig, name: str, image_hw: tuple[int, int] = (640, 640)) -> Cost:
     """Parameters, multiply-adds and FLOPs of a model's deployed form for one image, in the published convention."""
     total = profile(config, image_hw).total
-    size = next((s for s in PUBLISHED if SIZES[s] == config and tuple(image_hw) == (640, 640)), None)
+    size = next((s for s in PUBLISHED_COST if SIZES[s] == config and tuple(image_hw) == (640, 640)), None)
     return Cost(
         name, tuple(image_hw), total.deployed_parameters, total.parameters, total.macs, total.flops,
-        None if size is None else PUBLISHED[size],
+        None if size is None else PUBLISHED_COST[size],
     )  # fmt: skip
 
 

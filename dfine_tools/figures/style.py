@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -25,9 +25,11 @@ P = ParamSpec("P")
 
 INK = "#1f2933"
 MUTED = "#7b8794"
-TRUTH = "#d1495b"  # ground truth, in every figure; also dotted, for grey print
+GROUND_TRUTH = "#d1495b"  # in every figure; also dotted, for grey print
+DOTTED = (0, (1, 1.2))
 MAIN = "#22577a"
 SECOND = "#e09f3e"
+LOOKS = ((MAIN, "-"), (SECOND, "--"), (GROUND_TRUTH, DOTTED), (INK, "-."), (MUTED, "-"))  # of several lines
 _RC = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -163,3 +165,42 @@ def draw_box(
     if label:
         box.set_label(label)
     return axes.add_patch(box)
+
+
+def draw_ground_truth(axes: Axes, boxes_xyxy: Any, width: float = 2.2, label: str = "") -> None:
+    """Ground-truth boxes `[4]` or `[G, 4]`, dotted; none where there are None."""
+    for box in () if boxes_xyxy is None else as_array(boxes_xyxy).reshape(-1, 4):
+        draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=width, label=label)
+
+
+def draw_lines(
+    axes: Axes, x: Any, values: Mapping[str, Any], looks: Sequence[tuple[str, Any]] = LOOKS, **more: Any
+) -> None:
+    """A line for each name; they differ by colour and by dashes; `more` goes to `Axes.plot`.
+
+    Args:
+        axes: to draw on.
+        x: `[T]`; None counts steps from 1.
+        values: `[T]` by name.
+        looks: colour and dashes of each line.
+        more: for every line alike.
+    """
+    for (name, y), (colour, dashes) in zip(values.items(), looks):
+        at = np.arange(1, len(y) + 1) if x is None else x
+        axes.plot(at, y, color=colour, linestyle=dashes, label=name, **more)
+
+
+def name_bars(axes: Axes, names: Sequence[str]) -> None:
+    """Names of horizontal bars, the first on top, with the grid along the bars' length."""
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+
+
+def without_lines(axes: Axes) -> None:
+    """Leave out the frame, the grid and the ticks' marks."""
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,4 +1,4 @@
-"""Does a distribution know how sure it may be? Spreads of edges, and how they go along with what is known of them."""
+"""Does a distribution know its own uncertainty? Spreads of edges, and how they go along with what is known of them."""
 
 from __future__ import annotations
 

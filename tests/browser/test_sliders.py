@@ -25,7 +25,7 @@ def open_and_run(page, lab, notebook: str) -> None:
 
 def picture_of(handle):
     """The picture in the same widget as a slider's handle."""
-    return handle.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]").locator("img.dfine-picture")
+    return handle.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]").locator("img.dfine-figure")
 
 
 @pytest.mark.parametrize("notebook", LESSONS)

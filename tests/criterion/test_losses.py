@@ -178,18 +178,18 @@ def some_soft_targets(seed: int = 3) -> tuple[Tensor, Tensor]:
 def test_fgl_of_one_pair_worked_out_by_hand():
     # Knows nothing over 5 bins: ln 5 for any target, four edges, IoU 0.5.
     left, weight_right = torch.tensor([[[0, 1, 2, 3]]]), torch.tensor([[[0.0, 0.25, 0.5, 1.0]]])
-    loss = fine_grained_localization_loss(torch.zeros(1, 1, 20), left, weight_right, torch.tensor([[0.5]]))
+    loss = fine_grained_localization_loss(torch.zeros(1, 1, 4, 5), left, weight_right, torch.tensor([[0.5]]))
     assert_close(loss, torch.tensor([0.5 * 4 * math.log(5)]))
 
 
 def test_fgl_is_that_of_a_loop_over_pairs_and_edges():
-    corner_logits, iou, (left, weight_right) = drawn(LAYERS, 3, 4 * BINS), some_iou(), some_soft_targets()
+    corner_logits, iou, (left, weight_right) = drawn(LAYERS, 3, 4, BINS), some_iou(), some_soft_targets()
     expected = []
     for k in range(LAYERS):
         total = 0.0
         for j in range(3):
             for edge in range(4):
-                row = corner_logits[k, j].tolist()[edge * BINS : (edge + 1) * BINS]
+                row = corner_logits[k, j, edge].tolist()
                 log_sum, n, weight = (
                     math.log(sum(map(math.exp, row))),
                     left[0, j, edge],
@@ -206,7 +206,7 @@ def test_fgl_is_least_where_the_two_bins_hold_their_shares():
     shares = torch.full((1, 3, 4, BINS), 1e-30, dtype=torch.float64)
     shares.scatter_(-1, left[..., None], (1 - weight_right)[..., None])
     shares.scatter_(-1, left[..., None] + 1, weight_right[..., None])
-    best = shares.log().flatten(-2).requires_grad_()
+    best = shares.log().requires_grad_()
     iou = torch.ones(1, 3, dtype=torch.float64)
     least = fine_grained_localization_loss(best, left, weight_right, iou)
     entropy = -(shares * shares.log()).sum()
@@ -222,17 +222,16 @@ def test_fgl_is_least_where_the_two_bins_hold_their_shares():
 
 
 def divergence_by_loops(student: Tensor, teacher: Tensor, temperature: float) -> float:
-    """Of one query: `[4 * BINS]` each."""
+    """Of one query: `[4, BINS]` each."""
     total = 0.0
     for edge in range(4):
-        bins = slice(edge * BINS, (edge + 1) * BINS)
-        p, q = ([math.exp(x / temperature) for x in logits[bins].tolist()] for logits in (teacher, student))
+        p, q = ([math.exp(x / temperature) for x in logits[edge].tolist()] for logits in (teacher, student))
         total += sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q))
     return temperature**2 * total / 4
 
 
 def test_the_divergence_is_that_of_a_loop_over_edges_and_bins():
-    students, teacher = drawn(2, BATCH, QUERIES, 4 * BINS), drawn(BATCH, QUERIES, 4 * BINS, seed=1)
+    students, teacher = drawn(2, BATCH, QUERIES, 4, BINS), drawn(BATCH, QUERIES, 4, BINS, seed=1)
     got = softened_divergence(students, teacher, temperature=5.0)
     assert got.shape == (2, BATCH, QUERIES)
     for k in range(2):
@@ -243,7 +242,7 @@ def test_the_divergence_is_that_of_a_loop_over_edges_and_bins():
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_learn():
-    teacher = drawn(BATCH, QUERIES, 4 * BINS)
+    teacher = drawn(BATCH, QUERIES, 4, BINS)
     students = torch.stack([teacher, teacher + 3.0]).requires_grad_()  # a constant changes no distribution
     divergence = softened_divergence(students, teacher)
     assert_close(divergence, torch.zeros_like(divergence), rtol=0, atol=1e-12)
@@ -252,8 +251,8 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn():
 
 
 def test_the_teacher_gets_no_gradient():
-    teacher = drawn(BATCH, QUERIES, 4 * BINS).requires_grad_()
-    students = drawn(2, BATCH, QUERIES, 4 * BINS, seed=1).requires_grad_()
+    teacher = drawn(BATCH, QUERIES, 4, BINS).requires_grad_()
+    students = drawn(2, BATCH, QUERIES, 4, BINS, seed=1).requires_grad_()
     logits = drawn(BATCH, QUERIES, CLASSES, seed=2).requires_grad_()
     pairs = some_pairs().first(2)
     matched = torch.zeros(2, BATCH, QUERIES, dtype=torch.bool)

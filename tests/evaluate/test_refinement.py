@@ -20,13 +20,13 @@ L, B, Q, C, N = 3, 2, 5, 4, 8
 def outputs() -> DFINEOutput:
     """Random distributions on random initial boxes, decoded as the model does."""
     generator = torch.Generator().manual_seed(0)
-    bin_offsets = torch.linspace(-4, 4, N + 1)
+    bin_offsets = torch.linspace(-1, 1, N + 1)
     initial = torch.rand(B, Q, 4, generator=generator)
-    corner_logits = torch.randn(L, B, Q, 4 * (N + 1), generator=generator)
-    boxes = decode_boxes(initial.expand(L, -1, -1, -1), expected_offsets(corner_logits, bin_offsets), 4.0)
+    corner_logits = torch.randn(L, B, Q, 4, N + 1, generator=generator)
+    boxes = decode_boxes(initial.expand(L, -1, -1, -1), expected_offsets(corner_logits, bin_offsets))
     logits = torch.randn(L, B, Q, C, generator=generator)
     decoder = DecoderOutput(logits, boxes, corner_logits, LayerOutput(logits[0], initial))
-    return DFINEOutput(logits[-1], boxes[-1], decoder, None, bin_offsets, 4.0)
+    return DFINEOutput(logits[-1], boxes[-1], decoder, None, bin_offsets)
 
 
 def test_the_last_box_of_a_refinement_is_the_detection(outputs):
@@ -40,8 +40,8 @@ def test_the_distributions_lead_from_the_initial_box_to_each_layer_s_box(outputs
     steps = refinement_of(outputs, 1, 2, (640, 480))
     assert steps.boxes_by_layer_xyxy.shape == (L + 1, 4)
     initial = box_xyxy_to_cxcywh(steps.boxes_by_layer_xyxy[0])
-    offsets = expected_offsets(steps.corner_logits_by_layer.flatten(1), steps.bin_offsets)  # fraction of the side
-    want = decode_boxes(initial.expand(L, 4), offsets, 1.0)
+    offsets = expected_offsets(steps.corner_logits_by_layer, steps.bin_offsets)
+    want = decode_boxes(initial.expand(L, 4), offsets)
     assert_close(box_xyxy_to_cxcywh(steps.boxes_by_layer_xyxy[1:]), want, rtol=1e-4, atol=1e-3)
 
 

@@ -58,7 +58,7 @@ def test_the_loss_follows_the_published_curve(run, gold):
     expected = [row["loss"] for row in gold["steps"]]
     assert losses[:3] == pytest.approx(expected[:3], rel=6e-4)  # as single terms differ between processors
     # From step 3 on the two runs part a little: there a query is wanted by two boxes equally often, and this run of the
-    # authors' code broke that tie the other way (README.md). From then on rounding grows as in any two runs: after
+    # authors' code broke that tie the other way (docs/differences.md). From then on rounding grows as in any two runs: after
     # changing every weight by its last bit, losses differed by up to 6e-4 at step 9 and 2e-3 at step 29.
     assert losses[:10] == pytest.approx(expected[:10], rel=1.5e-3)
     assert losses == pytest.approx(expected, rel=1e-2)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
+from dfine_lib.model.distribution import weighting_function
 from dfine_lib.model.layers import ConvNorm
 
 TINY = replace(
@@ -143,7 +144,7 @@ def test_all_layers_are_given_back_in_eval_mode_on_request():
     assert usual.encoder is None
     assert usual.layers == ()
     assert len(kept.layers) == 3
-    assert kept.layers[0].corner_logits.shape == (2, 12, 4 * 33)
+    assert kept.layers[0].corner_logits.shape == (2, 12, 4, 33)
     assert kept.encoder.boxes_cxcywh.shape == (2, 12, 4)
     assert kept.decoder.initial.boxes_cxcywh.shape == (2, 12, 4)
     for boxes in (kept.pred_boxes, usual.pred_boxes):
@@ -182,8 +183,8 @@ def test_a_deep_copy_answers_the_same_and_stands_on_its_own():
         for prefix in ("decoder.", "decoder.decoder."):
             state[f"{prefix}reg_scale"] = torch.tensor([8.0])
         twin.load_state_dict(state)
-        assert twin.decoder.bin_offsets[-1] == 8.0
-        assert model.decoder.bin_offsets[-1] == 4.0
+        assert torch.equal(twin.decoder.bin_offsets, weighting_function(32, 0.5, 8.0))
+        assert torch.equal(model.decoder.bin_offsets, weighting_function(32, 0.5, 4.0))
         assert torch.equal(model(images(64, 64)).pred_boxes, before)
 
 
@@ -200,7 +201,8 @@ def test_a_whole_model_goes_through_a_file():
     twin = torch.load(file, weights_only=False)
     scales = {f"{prefix}reg_scale": torch.tensor([8.0]) for prefix in ("decoder.", "decoder.decoder.")}
     twin.load_state_dict(twin.state_dict() | scales)
-    assert (twin.decoder.bin_offsets[-1], model.decoder.bin_offsets[-1]) == (8.0, 4.0)  # W still follows what is loaded
+    assert torch.equal(twin.decoder.bin_offsets, weighting_function(32, 0.5, 8.0))  # W still follows what is loaded
+    assert torch.equal(model.decoder.bin_offsets, weighting_function(32, 0.5, 4.0))
 
 
 @pytest.mark.slow

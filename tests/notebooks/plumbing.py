@@ -5,6 +5,8 @@ from __future__ import annotations
 PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
     "DfineError": "the base class of every error that names a mistake and the way out",
+    "json_safe": "null for NaN and infinity in JSON",
+    "read_lines": "the JSON objects of a metrics.jsonl or of the authors' log",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "records_of": "the list under one key of a COCO file, checked",
@@ -37,13 +39,6 @@ PLUMBING: dict[str, str] = {
     "write_atomically": "a file that appears whole or not at all",
     "process_lock": "one process at a time in a folder",
     # Lesson 40's average precision for all images, classes, thresholds and sizes at once.
-    "Objects": "annotated objects of many images, as columns",
-    "Matches": "detections that took an object, a bit for each threshold and size",
-    "rank_in_group": "how sure a detection is among those of its image and class",
-    "to_xywh": "corners to left, top, width, height in double precision, as COCO rounds them",
-    "Scores": "tables of precision and recall by class",
-    "Order": "the order in which detections count",
-    "countable": "the best hundred of an image and class",
     # What functions hand on, and the errors that they raise.
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "Weights": "a state dict and what its file says of it",
@@ -89,7 +84,6 @@ PLUMBING: dict[str, str] = {
     "without_unnamed_rows": "weights without the class rows that stand for no class",
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # What the evaluation notebook puts together.
-    "ImageBoxes": "objects and detections of one image, as arrays",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",
     "joined": "the processes that torchrun started, as one group",

@@ -140,7 +140,7 @@ class Finder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> DFINEOutput:
         logits, boxes = zip(*(self.answers[image[None].sum().item()] for image in images), strict=True)
-        nothing = dict.fromkeys(("decoder", "encoder", "bin_offsets", "reg_scale", "denoising", "denoising_plan"))
+        nothing = dict.fromkeys(("decoder", "encoder", "bin_offsets", "denoising", "denoising_plan"))
         return DFINEOutput(pred_logits=torch.stack(logits), pred_boxes=torch.stack(boxes), **nothing)
 
 

@@ -11,7 +11,7 @@ from workbook.uncertainty import bootstrap_interval, edge_readings, rank_correla
 from dfine_lib.evaluate.refinement import FoundObject, Refinement
 from dfine_lib.model.distribution import weighting_function
 
-W = weighting_function() / 4.0
+W = weighting_function()
 
 
 def found(logits: torch.Tensor) -> FoundObject:

@@ -75,9 +75,9 @@ class FixedSides(nn.Module):
 def _edges_of(outputs: DFINEOutput, found: list[Detections], sizes_wh: Tensor) -> list[EdgeDistributions]:
     """The last layer's distributions of the queries that detections came from."""
     offsets = outputs.bin_offsets.float()  # [N + 1]
-    probabilities = outputs.layers[-1].corner_logits.float().unflatten(-1, (4, len(offsets))).softmax(-1)
+    probabilities = outputs.layers[-1].corner_logits.float().softmax(-1)
     centre, size = outputs.decoder.initial.boxes_cxcywh.float().split(2, dim=-1)  # [B, Q, 2] each
-    reach = (0.5 * outputs.reg_scale + offsets) * (size / outputs.reg_scale)[..., None]  # [B, Q, 2, N + 1]
+    reach = (0.5 + offsets) * size[..., None]  # [B, Q, 2, N + 1]
     positions = torch.cat([centre[..., None] - reach, centre[..., None] + reach], dim=2)  # [B, Q, 4, N + 1]
     positions = positions * sizes_wh.to(positions).repeat(1, 2)[:, None, :, None]
     return [

@@ -141,7 +141,7 @@ class GraphDecoder(nn.Module):
         self.quality = GraphQuality(decoder.decoder.lqe_layers[-1]) if config.quality_head else None
         # Offsets in sides of the initial box, signed as they move the edges left, top, right, bottom.
         sign = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]]).to(decoder.bin_offsets)
-        self.register_buffer("bins", sign * decoder.bin_offsets / decoder._reg_scale)  # [4, N + 1]
+        self.register_buffer("bins", sign * decoder.bin_offsets)  # [4, N + 1]
         # A token of an invalid anchor counts as 0: what becomes of it is a constant.
         nothing = self.enc_output.norm(self.enc_output.proj.bias)
         self.register_buffer("nothing", nothing)  # [D]

@@ -7,24 +7,21 @@ from typing import Any
 
 import torch
 
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise, numbers, same_shape
 
 
 @exercise("02.1")
-def clamped_by_hand(answer: Any) -> str | None:
+def clamped_by_hand(answer: Any) -> None:
     """The box of an annotation that reaches over the border."""
-    given = [float(x) for x in answer]
-    right = [150.0, 60.0, 200.0, 100.0]  # bbox [150, 60, 80, 60] of a picture of 200 x 100
-    if len(given) != 4:
-        return f"give four numbers, left, top, right, bottom; yours are {given}"
+    given = numbers(answer, 4, "left, top, right, bottom")
+    right = [150.0, 60.0, 200.0, 100.0]  # bbox [150, 60, 80, 60] of a image of 200 x 100
     for edge, a, b in zip(("left", "top", "right", "bottom"), given, right, strict=True):
         if not abs(a - b) < 0.01:
-            return f"the {edge} edge is not at {a:g} px; a bbox is left, top, width, height, and the picture ends"
-    return None
+            raise Wrong(f"the {edge} edge is not at {a:g} px; a bbox is left, top, width, height, and the image ends")
 
 
 @exercise("02.2")
-def file_ids(answer: Callable[..., Any]) -> str | None:
+def file_ids(answer: Callable[..., Any]) -> None:
     """The file's category ids of labels."""
     cases = (
         ([0, 1, 2, 1], [(7, "nut"), (12, "gear"), (90, "bolt")], [7, 12, 90, 12]),
@@ -35,26 +32,21 @@ def file_ids(answer: Callable[..., Any]) -> str | None:
     for labels, categories, right in cases:
         given = ask(answer, list(labels), [{"id": id_, "name": name} for id_, name in categories])
         if not isinstance(given, list | tuple) or [*given] != right:
-            return f"labels {labels} of categories {[id_ for id_, _ in categories]} are {right}, yours {given!r}"
-    return None
+            raise Wrong(f"labels {labels} of categories {[id_ for id_, _ in categories]} are {right}, yours {given!r}")
 
 
 @exercise("02.3")
-def results_xywh(answer: Callable[..., Any]) -> str | None:
-    """Predicted boxes in the original picture's pixels, as COCO writes them."""
+def results_xywh(answer: Callable[..., Any]) -> None:
+    """Predicted boxes in the original image's pixels, as COCO writes them."""
     generator = torch.Generator().manual_seed(2)
     for many, size in ((3, (640, 480)), (1, (100, 300)), (0, (64, 48))):
         boxes = torch.rand(many, 4, generator=generator)
         size_wh = torch.tensor(size)
         given = ask(answer, boxes.clone(), size_wh.clone())
-        if not isinstance(given, torch.Tensor) or given.shape != (many, 4):
-            shape = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-            return f"for {many} boxes the result is a tensor [{many}, 4], yours: {shape}"
         x = (boxes[:, 0] - boxes[:, 2] / 2) * size[0]
         y = (boxes[:, 1] - boxes[:, 3] / 2) * size[1]
         right = torch.stack([x, y, boxes[:, 2] * size[0], boxes[:, 3] * size[1]], dim=1)
-        off = (given - right).abs()
+        off = (same_shape(given, right, f"for {many} boxes the result") - right).abs()
         if many and not off.max() < 0.01:
             name = ("left", "top", "width", "height")[int(off.nan_to_num(1e9).amax(0).argmax())]
-            return f"picture of {size[0]} x {size[1]}: {name} is off by up to {float(off.max()):.2f} px"
-    return None
+            raise Wrong(f"image of {size[0]} x {size[1]}: {name} is off by up to {float(off.max()):.2f} px")

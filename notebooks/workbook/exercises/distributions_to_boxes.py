@@ -8,26 +8,22 @@ from typing import Any
 import torch
 
 from dfine_lib.model.distribution import weighting_function
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise, near, numbers
 
 
 @exercise("15.1")
-def box_by_hand(answer: Any) -> str | None:
+def box_by_hand(answer: Any) -> None:
     """The xyxy box that four offsets make of an initial box."""
-    given = [float(x) for x in answer]
+    given = numbers(answer, 4, "left, top, right, bottom")
     right = [35.0, 30.0, 110.0, 65.0]  # from (40, 30, 100, 70): 60 px wide, 40 px high
-    if len(given) != 4:
-        return f"give four numbers, left, top, right, bottom; yours are {given}"
     for edge, a, b in zip(("left", "top", "right", "bottom"), given, right):
-        if not abs(a - b) < 0.01:
-            return f"the {edge} edge is off by {abs(a - b):.2f} px; mind that + is away from the centre"
-    return None
+        near(a, b, 0.01, f"the {edge} edge is off by {abs(a - b):.2f} px; mind that + is away from the centre")
 
 
 @exercise("15.2")
-def spread(answer: Callable[..., Any]) -> str | None:
+def spread(answer: Callable[..., Any]) -> None:
     """Standard deviation of an edge's offset, as a fraction of the side."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(15)
     cases = {
         "an even distribution": torch.zeros(33),
@@ -38,22 +34,19 @@ def spread(answer: Callable[..., Any]) -> str | None:
         p = logits.softmax(-1)
         right = float(((p * W**2).sum() - (p * W).sum() ** 2).clamp(min=0).sqrt())
         given = float(ask(answer, logits.clone(), W.clone()))
-        if not abs(given - right) < 2e-3:
-            return f"{name}: the standard deviation is {right:.4f} of the side, yours is {given:.4f}"
-    return None
+        near(given, right, 2e-3, f"{name}: the standard deviation is {right:.4f} of the side, yours is {given:.4f}")
 
 
 @exercise("15.3")
-def correction(answer: Callable[..., Any]) -> str | None:
+def correction(answer: Callable[..., Any]) -> None:
     """Logits that a layer must add so that an edge ends at a wished offset."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(16)
     for wish in (0.0, 0.05, -0.3, 0.45):
         before = torch.randn(33, generator=generator)
         added = torch.as_tensor(ask(answer, before.clone(), wish, W.clone()))
         if added.shape != (33,):
-            return f"return 33 logits, yours are {list(added.shape)}"
+            raise Wrong(f"return 33 logits, yours are {list(added.shape)}")
         reached = float(((before + added).softmax(-1) * W).sum())
         if not abs(reached - wish) < 2e-3:
-            return f"the wish is {wish} of the side; with your logits added the edge ends at {reached:.4f}"
-    return None
+            raise Wrong(f"the wish is {wish} of the side; with your logits added the edge ends at {reached:.4f}")

@@ -8,22 +8,21 @@ from typing import Any
 import torch
 
 from dfine_lib.model.distribution import weighting_function
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise
 
 
 @exercise("41.1")
-def spread_by_hand(answer: Any) -> str | None:
+def spread_by_hand(answer: Any) -> None:
     """Standard deviation, in pixels, of a distribution on two bins."""
     given = float(answer)
     if not abs(given - 3.0) < 0.05:  # 60 px wide; half at +10 %, half at +20 %
-        return f"{given:g} px is off; both bins lie 5 % of the width away from their mean, and the width is 60 px"
-    return None
+        raise Wrong(f"{given:g} px is off; both bins lie 5 % of the width away from their mean, and the width is 60 px")
 
 
 @exercise("41.2")
-def largest_contribution(answer: Callable[..., Any]) -> str | None:
+def largest_contribution(answer: Callable[..., Any]) -> None:
     """The bin that adds most to an edge's offset, inward or outward."""
-    W = weighting_function() / 4.0
+    W = weighting_function()
     generator = torch.Generator().manual_seed(41)
     for case in range(6):
         logits = 2 * torch.randn(33, generator=generator) - 0.02 * (torch.arange(33) - 12.0 - 2 * case) ** 2
@@ -33,12 +32,11 @@ def largest_contribution(answer: Callable[..., Any]) -> str | None:
         if isinstance(given, bool) or float(given) != right:
             most = int(probabilities.argmax())
             hint = f" (bin {most} is the likeliest, but what does it add?)" if right != most else ""
-            return f"case {case}: bin {right} adds most, yours is {given}{hint}"
-    return None
+            raise Wrong(f"case {case}: bin {right} adds most, yours is {given}{hint}")
 
 
 @exercise("41.3")
-def chance_of_wider(answer: Callable[..., Any]) -> str | None:
+def chance_of_wider(answer: Callable[..., Any]) -> None:
     """How often a spread of one kind is larger than a spread of another."""
     generator = torch.Generator().manual_seed(43)
     cases = [([3.0, 5.0], [1.0, 4.0]), ([1.0, 2.0], [2.0, 2.0, 5.0])]
@@ -50,5 +48,4 @@ def chance_of_wider(answer: Callable[..., Any]) -> str | None:
         right = sum(pairs) / len(pairs)
         given = float(ask(answer, list(hard), list(easy)))
         if not abs(given - right) < 1e-3:
-            return f"hard {hard[:3]}..., easy {easy[:3]}...: {right:.3f} of the pairs, yours is {given:.3f}"
-    return None
+            raise Wrong(f"hard {hard[:3]}..., easy {easy[:3]}...: {right:.3f} of the pairs, yours is {given:.3f}")

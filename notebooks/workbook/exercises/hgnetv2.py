@@ -6,23 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 from dfine_lib.model.hgnetv2 import HGBlock, LightConvBlock, StageShape
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise, near
 
 
 @exercise("10.1")
-def light_parameters(answer: Callable[..., Any]) -> str | None:
+def light_parameters(answer: Callable[..., Any]) -> None:
     """Parameters of a light block."""
     for before, after, kernel, lab in ((48, 48, 5, True), (96, 48, 5, False), (6, 10, 3, True), (256, 128, 5, True)):
         right = _parameters(LightConvBlock(before, after, kernel, lab))
         given = float(ask(answer, before, after, kernel, lab))
         if not abs(given - right) < 0.5:
             words = "with" if lab else "without"
-            return f"{before} to {after} channels, k = {kernel}, {words} LAB: {right:,}, yours is {given:,.0f}"
-    return None
+            raise Wrong(f"{before} to {after} channels, k = {kernel}, {words} LAB: {right:,}, yours is {given:,.0f}")
 
 
 @exercise("10.2")
-def receptive_field(answer: Callable[..., Any]) -> str | None:
+def receptive_field(answer: Callable[..., Any]) -> None:
     """Side of the square of pixels that one cell depends on."""
     for steps in (
         [(3, 1)], [(3, 2), (3, 2)], [(3, 1), (5, 1), (1, 1)], [(7, 2), (3, 2), (3, 1), (3, 2), (5, 1)], [(2, 2)] * 5
@@ -31,13 +30,11 @@ def receptive_field(answer: Callable[..., Any]) -> str | None:
         for kernel, stride in steps:
             side, jump = side + (kernel - 1) * jump, jump * stride
         given = float(ask(answer, list(steps)))
-        if not abs(given - side) < 1e-6:
-            return f"(kernel, stride) {steps}: {side} px, yours is {given:g}"
-    return None
+        near(given, side, 1e-6, f"(kernel, stride) {steps}: {side} px, yours is {given:g}")
 
 
 @exercise("10.3")
-def block_parameters(answer: Callable[..., Any]) -> str | None:
+def block_parameters(answer: Callable[..., Any]) -> None:
     """Parameters of a whole block, from its stage's shape."""
     for shape, first, lab in (
         (StageShape(32, 24, 96, 1, True, False, 3, 3), True, True),
@@ -49,8 +46,7 @@ def block_parameters(answer: Callable[..., Any]) -> str | None:
         given = float(ask(answer, shape, first, lab))
         if not abs(given - right) < 0.5:
             which = "first" if first else "second"
-            return f"the {which} block of {tuple(shape)}, LAB {lab}: {right:,} parameters, yours is {given:,.0f}"
-    return None
+            raise Wrong(f"the {which} block of {tuple(shape)}, LAB {lab}: {right:,} parameters, yours is {given:,.0f}")
 
 
 def _parameters(module: Any) -> int:

@@ -9,23 +9,24 @@ import torch
 import torch.nn.functional as F
 
 from dfine_lib.model.hybrid_encoder import position_embedding
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise
 
 
 @exercise("11.1")
-def attention_memory(answer: Callable[..., Any]) -> str | None:
+def attention_memory(answer: Callable[..., Any]) -> None:
     """Bytes of the attention weights of all heads on one map."""
     for width, height, stride, heads in ((640, 640, 32, 8), (640, 640, 8, 8), (1280, 736, 16, 8), (160, 320, 32, 4)):
         tokens = (width // stride) * (height // stride)
         right = 4 * heads * tokens**2
         given = float(ask(answer, width, height, stride, heads))
         if not abs(given - right) < 0.5:
-            return f"{width} x {height} px, stride {stride}, {heads} heads: {right:,} bytes, yours is {given:,.0f}"
-    return None
+            raise Wrong(
+                f"{width} x {height} px, stride {stride}, {heads} heads: {right:,} bytes, yours is {given:,.0f}"
+            )
 
 
 @exercise("11.2")
-def one_head(answer: Callable[..., Any]) -> str | None:
+def one_head(answer: Callable[..., Any]) -> None:
     """What one head of attention gives."""
     generator = torch.Generator().manual_seed(11)
     for tokens, width in ((1, 4), (3, 2), (10, 8), (25, 12)):
@@ -33,15 +34,14 @@ def one_head(answer: Callable[..., Any]) -> str | None:
         right = F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
         given = torch.as_tensor(ask(answer, query.clone(), key.clone(), value.clone()), dtype=torch.float32)
         if given.shape != right.shape:
-            return f"{tokens} tokens of width {width}: return {list(right.shape)}, yours is {list(given.shape)}"
+            raise Wrong(f"{tokens} tokens of width {width}: return {list(right.shape)}, yours is {list(given.shape)}")
         worst = float((given - right).abs().max())
         if not worst < 1e-4:
-            return f"{tokens} tokens of width {width}: your numbers are up to {worst:.3f} off"
-    return None
+            raise Wrong(f"{tokens} tokens of width {width}: your numbers are up to {worst:.3f} off")
 
 
 @exercise("11.3")
-def cell_of_embedding(answer: Callable[..., Any]) -> str | None:
+def cell_of_embedding(answer: Callable[..., Any]) -> None:
     """Row and column of the cell that a position embedding belongs to, noise added."""
     generator = torch.Generator().manual_seed(12)
     for height, width, dim in ((5, 5, 96), (20, 20, 128), (12, 30, 64), (30, 7, 256)):
@@ -52,5 +52,4 @@ def cell_of_embedding(answer: Callable[..., Any]) -> str | None:
             row, column = (int(x) for x in given)
             if (row, column) != (token // width, token % width):
                 cell = f"row {token // width}, column {token % width}"
-                return f"map of {height} by {width} cells: the vector is of {cell}, you say {row}, {column}"
-    return None
+                raise Wrong(f"map of {height} by {width} cells: the vector is of {cell}, you say {row}, {column}")

@@ -7,23 +7,20 @@ from typing import Any
 
 import torch
 
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise, numbers
 
 
 @exercise("31.1")
-def clipped_by_hand(answer: Any) -> str | None:
+def clipped_by_hand(answer: Any) -> None:
     """The gradient (3, 4) with its norm clipped at 0.1."""
-    given = [float(x) for x in answer]
-    if len(given) != 2:
-        return f"give two numbers, the clipped gradient; yours are {given}"
+    given = numbers(answer, 2, "the clipped gradient")
     if not all(abs(a - b) < 1e-3 for a, b in zip(given, (0.06, 0.08))):
         norm = (given[0] ** 2 + given[1] ** 2) ** 0.5
-        return f"{tuple(given)} has norm {norm:.3f}; wanted is the direction of (3, 4) with norm 0.1"
-    return None
+        raise Wrong(f"{tuple(given)} has norm {norm:.3f}; wanted is the direction of (3, 4) with norm 0.1")
 
 
 @exercise("31.2")
-def clipped(answer: Callable[..., Any]) -> str | None:
+def clipped(answer: Callable[..., Any]) -> None:
     """Gradients of several tensors, scaled together so that their common norm is at most a limit."""
     generator = torch.Generator().manual_seed(31)
     for scale, limit in ((1.0, 0.1), (0.001, 0.1), (5.0, 2.0)):
@@ -32,19 +29,18 @@ def clipped(answer: Callable[..., Any]) -> str | None:
         right = [g * min(1.0, limit / norm) for g in gradients]
         given = list(ask(answer, [g.clone() for g in gradients], limit))
         if [tuple(torch.as_tensor(g).shape) for g in given] != [tuple(g.shape) for g in right]:
-            return "return as many tensors as were given, each of its own shape"
+            raise Wrong("return as many tensors as were given, each of its own shape")
         off = max(float((torch.as_tensor(a) - b).abs().max()) for a, b in zip(given, right))
         if not off < 1e-5 + 1e-3 * limit:
             together = float(torch.cat([torch.as_tensor(g).flatten() for g in given]).norm())
-            return (
+            raise Wrong(
                 f"gradients with norm {norm:.4f} in all, limit {limit}: the norm should become "
                 f"{min(norm, limit):.4f}, yours is {together:.4f}, and values are off by up to {off:.4f}"
             )
-    return None
 
 
 @exercise("31.3")
-def stops_at(answer: Callable[[list[bool], int], int]) -> str | None:
+def stops_at(answer: Callable[[list[bool], int], int]) -> None:
     """The step at which a run gives up, from which of its steps were broken."""
     good, bad = False, True
     for steps, most, right in (
@@ -57,5 +53,6 @@ def stops_at(answer: Callable[[list[bool], int], int]) -> str | None:
         given = ask(answer, list(steps), most)
         if isinstance(given, bool) or given != right:
             marks = "".join("x" if broken else "." for broken in steps)
-            return f"broken steps are x in [{marks}], at most {most} in a row: the answer is {right}, you say {given}"
-    return None
+            raise Wrong(
+                f"broken steps are x in [{marks}], at most {most} consecutive ones: the answer is {right}, you say {given}"
+            )

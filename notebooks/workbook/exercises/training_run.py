@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise, numbers
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @exercise("32.1")
-def steps_and_rows(answer: Sequence[int]) -> str | None:
+def steps_and_rows(answer: Sequence[int]) -> None:
     """Optimizer steps, and rows of kind train, of a run of 100 images in batches of 8 over 3 epochs."""
-    given = [float(x) for x in answer]
-    if len(given) != 2:
-        return f"give two numbers, steps and rows; yours are {given}"
+    given = numbers(answer, 2, "steps and rows")
     if given[0] != 36:
-        return f"not {given[0]:g} steps: count the whole batches of one epoch first"
+        raise Wrong(f"not {given[0]:g} steps: count the whole batches of one epoch first")
     if given[1] != 6:
-        return f"36 steps is right; not {given[1]:g} rows: every tenth step of the run, and the last step of each epoch"
-    return None
+        raise Wrong(
+            f"36 steps is right; not {given[1]:g} rows: every tenth step of the run, and the last step of each epoch"
+        )
 
 
 @exercise("32.2")
-def wait_share(answer: Callable[[Rows], float]) -> str | None:
-    """Share of the training time of a whole run that it waited for data."""
+def wait_share(answer: Callable[[Rows], float]) -> None:
+    """Fraction of the training time of a whole run that it waited for data."""
     for readings in ([(10.0, 0.5), (30.0, 0.1)], [(2.0, 0.0), (1.0, 0.9), (7.0, 0.2)], [(5.0, 0.25)]):
         rows: list[dict[str, Any]] = [{"kind": "session", "step": 0, "seconds": 50.0}]
         for number, (seconds, share) in enumerate(readings):
@@ -34,14 +33,13 @@ def wait_share(answer: Callable[[Rows], float]) -> str | None:
         right = sum(seconds * share for seconds, share in readings) / sum(seconds for seconds, _ in readings)
         given = float(ask(answer, rows))
         if not abs(given - right) < 1e-6:
-            told = ", ".join(f"{seconds:g} s at {share:.0%}" for seconds, share in readings)
-            return f"train rows of {told}: the share is {right:.4f}, yours is {given:.4f}"
-    return None
+            given_rows = ", ".join(f"{seconds:g} s at {share:.0%}" for seconds, share in readings)
+            raise Wrong(f"train rows of {given_rows}: the fraction is {right:.4f}, yours is {given:.4f}")
 
 
 @exercise("32.3")
-def kept_epoch(answer: Callable[[Rows], int]) -> str | None:
-    """The epoch whose averaged weights `model.safetensors` holds."""
+def kept_epoch(answer: Callable[[Rows], int]) -> None:
+    """The epoch whose EMA weights `model.safetensors` holds."""
     for ema, right in (
         ((0.1, 0.4, 0.3), 1),
         ((0.2, 0.5, 0.5), 1),
@@ -56,6 +54,5 @@ def kept_epoch(answer: Callable[[Rows], int]) -> str | None:
             rows.append(about | {"ema": {"ap": ap}, "raw": {"ap": 0.9 - 0.1 * number}})
         given = ask(answer, rows)
         if given != 2 * right + 1:
-            told = ", ".join(f"epoch {2 * number + 1}: {ap}" for number, ap in enumerate(ema))
-            return f"averaged AP of {told}: the weights kept are of epoch {2 * right + 1}, you say {given}"
-    return None
+            given_rows = ", ".join(f"epoch {2 * number + 1}: {ap}" for number, ap in enumerate(ema))
+            raise Wrong(f"EMA AP of {given_rows}: the weights kept are of epoch {2 * right + 1}, you say {given}")

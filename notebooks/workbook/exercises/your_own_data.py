@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from workbook.exercises.registry import ask, exercise
+from workbook.exercises.registry import Wrong, ask, exercise
 
 
 @exercise("51.1")
-def steps_in_all(answer: Callable[[int, int, int], int]) -> str | None:
+def steps_in_all(answer: Callable[[int, int, int], int]) -> None:
     """Optimizer steps of a run whose incomplete last batches are dropped."""
     for images, batch_size, epochs in ((60, 8, 5), (874, 8, 26), (64, 8, 1), (7, 2, 10)):
         given, right = ask(answer, images, batch_size, epochs), (images // batch_size) * epochs
         if given != right:
-            return f"{images} images in batches of {batch_size}, {epochs} epochs: {right} steps, you say {given}"
-    return None
+            raise Wrong(f"{images} images in batches of {batch_size}, {epochs} epochs: {right} steps, you say {given}")
 
 
 @exercise("51.2")
-def boxes_by_class(answer: Callable[[Mapping[str, Any]], Mapping[str, int]]) -> str | None:
+def boxes_by_class(answer: Callable[[Mapping[str, Any]], Mapping[str, int]]) -> None:
     """How many boxes each class has, by name, in a COCO file's content; classes without any included."""
     categories = [{"id": 4, "name": "bolt"}, {"id": 9, "name": "nut"}, {"id": 2, "name": "gear"}]
     for ids, right in (
@@ -30,12 +29,11 @@ def boxes_by_class(answer: Callable[[Mapping[str, Any]], Mapping[str, int]]) -> 
         annotations = [{"id": i, "image_id": 1, "category_id": c, "bbox": [0, 0, 9, 9]} for i, c in enumerate(ids)]
         given = ask(answer, {"images": [{"id": 1}], "annotations": annotations, "categories": categories})
         if dict(given) != right:
-            return f"with category ids {list(ids)} the counts are {right}, yours are {dict(given)}"
-    return None
+            raise Wrong(f"with category ids {list(ids)} the counts are {right}, yours are {dict(given)}")
 
 
 @exercise("51.3")
-def smallest_side(answer: Callable[[list[tuple[float, float, float, float]], int, int, int], float]) -> str | None:
+def smallest_side(answer: Callable[[list[tuple[float, float, float, float]], int, int, int], float]) -> None:
     """The shortest side of any box, in pixels of the network's input."""
     for boxes_xywh, width, height, side in (
         ([(0, 0, 100, 50)], 1000, 500, 640),
@@ -45,7 +43,6 @@ def smallest_side(answer: Callable[[list[tuple[float, float, float, float]], int
         right = min(min(w * side / width, h * side / height) for _, _, w, h in boxes_xywh)
         given = float(ask(answer, list(boxes_xywh), width, height, side))
         if not abs(given - right) < 1e-3 * right:
-            return (
-                f"boxes {boxes_xywh} of a {width} x {height} picture at {side} px: {right:.2f} px, yours is {given:.2f}"
+            raise Wrong(
+                f"boxes {boxes_xywh} of a {width} x {height} image at {side} px: {right:.2f} px, yours is {given:.2f}"
             )
-    return None

@@ -1,4 +1,4 @@
-"""Figures: the only room that draws. Pure functions from arrays to pictures; nothing is shown, nothing is stored."""
+"""Figures of the lessons, and those of `dfine_tools.figures`: pure functions that neither show nor store."""
 
 from dfine_tools.figures.compare import ablation, published_beside_ours, runs_compared
 from dfine_tools.figures.data_set import (
@@ -8,13 +8,14 @@ from dfine_tools.figures.data_set import (
     object_sizes,
     where_objects_lie,
 )
-from dfine_tools.figures.evaluation import confusion, errors_by_kind, mistakes, precision_by_recall
+from dfine_tools.figures.evaluation import confusion, detection_errors, errors_by_type, precision_recall_curves
 from dfine_tools.figures.latency import accuracy_by_latency
 from dfine_tools.figures.style import Figure
 from dfine_tools.figures.training import per_class_ap, training_curves
-from workbook.viz.average_precision import ap_by_threshold, judged_boxes, precision_recall
+from workbook.viz.average_precision import ap_by_threshold, matched_boxes, precision_recall
 from workbook.viz.backbone import receptive_fields, strongest_channels
 from workbook.viz.deployment import folded_kernels, operation_counts
+from workbook.viz.detections import detections_beside_ground_truth
 from workbook.viz.distributions import edge_distributions, weighting_function_figure
 from workbook.viz.encoder import cell_influence, position_figure
 from workbook.viz.gallery import distribution_gallery, first_and_last_layer, means_by_condition
@@ -23,82 +24,11 @@ from workbook.viz.localization import distribution_by_step, query_weights, soft_
 from workbook.viz.matching import matched_queries, matching_costs
 from workbook.viz.overfit import boxes_before_and_after, loss_terms, runs_side_by_side
 from workbook.viz.overlaps import iou_by_side, overlap_by_shift, two_boxes
-from workbook.viz.detections import box_refinement, detections_beside_truth
-from workbook.viz.profile import cost_by_part, shares_by_step
+from workbook.viz.profile import cost_by_part, cost_by_step
 from workbook.viz.queries import attention_mask, chosen_tokens, noised_boxes
 from workbook.viz.refinement import iou_by_layer
 from workbook.viz.samples import batch_sides, images_with_boxes, packed_arrays
-from workbook.viz.sampling import bilinear_reading, heads_by_layer, sampling_points, starting_places
-from workbook.viz.schedules import averages_over_run, initial_share, rate_schedules
+from workbook.viz.sampling import bilinear_reading, heads_by_layer, sampling_points, starting_locations
+from workbook.viz.schedules import averages_over_run, initial_weights_left, rate_schedules
 from workbook.viz.scores import loss_and_gradient, scores_against_iou
 from workbook.viz.uncertainty import correlations, coverage, spread_by_blur
-
-__all__ = [
-    "Picture",
-    "ablation",
-    "accuracy_by_latency",
-    "anchors_in_objects",
-    "annotated_pictures",
-    "ap_by_threshold",
-    "attention_mask",
-    "averages_over_run",
-    "batch_sides",
-    "bilinear_reading",
-    "box_refinement",
-    "boxes_before_and_after",
-    "boxes_by_class",
-    "cell_influence",
-    "chosen_tokens",
-    "confusion",
-    "correlations",
-    "cost_by_part",
-    "coverage",
-    "detections_beside_truth",
-    "distribution_by_step",
-    "distribution_gallery",
-    "edge_distributions",
-    "errors_by_kind",
-    "first_and_last_layer",
-    "folded_kernels",
-    "heads_by_layer",
-    "images_with_boxes",
-    "initial_share",
-    "iou_by_layer",
-    "iou_by_side",
-    "judged_boxes",
-    "live_run",
-    "loss_and_gradient",
-    "loss_by_kind",
-    "loss_terms",
-    "matched_queries",
-    "matching_costs",
-    "means_by_condition",
-    "mistakes",
-    "noised_boxes",
-    "object_sizes",
-    "operation_counts",
-    "overlap_by_shift",
-    "packed_arrays",
-    "per_class_ap",
-    "position_figure",
-    "precision_by_recall",
-    "precision_recall",
-    "published_beside_ours",
-    "query_weights",
-    "rate_schedules",
-    "receptive_fields",
-    "runs_compared",
-    "runs_side_by_side",
-    "sampling_points",
-    "scores_against_iou",
-    "shares_by_step",
-    "soft_label",
-    "softened_distributions",
-    "spread_by_blur",
-    "starting_places",
-    "strongest_channels",
-    "training_curves",
-    "two_boxes",
-    "weighting_function_figure",
-    "where_objects_lie",
-]

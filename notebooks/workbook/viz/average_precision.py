@@ -1,4 +1,4 @@
-"""How a list of detections becomes average precision: verdicts on boxes, precision and recall, AP by threshold."""
+"""How a list of detections becomes average precision: matched boxes, precision and recall, AP by threshold."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, TRUTH, Figure, as_array, draw_box, new_figure, styled
+from dfine_tools.figures.style import (
+    INK,
+    MAIN,
+    MUTED,
+    Figure,
+    as_array,
+    draw_box,
+    draw_ground_truth,
+    draw_lines,
+    new_figure,
+    styled,
+)
 
 
 @styled
-def judged_boxes(
-    truths_xyxy: Sequence[Any],
+def matched_boxes(
+    ground_truths_xyxy: Sequence[Any],
     boxes_xyxy: Sequence[Any],
     words: Sequence[Sequence[str]],
-    right: Sequence[Sequence[bool]],
+    is_tp: Sequence[Sequence[bool]],
     size_wh: tuple[float, float],
 ) -> Figure:
-    """Images without pixels: objects (dotted), right detections (solid), wrong ones (dashed).
+    """Images without pixels: objects (dotted), true positives (solid), false positives (dashed).
 
     Args:
-        truths_xyxy: for each image `[G, 4]` pixels.
+        ground_truths_xyxy: for each image `[G, 4]` pixels.
         boxes_xyxy: for each image `[K, 4]` pixels.
-        words: for each image what stands at each detection, such as its score.
-        right: for each image whether each detection counts as right.
+        words: for each image the text at each detection, such as its score.
+        is_tp: for each image whether each detection is a true positive.
         size_wh: width and height of every image, pixels.
 
     Raises:
         ValueError: lists of unequal length.
     """
-    if not len(truths_xyxy) == len(boxes_xyxy) == len(words) == len(right):
-        raise ValueError("objects, boxes, words and verdicts must be given for the same images")
-    verdicts = "; ".join(
-        f"image {i}: {len(t)} objects, {sum(map(bool, r))} of {len(r)} detections right"
-        for i, (t, r) in enumerate(zip(truths_xyxy, right, strict=True), start=1)
+    if not len(ground_truths_xyxy) == len(boxes_xyxy) == len(words) == len(is_tp):
+        raise ValueError("objects, boxes, words and match statuses must be given for the same images")
+    counts = "; ".join(
+        f"image {i}: {len(t)} objects, {sum(map(bool, r))} of {len(r)} detections true positives"
+        for i, (t, r) in enumerate(zip(ground_truths_xyxy, is_tp, strict=True), start=1)
     )
     width, height = size_wh
-    count = len(truths_xyxy)
-    figure = new_figure(5.2 * count, 5.2 * height / width + 0.7, f"Objects and judged detections. {verdicts}.")
+    count = len(ground_truths_xyxy)
+    figure = new_figure(5.2 * count, 5.2 * height / width + 0.7, f"Objects and matched detections. {counts}.")
     for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", title=f"image {i + 1}")
         axes.set(xlabel="x, pixels", ylabel="y, pixels")
         axes.grid(axis="both")
-        for box in as_array(truths_xyxy[i]).reshape(-1, 4):
-            draw_box(axes, box, TRUTH, dashes=(0, (1, 1.2)), width=3.0, label="object")
+        draw_ground_truth(axes, ground_truths_xyxy[i], width=3.0, label="object")
         boxes = as_array(boxes_xyxy[i]).reshape(-1, 4)
-        for number, (box, text, good) in enumerate(zip(boxes, words[i], right[i], strict=True)):
-            colour, dashes, kind = (MAIN, "-", "right") if good else (INK, (0, (5, 2.5)), "wrong")
+        for number, (box, text, good) in enumerate(zip(boxes, words[i], is_tp[i], strict=True)):
+            colour, dashes, kind = (MAIN, "-", "true positive") if good else (INK, (0, (5, 2.5)), "false positive")
             draw_box(axes, box, colour, dashes=dashes, label=kind)
             covers_another = any(np.abs(box - other).max() < 0.15 * width for other in boxes[:number])
             at, side = (box[3] + 1.5, "top") if covers_another else (box[1] - 1.5, "bottom")
@@ -61,7 +71,7 @@ def judged_boxes(
 
 @styled
 def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Figure:
-    """Precision against recall, as the list of detections is read from the surest on; one panel a curve.
+    """Precision against recall, as the list of detections is read by descending score; one panel a curve.
 
     Args:
         curves: by name: recall `[K]` and precision `[K]` after each detection, and the interpolated precision `[101]`
@@ -83,11 +93,11 @@ def precision_recall(curves: Mapping[str, tuple[Any, Any, Any]]) -> Figure:
         axes.fill_between(at, interpolated, color=MAIN, alpha=0.15, linewidth=0, step="mid")
         axes.step(at, interpolated, where="mid", color=MAIN, label="interpolated, at 101 recalls")
         axes.plot(recall, precision, color=INK, marker="o", markersize=6, linewidth=1, linestyle="--", label="measured")
-        places: dict[tuple[float, float], list[str]] = {}
+        at_point: dict[tuple[float, float], list[str]] = {}
         for number, point in enumerate(zip(recall, precision, strict=True), start=1):
-            places.setdefault(point, []).append(str(number))
+            at_point.setdefault(point, []).append(str(number))
         if len(recall) <= 12:
-            for point, numbers in places.items():
+            for point, numbers in at_point.items():
                 axes.annotate(", ".join(numbers), point, xytext=(6, 5), textcoords="offset points", fontsize=9)
         axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.12), xlabel="recall", ylabel="precision")
         axes.set_title(f"{name}: AP {interpolated.mean():.3f}")
@@ -102,7 +112,7 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Figure:
     """Average precision at each IoU threshold.
 
     Args:
-        thresholds: `[T]`, IoU that makes a detection right.
+        thresholds: `[T]`, IoU threshold of a true positive.
         curves: AP `[T]` by name.
 
     Raises:
@@ -116,19 +126,9 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Figure:
     words = "; ".join(f"{name}: {v[0]:.2f} to {v[-1]:.2f}, mean {v.mean():.3f}" for name, v in values.items())
     figure = new_figure(8, 4, f"Average precision by IoU threshold {at[0]:.2f} to {at[-1]:.2f}. {words}.")
     axes = figure.subplots()
-    looks = [(MAIN, "-", "o"), (MUTED, "--", "s"), (INK, ":", "^")]
-    for number, (name, curve) in enumerate(values.items()):
-        colour, dashes, marker = looks[number % 3]
-        axes.plot(
-            at,
-            curve,
-            color=colour,
-            linestyle=dashes,
-            marker=marker,
-            markersize=6.5,
-            label=f"{name}: {curve.mean():.3f}",
-        )
-    axes.set(ylim=(0, 1.02), xlabel="IoU that makes a detection right", ylabel="average precision")
+    named = {f"{name}: {curve.mean():.3f}": curve for name, curve in values.items()}
+    draw_lines(axes, at, named, ((MAIN, "-"), (MUTED, "--"), (INK, ":")), marker="o", markersize=6.5)
+    axes.set(ylim=(0, 1.02), xlabel="IoU threshold", ylabel="average precision")
     axes.set_xticks(at, [f"{t:.2f}" for t in at])
     axes.legend(title="mean over the thresholds", loc="lower left", title_fontsize=9.5, alignment="left")
     return figure

@@ -1,4 +1,4 @@
-"""What a backbone sees: its maps, channel by channel, and how much of the picture one cell depends on."""
+"""What a backbone sees: its maps, channel by channel, and how much of the image one cell depends on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dfine_tools.figures.style import MAIN, MUTED, SECOND, Figure, as_array, new
 
 @styled
 def strongest_channels(image: Any, maps: Mapping[str, Any], count: int = 5) -> Figure:
-    """The picture, and for each step a few channels of its map, those that vary most.
+    """The image, and for each step a few channels of its map, those that vary most.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`.
@@ -31,7 +31,7 @@ def strongest_channels(image: Any, maps: Mapping[str, Any], count: int = 5) -> F
         f"{name}, {a.shape[0]} channels of {a.shape[2]} by {a.shape[1]} cells" for name, a in arrays.items()
     )
     figure = new_figure(
-        1.75 * (count + 1), 1.85 * len(arrays), f"A picture and the {count} channels that vary most of {words}."
+        1.75 * (count + 1), 1.85 * len(arrays), f"An image and the {count} channels that vary most of {words}."
     )
     grid = figure.subplots(len(arrays), count + 1, squeeze=False)
     show_image(grid[0, 0], image)
@@ -62,7 +62,7 @@ def receptive_fields(gradients: Mapping[str, Any], sides: Mapping[str, int], inn
         raise ValueError(f"steps differ: {list(gradients)}, {list(sides)}, {list(inner)}")
     words = "; ".join(f"{name} {sides[name]} px, 90 % of the gradient in {inner[name]} px" for name in gradients)
     figure = new_figure(
-        3.0 * len(gradients), 3.9, f"Gradient of the centre cell on the picture. Receptive field: {words}."
+        3.0 * len(gradients), 3.9, f"Gradient of the centre cell on the image. Receptive field: {words}."
     )
     for axes, (name, gradient) in zip(figure.subplots(1, len(gradients), squeeze=False)[0], gradients.items()):
         strength = as_array(gradient)

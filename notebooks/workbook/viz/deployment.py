@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, Figure, as_array, new_figure, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, Figure, as_array, name_bars, new_figure, styled
 
 
 @styled
@@ -51,16 +51,13 @@ def operation_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     axes = figure.subplots()
     height = 0.8 / len(counts)
     shades = [MUTED, MAIN] if len(counts) == 2 else [MAIN] * len(counts)
-    for place, ((form, one), colour) in enumerate(zip(counts.items(), shades)):
-        at = np.arange(len(kinds)) + (place - (len(counts) - 1) / 2) * height
+    for number, ((form, one), colour) in enumerate(zip(counts.items(), shades)):
+        at = np.arange(len(kinds)) + (number - (len(counts) - 1) / 2) * height
         values = [one.get(kind, 0) for kind in kinds]
         axes.barh(at, values, height=0.92 * height, color=colour, label=form)
         for y, value in zip(at, values):
             axes.text(value, y, f" {value}", va="center", fontsize=9)
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.invert_yaxis()
+    name_bars(axes, kinds)
     axes.set_xlabel("number of modules")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     axes.legend(loc="lower right")
     return figure

@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dfine_tools.figures.style import (
-    INK,
-    MUTED,
-    TRUTH,
-    Figure,
-    as_array,
-    class_colour,
-    layer_colours,
-    new_figure,
-    styled,
-)
-from workbook.viz.detections import EDGES, draw_boxes_by_layer
+from dfine_tools.figures.style import INK, Figure, as_array, class_colour, layer_colours, new_figure, styled
+from workbook.viz.detections import draw_boxes_by_layer
+from workbook.viz.edges import EDGES, bin_axis, bin_of, distributions, mark_true_edge, offsets_to, sides_px
 
 
 @styled
@@ -28,10 +19,10 @@ def edge_distributions(
     corner_logits_by_layer: Any,
     boxes_by_layer_xyxy: Any,
     bin_offsets: Any,
-    truth_xyxy: Any | None = None,
+    ground_truth_xyxy: Any | None = None,
     title: str = "",
 ) -> Figure:
-    """One object: its four edge distributions after every layer, beside the picture with its boxes.
+    """One object: its four edge distributions after every layer, beside the image with its boxes.
 
     The bins stand evenly spaced, as the network sees them; the tick labels tell which offset each stands for.
 
@@ -39,73 +30,55 @@ def edge_distributions(
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1, in the pixels of the boxes.
         corner_logits_by_layer: `[L, 4, N + 1]`; edges left, top, right, bottom.
         boxes_by_layer_xyxy: `[L + 1, 4]` pixels, the initial box first.
-        bin_offsets: `[N + 1]`, as a fraction of the box side (W / reg_scale).
-        truth_xyxy: `[4]` pixels.
-        title: above the picture, such as the class and its score.
+        bin_offsets: W, `[N + 1]`, as a fraction of the box side.
+        ground_truth_xyxy: `[4]` pixels.
+        title: above the image, such as the class and its score.
 
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    logits, boxes, offsets = as_array(corner_logits_by_layer), as_array(boxes_by_layer_xyxy), as_array(bin_offsets)
-    layers = len(logits)
-    if logits.shape != (layers, 4, len(offsets)) or boxes.shape != (layers + 1, 4):
-        raise ValueError(
-            f"logits [L, 4, N + 1], boxes [L + 1, 4] and offsets [N + 1] do not fit: "
-            f"{list(logits.shape)}, {list(boxes.shape)} and {list(offsets.shape)}"
-        )
-    probabilities = np.exp(logits - logits.max(-1, keepdims=True))
-    probabilities /= probabilities.sum(-1, keepdims=True)
+    probabilities = distributions(corner_logits_by_layer, boxes_by_layer_xyxy, bin_offsets)
+    boxes, offsets = as_array(boxes_by_layer_xyxy), as_array(bin_offsets)
     means = probabilities @ offsets  # [L, 4], fraction of the side
-    x1, y1, x2, y2 = boxes[0]
-    sides = np.array([x2 - x1, y2 - y1] * 2)  # pixels, per edge
-    truth_offsets = None
-    if truth_xyxy is not None:
-        truth_offsets = (as_array(truth_xyxy) - boxes[0]) * np.array([-1, -1, 1, 1]) / np.maximum(sides, 1e-9)
+    true_offsets = None if ground_truth_xyxy is None else offsets_to(ground_truth_xyxy, boxes[0])
     words = "; ".join(
         f"{edge} {_signed(100 * means[0, e])} to {_signed(100 * means[-1, e])} % of the side"
         for e, edge in enumerate(EDGES)
     )
+    layers = len(probabilities)
     figure = new_figure(
         12, 5.4, f"Edge distributions of one object over {layers} decoder layers, mean offset first to last: {words}."
     )
-    mosaic = figure.subplot_mosaic(
-        [["picture", "left", "top"], ["picture", "right", "bottom"]], width_ratios=(1.15, 1, 1)
-    )
-    draw_boxes_by_layer(mosaic["picture"], image, boxes, truth_xyxy)
-    mosaic["picture"].set_title(title or "initial and refined boxes")
-    mosaic["picture"].legend(
+    mosaic = figure.subplot_mosaic([["image", "left", "top"], ["image", "right", "bottom"]], width_ratios=(1.15, 1, 1))
+    draw_boxes_by_layer(mosaic["image"], image, boxes, ground_truth_xyxy)
+    mosaic["image"].set_title(title or "initial and refined boxes")
+    mosaic["image"].legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, handlelength=1.4, columnspacing=1.2
     )
     for e, edge in enumerate(EDGES):
         axes = mosaic[edge]
-        _one_edge(axes, probabilities[:, e], means[:, e], offsets, None if truth_offsets is None else truth_offsets[e])
-        axes.set_title(f"{edge}: {_signed(100 * means[-1, e])} %, {_signed(means[-1, e] * sides[e])} px")
+        _one_edge(axes, probabilities[:, e], means[:, e], offsets)
+        if true_offsets is not None:
+            mark_true_edge(axes, true_offsets[e], offsets)
+        axes.set_title(f"{edge}: {_signed(100 * means[-1, e])} %, {_signed(means[-1, e] * sides_px(boxes[0])[e])} px")
         axes.set_xlabel(f"offset, % of box {'width' if e % 2 == 0 else 'height'} (+ is outward)")
         axes.set_ylabel("probability")
     return figure
 
 
-def _one_edge(
-    axes: Axes, probabilities: np.ndarray, means: np.ndarray, offsets: np.ndarray, truth: float | None
-) -> None:
-    """`[L, N + 1]` probabilities as lines, their means as marks on the axis, the truth as a dotted line."""
-    bins = np.arange(len(offsets))
-    colours = layer_colours(len(probabilities))
+def _one_edge(axes: Axes, probabilities: np.ndarray, means: np.ndarray, offsets: np.ndarray) -> None:
+    """`[L, N + 1]` probabilities as lines, their means as marks on the axis."""
+    bins, colours = np.arange(len(offsets)), layer_colours(len(probabilities))
     axes.fill_between(bins, probabilities[-1], color=colours[-1], alpha=0.15, linewidth=0, step="mid")
     for number, (row, colour) in enumerate(zip(probabilities, colours, strict=True), start=1):
         axes.step(bins, row, where="mid", color=colour, linewidth=1.0 + number / len(colours), label=f"layer {number}")
     top = 1.15 * probabilities.max()
     axes.set_ylim(0, top)
-    places = np.interp(means, offsets, bins)
-    axes.scatter(places, np.full(len(places), 0.96 * top), marker="v", c=colours, s=34, zorder=3, label="_means")
-    if truth is not None:
-        axes.axvline(float(np.interp(truth, offsets, bins)), color=TRUTH, linestyle=(0, (1, 1.2)), linewidth=2.2)
+    at = bin_of(means, offsets)
+    axes.scatter(at, np.full(len(at), 0.96 * top), marker="v", c=colours, s=34, zorder=3, label="_means")
     middle = len(offsets) // 2
-    axes.axvline(middle, color=MUTED, linewidth=0.8, zorder=0)
     reach = sorted({round(middle * f) for f in (0.3, 0.65, 1.0)})
-    shown = [*(middle - r for r in reversed(reach)), middle, *(middle + r for r in reach)]
-    axes.set_xticks(shown, [_percent(offsets[n]) for n in shown])
-    axes.set_xlim(-0.5, len(offsets) - 0.5)
+    bin_axis(axes, offsets, [*(middle - r for r in reversed(reach)), middle, *(middle + r for r in reach)])
 
 
 @styled
@@ -113,25 +86,24 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
     """Which offset each bin stands for, and how far apart neighbours are.
 
     Args:
-        bin_offsets: `[N + 1]` as a fraction of the box side (W / reg_scale); or several, by name.
+        bin_offsets: W, `[N + 1]`, as a fraction of the box side; or several, by name.
     """
     curves = bin_offsets if isinstance(bin_offsets, Mapping) else {"W(n)": bin_offsets}
     curves = {name: as_array(values) for name, values in curves.items()}
-    ends = {
-        name: [f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in 100 * np.sort(np.diff(w))] for name, w in curves.items()
-    }
+    ends = {name: [f"{x:.2g}" if x < 10 else f"{x:.0f}" for x in 100 * np.sort(np.diff(w))]
+            for name, w in curves.items()}  # fmt: skip
     parts = "; ".join(
         f"{name}: {len(w)} bins, steps from {ends[name][0]} to {ends[name][-1]} % of the side"
         for name, w in curves.items()
     )
     figure = new_figure(10, 3.9, f"Offset of each bin of an edge distribution, and the distance between bins. {parts}.")
     where, steps = figure.subplots(1, 2)
-    for number, ((name, w), dashes) in enumerate(zip(curves.items(), _dashes(len(curves)), strict=True)):
-        bins, colour = np.arange(len(w)), class_colour(number)
-        where.plot(bins, 100 * w, linestyle=dashes, marker="o", markersize=3.2, color=colour, label=name)
-        steps.plot(
-            bins[:-1] + 0.5, 100 * np.diff(w), linestyle=dashes, marker="o", markersize=3.2, color=colour, label=name
+    for number, (name, w) in enumerate(curves.items()):
+        look = dict(
+            linestyle=("-", "--", "-.", ":")[number % 4], marker="o", markersize=3.2, color=class_colour(number)
         )
+        where.plot(np.arange(len(w)), 100 * w, label=name, **look)
+        steps.plot(np.arange(len(w) - 1) + 0.5, 100 * np.diff(w), label=name, **look)
     where.axhline(0, color=INK, linewidth=0.8)
     where.set(title="what bin n stands for", xlabel="bin n", ylabel="offset, % of the box side")
     steps.set(
@@ -145,14 +117,5 @@ def weighting_function_figure(bin_offsets: Mapping[str, Any] | Sequence[float] |
     return figure
 
 
-def _dashes(count: int) -> list[str]:
-    return ["-", "--", "-.", ":"] * (count // 4) + ["-", "--", "-.", ":"][: count % 4]
-
-
 def _signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"  # never -0.0
-
-
-def _percent(fraction: float) -> str:
-    value = 100 * fraction
-    return "0" if abs(value) < 0.05 else f"{value:+.0f}" if abs(value) >= 9.95 else f"{value:+.1f}"

@@ -1,4 +1,4 @@
-"""How the encoder's maps come to know of each other: position embedding, and which cells move an output."""
+"""How information is exchanged between the feature maps: position embedding, and which cells influence an output."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def position_figure(table: Any, height: int, width: int, cell: tuple[int, int]) 
 
 @styled
 def cell_influence(gradients: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """How strongly each cell of each input map moves one output cell, one row of maps a variant.
+    """How strongly each cell of each input map influences one output cell, one row of maps a variant.
 
     Args:
         gradients: absolute gradient `[h, w]` by input map, by variant. White is none at all.
@@ -75,7 +75,7 @@ def cell_influence(gradients: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure = new_figure(
         3.1 * len(names),
         3.25 * len(variants),
-        f"Share of the cells of each input map that move the output cell. {words}.",
+        f"Fraction of the cells of each input map that change the output cell. {words}.",
     )
     rows = figure.subplots(len(variants), len(names), squeeze=False)
     most = max(float(v.max()) for maps in variants.values() for v in maps.values())
@@ -87,6 +87,6 @@ def cell_influence(gradients: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
         row[0].set_ylabel(variant, fontsize=11)
-    bar = figure.colorbar(drawn, ax=rows, ticks=[-6, -3, 0], shrink=0.6, label="gradient, share of the largest")
+    bar = figure.colorbar(drawn, ax=rows, ticks=[-6, -3, 0], shrink=0.6, label="gradient, fraction of the largest")
     bar.ax.set_yticklabels(["$10^{-6}$ or less", "$10^{-3}$", "1"])
     return figure

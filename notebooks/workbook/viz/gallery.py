@@ -9,68 +9,57 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from dfine_tools.figures.style import (
-    INK,
-    MAIN,
-    SECOND,
-    TRUTH,
-    Figure,
-    as_array,
-    draw_box,
-    layer_colours,
-    new_figure,
-    styled,
-)
-from workbook.viz.detections import EDGES, draw_boxes_by_layer
+from dfine_tools.figures.style import INK, MAIN, SECOND, Figure, as_array, draw_box, layer_colours, new_figure, styled
+from workbook.viz.detections import draw_boxes_by_layer
+from workbook.viz.edges import EDGES, bin_axis, bin_of, distributions, mark_true_edge, offsets_to, sides_px
 
 _FIRST, _LAST = layer_colours(3)[0], layer_colours(3)[-1]
 
 
 @styled
 def distribution_gallery(
-    images: Sequence[Any], steps: Sequence[Any], truths_xyxy: Sequence[Any], titles: Sequence[str]
+    images: Sequence[Any], steps: Sequence[Any], ground_truths_xyxy: Sequence[Any], titles: Sequence[str]
 ) -> Figure:
     """One object a row: its initial and last box, and each edge's distribution after the first and the last layer.
 
     Args:
-        images: the picture of each object, `[3, H, W]` or `[H, W, 3]`.
+        images: the image of each object, `[3, H, W]` or `[H, W, 3]`.
         steps: for each object `boxes_by_layer_xyxy` `[L + 1, 4]` pixels, `corner_logits_by_layer` `[L, 4, N + 1]` and
             `bin_offsets` `[N + 1]` as a fraction of the box side (a `Refinement` has them).
-        truths_xyxy: for each object `[4]` pixels.
+        ground_truths_xyxy: for each object `[4]` pixels.
         titles: for each object, such as its condition.
 
     Raises:
         ValueError: lists of unequal length, or none.
     """
-    if not len(images) == len(steps) == len(truths_xyxy) == len(titles) or not len(images):
-        raise ValueError("give an image, steps, a truth and a title for each object, and at least one object")
-    told = []
+    if not len(images) == len(steps) == len(ground_truths_xyxy) == len(titles) or not len(images):
+        raise ValueError("give an image, steps, a ground truth and a title for each object, and at least one object")
+    words = []
     with mpl.rc_context({"figure.dpi": 84}):  # so many panels: half the bytes
         figure = new_figure(12, 1.95 * len(images) + 0.4, "")
     grid = figure.subplots(len(images), 5, width_ratios=(1.05, 1, 1, 1, 1), squeeze=False)
-    for row, image, one, truth, title in zip(grid, images, steps, truths_xyxy, titles, strict=True):
-        boxes, spreads = as_array(one.boxes_by_layer_xyxy), spread_in_pixels(one)
-        _first_and_last_box(row[0], image, boxes, truth)
+    for row, image, one, ground_truth, title in zip(grid, images, steps, ground_truths_xyxy, titles, strict=True):
+        spreads, edges, offsets = spread_in_pixels(one), _distributions(one), as_array(one.bin_offsets)
+        _first_and_last_box(row[0], image, as_array(one.boxes_by_layer_xyxy), ground_truth)
         row[0].set_title(title, fontsize=10)
-        edges = _distributions(one)
-        shown = _shown_bins(edges)
+        true_offsets, shown = offsets_to(ground_truth, _initial(one)), _shown_bins(edges)
         for e, axes in enumerate(row[1:]):
-            _first_and_last(axes, edges[[0, -1], e], as_array(one.bin_offsets), _truth_offset(one, truth)[e], shown)
+            _first_and_last(axes, edges[[0, -1], e], offsets, true_offsets[e], shown)
             axes.set_ylim(0, 1.2 * edges[[0, -1]].max())
-            _mark_means(axes, edges[[0, -1], e] @ as_array(one.bin_offsets), as_array(one.bin_offsets))
+            _mark_means(axes, edges[[0, -1], e] @ offsets, offsets)
             axes.set_title(f"{EDGES[e]}: {spreads[0, e]:.1f} to {spreads[-1, e]:.1f} px", fontsize=9.5)
             axes.tick_params(labelsize=8)
         row[1].set_ylabel("probability")
-        told.append(f"{title.replace(chr(10), ', ')}: {spreads[0].mean():.1f} to {spreads[-1].mean():.1f} px")
+        words.append(f"{title.replace(chr(10), ', ')}: {spreads[0].mean():.1f} to {spreads[-1].mean():.1f} px")
     for axes in grid[-1, 1:]:
         axes.set_xlabel("offset, % of side (+ outward)", fontsize=9)
     figure.legend(*_named(grid[0, :2]), loc="outside lower center", ncols=8)
-    figure.alt_text = f"Edge distributions, mean spread of four edges from first to last layer. {'; '.join(told)}."
+    figure.alt_text = f"Edge distributions, mean spread of four edges from first to last layer. {'; '.join(words)}."
     return figure
 
 
 @styled
-def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "") -> Figure:
+def first_and_last_layer(image: Any, steps: Any, ground_truth_xyxy: Any, title: str = "") -> Figure:
     """One object: edge distributions of the first and the last layer, plain above and times W(n) below.
 
     The bars below are what each bin adds to the edge's offset: their sum is the offset.
@@ -78,13 +67,14 @@ def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1.
         steps: as in `distribution_gallery`.
-        truth_xyxy: `[4]` pixels.
-        title: above the picture.
+        ground_truth_xyxy: `[4]` pixels.
+        title: above the image.
 
     Raises:
         ValueError: logits, boxes and offsets do not fit each other.
     """
-    offsets, edges, truth = as_array(steps.bin_offsets), _distributions(steps), _truth_offset(steps, truth_xyxy)
+    offsets, edges = as_array(steps.bin_offsets), _distributions(steps)
+    true_offsets = offsets_to(ground_truth_xyxy, _initial(steps))
     means = 100 * edges @ offsets
     words = "; ".join(f"{edge} {means[0, e]:+.1f} to {means[-1, e]:+.1f} %" for e, edge in enumerate(EDGES))
     figure = new_figure(
@@ -94,17 +84,17 @@ def first_and_last_layer(image: Any, steps: Any, truth_xyxy: Any, title: str = "
     )
     boxes_axes, rest = figure.subfigures(1, 2, width_ratios=(1, 4))
     where = boxes_axes.subplots()
-    _first_and_last_box(where, image, as_array(steps.boxes_by_layer_xyxy), truth_xyxy)
+    _first_and_last_box(where, image, as_array(steps.boxes_by_layer_xyxy), ground_truth_xyxy)
     where.set_title(title, fontsize=10.5)
     where.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02))
     grid = rest.subplots(2, 4, sharex=True, sharey="row")
     shown, spreads = _shown_bins(edges), spread_in_pixels(steps)
     for e in range(4):
         plain, weighted = grid[:, e]
-        _first_and_last(plain, edges[[0, -1], e], offsets, truth[e], shown)
+        _first_and_last(plain, edges[[0, -1], e], offsets, true_offsets[e], shown)
         _mark_means(plain, means[[0, -1], e] / 100, offsets)
         plain.set_title(f"{EDGES[e]}\nspread {spreads[0, e]:.1f} to {spreads[-1, e]:.1f} px", fontsize=10)
-        _first_and_last(weighted, 100 * offsets * edges[[0, -1], e], offsets, truth[e], shown)
+        _first_and_last(weighted, 100 * offsets * edges[[0, -1], e], offsets, true_offsets[e], shown)
         weighted.axhline(0, color=INK, linewidth=0.8)
         weighted.set_title(f"sum {means[0, e]:+.1f} to {means[-1, e]:+.1f} %", fontsize=10)
         weighted.set_xlabel("offset W(n), % of side")
@@ -126,7 +116,7 @@ def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
     Raises:
         ValueError: series of one panel with other conditions.
     """
-    told = []
+    words = []
     figure = new_figure(5.6 * len(panels), 4.0, "")
     for axes, (title, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         conditions = list(next(iter(series.values())))
@@ -140,12 +130,14 @@ def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
             axes.errorbar(
                 at, mean, [mean - low, high - mean], fmt=marker, color=colour, markersize=7, capsize=4, label=name
             )
-            told.append(f"{title}, {name}: " + ", ".join(f"{c} {m:.2f}" for c, m in zip(conditions, mean, strict=True)))
+            words.append(
+                f"{title}, {name}: " + ", ".join(f"{c} {m:.2f}" for c, m in zip(conditions, mean, strict=True))
+            )
         axes.set_xticks(range(len(conditions)), conditions)
         axes.set_xlim(-0.5, len(conditions) - 0.5)
         axes.set_title(title)
         axes.legend()
-    figure.alt_text = f"Means with 95 % intervals by condition. {'; '.join(told)}."
+    figure.alt_text = f"Means with 95 % intervals by condition. {'; '.join(words)}."
     return figure
 
 
@@ -153,30 +145,15 @@ def spread_in_pixels(steps: Any) -> np.ndarray:
     """Standard deviation of each edge's offset after each layer, `[L, 4]`, pixels."""
     edges, offsets = _distributions(steps), as_array(steps.bin_offsets)
     means = edges @ offsets
-    return np.sqrt((edges * (offsets - means[..., None]) ** 2).sum(-1)) * _sides(steps)
+    return np.sqrt((edges * (offsets - means[..., None]) ** 2).sum(-1)) * sides_px(_initial(steps))
 
 
 def _distributions(steps: Any) -> np.ndarray:
-    """`[L, 4, N + 1]` probabilities."""
-    logits, boxes = as_array(steps.corner_logits_by_layer), as_array(steps.boxes_by_layer_xyxy)
-    if logits.shape != (len(boxes) - 1, 4, len(steps.bin_offsets)) or boxes.shape[1:] != (4,):
-        raise ValueError(
-            f"logits [L, 4, N + 1], boxes [L + 1, 4] and offsets [N + 1] do not fit: "
-            f"{list(logits.shape)}, {list(boxes.shape)} and [{len(steps.bin_offsets)}]"
-        )
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    return distributions(steps.corner_logits_by_layer, steps.boxes_by_layer_xyxy, steps.bin_offsets)
 
 
-def _sides(steps: Any) -> np.ndarray:
-    x1, y1, x2, y2 = as_array(steps.boxes_by_layer_xyxy)[0]
-    return np.array([x2 - x1, y2 - y1] * 2)
-
-
-def _truth_offset(steps: Any, truth_xyxy: Any) -> np.ndarray:
-    """Where the four true edges lie, as a fraction of the side of the initial box."""
-    outward = (as_array(truth_xyxy) - as_array(steps.boxes_by_layer_xyxy)[0]) * np.array([-1, -1, 1, 1])
-    return outward / np.maximum(_sides(steps), 1e-9)
+def _initial(steps: Any) -> np.ndarray:
+    return as_array(steps.boxes_by_layer_xyxy)[0]
 
 
 def _shown_bins(edges: np.ndarray) -> tuple[int, int]:
@@ -187,22 +164,20 @@ def _shown_bins(edges: np.ndarray) -> tuple[int, int]:
     return max(middle - reach, 0), min(middle + reach, edges.shape[-1] - 1)
 
 
-def _first_and_last_box(axes: Axes, image: Any, boxes: np.ndarray, truth_xyxy: Any) -> None:
-    """The surroundings of an object with its initial box (dashed), its last one (dark) and the truth (dotted)."""
-    draw_boxes_by_layer(axes, image, boxes[:1], truth_xyxy)
+def _first_and_last_box(axes: Axes, image: Any, boxes: np.ndarray, ground_truth_xyxy: Any) -> None:
+    """The surroundings of an object with its initial box (dashed), the last box (dark), the ground truth (dotted)."""
+    draw_boxes_by_layer(axes, image, boxes[:1], ground_truth_xyxy)
     draw_box(axes, boxes[-1], _LAST, width=1.8)
-    for box, name in zip(axes.patches, ("true box", "initial box", "last box"), strict=True):
+    for box, name in zip(axes.patches, ("ground truth", "initial box", "last box"), strict=True):
         box.set_label(name)
 
 
 def _mark_means(axes: Axes, means: np.ndarray, offsets: np.ndarray) -> None:
     """Triangles at the top: the mean offset after the first layer (pale) and the last (dark)."""
     for mean, colour, name in zip(means, (_FIRST, _LAST), ("first mean", "last mean"), strict=True):
-        place = float(np.interp(mean, offsets, np.arange(len(offsets))))
-        at_top = axes.get_xaxis_transform()
         axes.plot(
-            place, 0.93, marker="v", markersize=8, linestyle="", color=colour, markeredgecolor=_LAST, label=name,
-            transform=at_top, zorder=4,
+            bin_of(mean, offsets), 0.93, marker="v", markersize=8, linestyle="", color=colour, markeredgecolor=_LAST,
+            label=name, transform=axes.get_xaxis_transform(), zorder=4,
         )  # fmt: skip
 
 
@@ -212,20 +187,17 @@ def _named(several: Sequence[Axes]) -> tuple[list[Any], list[str]]:
     return [handle for handle, _ in pairs], [label for _, label in pairs]
 
 
-def _first_and_last(axes: Axes, values: np.ndarray, offsets: np.ndarray, truth: float, shown: tuple[int, int]) -> None:
-    """Two rows of numbers by bin: the first as pale bars, the last as a dark outline; the true edge dotted."""
-    bins = np.arange(len(offsets))
-    axes.stairs(values[0], np.arange(len(offsets) + 1) - 0.5, fill=True, color=_FIRST, alpha=0.55, label="first layer")
-    axes.stairs(values[1], np.arange(len(offsets) + 1) - 0.5, color=_LAST, linewidth=1.9, label="last layer")
-    place = float(np.interp(truth, offsets, bins))
-    axes.axvline(place, color=TRUTH, linestyle=(0, (1, 1.2)), linewidth=2.2, label="true edge")
+def _first_and_last(
+    axes: Axes, values: np.ndarray, offsets: np.ndarray, true_offset: float, shown: tuple[int, int]
+) -> None:
+    """Values by bin after two layers: the first as pale bars, the last as a dark outline; the true edge dotted."""
+    borders = np.arange(len(offsets) + 1) - 0.5
+    axes.stairs(values[0], borders, fill=True, color=_FIRST, alpha=0.55, label="first layer")
+    axes.stairs(values[1], borders, color=_LAST, linewidth=1.9, label="last layer")
+    mark_true_edge(axes, true_offset, offsets)
     low, high = shown
-    axes.set_xlim(low - 0.5, high + 0.5)
     middle = len(offsets) // 2
     reach = high - middle
     ticks = [middle - reach + 1, middle - reach // 2, middle, middle + reach // 2, middle + reach - 1]
-    axes.set_xticks(ticks, [_percent(100 * offsets[n]) for n in ticks])
-
-
-def _percent(value: float) -> str:
-    return "0" if abs(value) < 0.05 else f"{value:+.0f}"
+    bin_axis(axes, offsets, ticks, axes.get_xlabel())
+    axes.set_xlim(low - 0.5, high + 0.5)

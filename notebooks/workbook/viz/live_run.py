@@ -19,14 +19,14 @@ from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, layer_co
 from dfine_tools.figures.training import running_mean, series
 from workbook.viz.detections import draw_pair
 
-PAIRS = 3  # samples shown, each as a pair of pictures
+PAIRS = 3  # samples shown, each as a pair of images
 
 
 @styled
 def live_run(run_folder: str | Path, score: float = 0.4) -> Figure:
     """Loss, AP, waiting for data and sample detections of a run, from nothing but the files in its folder.
 
-    Read are `metrics.jsonl`, `run.json`, `samples.json` and whether `metrics.json` is there; pictures come from the
+    Read are `metrics.jsonl`, `run.json`, `samples.json` and whether `metrics.json` is there; images come from the
     files that `samples.json` names. Whatever is not there yet is left empty and says so: an unfinished folder, an
     empty one, one whose last line was cut off.
 
@@ -72,13 +72,13 @@ def loss_by_kind(steps: Sequence[int], values: Mapping[str, Sequence[float]]) ->
     figure = new_figure(7.5, 3.3, f"Parts of the training loss, from the first step drawn to the last: {words}.")
     axes = figure.subplots()
     top = max(max(line) for line in values.values())
-    place = -np.inf
+    height = -np.inf
     for number, (name, line) in enumerate(sorted(values.items(), key=lambda item: item[1][-1])):
         colour = layer_colours(len(values))[number]
         axes.plot(steps, line, color=colour, marker="osD^vP*"[number % 7])
-        place = max(line[-1], place + 0.075 * top)  # names keep clear of each other
+        height = max(line[-1], height + 0.075 * top)  # names keep clear of each other
         axes.annotate(
-            name, (steps[-1], line[-1]), (1.02, place), textcoords=axes.get_yaxis_transform(), va="center", color=INK,
+            name, (steps[-1], line[-1]), (1.02, height), textcoords=axes.get_yaxis_transform(), va="center", color=INK,
             fontsize=9.5,
         )  # fmt: skip
     axes.set(xlabel="optimizer step", ylabel="part of the loss, weighted", ylim=(0, 1.05 * top))
@@ -130,7 +130,7 @@ def _draw_ap(axes: Axes, rows: Sequence[Mapping[str, Any]], epochs: int | None) 
     if not _drawable(axes, max(len(values) for _, values in curves.values()), why):
         return why if evaluated else "no AP yet"
     said = []
-    for name, colour, marker, words in (("ema", MAIN, "o", "averaged (EMA)"), ("raw", SECOND, "s", "raw")):
+    for name, colour, marker, words in (("ema", MAIN, "o", "EMA"), ("raw", SECOND, "s", "non-EMA")):
         at, values = curves[name]
         axes.plot(at, values, color=colour, marker=marker, linestyle="-" if name == "ema" else "--", label=words)
         if len(values):
@@ -144,23 +144,27 @@ def _draw_ap(axes: Axes, rows: Sequence[Mapping[str, Any]], epochs: int | None) 
 
 
 def _draw_wait(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> str:
-    steps, shares = series(rows, "train", "data_wait_share")
-    axes.set(title="waiting for data", ylabel="share of the time, %")
-    if not _drawable(axes, len(shares), "no training row yet"):
+    steps, fractions = series(rows, "train", "data_wait_share")
+    axes.set(title="waiting for data", ylabel="fraction of the time, %")
+    if not _drawable(axes, len(fractions), "no training row yet"):
         return "no reading of the time spent waiting yet"
-    axes.fill_between(steps + 1, 0, 100 * shares, color=MAIN, alpha=0.25, linewidth=0)
-    axes.plot(steps + 1, 100 * shares, color=MAIN)
+    axes.fill_between(steps + 1, 0, 100 * fractions, color=MAIN, alpha=0.25, linewidth=0)
+    axes.plot(steps + 1, 100 * fractions, color=MAIN)
     axes.set_ylim(0, 100)
     _mark_restarts(axes, rows)
     _set_steps(axes, rows)
     seconds = series(rows, "train", "seconds")[1]
-    mean = np.average(shares, weights=seconds) if len(seconds) == len(shares) and seconds.sum() > 0 else shares.mean()
+    mean = (
+        np.average(fractions, weights=seconds)
+        if len(seconds) == len(fractions) and seconds.sum() > 0
+        else fractions.mean()
+    )
     axes.annotate(f"{100 * mean:.0f} % over all", (0.97, 0.95), xycoords="axes fraction", ha="right", va="top")
     return f"{100 * mean:.0f} % of the time spent waiting for data"
 
 
 def _draw_samples(figure: SubFigure, samples: Mapping[str, Any], score: float) -> str:
-    """Pictures of the latest evaluation: what is there, beside what was found."""
+    """Images of the latest evaluation: the ground truth beside what was found."""
     shown = samples.get("images", [])[:PAIRS]
     if not shown:
         words = "no sample detections yet: they come with the first evaluation"
@@ -168,23 +172,23 @@ def _draw_samples(figure: SubFigure, samples: Mapping[str, Any], score: float) -
         return words
     epoch = f"after epoch {samples['epoch'] + 1}"
     figure.suptitle(
-        f"validation pictures {epoch}: the truth, and what the averaged weights find", x=0.01, ha="left", fontsize=11
+        f"validation images {epoch}: the ground truth, and what the EMA weights find", x=0.01, ha="left", fontsize=11
     )
     pairs = figure.subplots(1, 2 * PAIRS).reshape(PAIRS, 2)
     counts = []
     for axes in pairs[len(shown) :].ravel():
         axes.set_axis_off()
     for (there, here), sample in zip(pairs, shown):
-        found, truth = sample["detections"], sample["truth"]
-        draw_pair(there, here, _pixels(sample), found, truth, samples["category_names"], score)
-        counts.append(f"{len(truth['labels'])} there, {sum(s >= score for s in found['scores'])} found")
+        found, ground_truth = sample["detections"], sample["truth"]  # old name
+        draw_pair(there, here, _pixels(sample), found, ground_truth, samples["category_names"], score)
+        counts.append(f"{len(ground_truth['labels'])} there, {sum(s >= score for s in found['scores'])} found")
     return f"sample detections {epoch}, score at least {score:g}: {' | '.join(counts)}"
 
 
 def _pixels(sample: Mapping[str, Any]) -> Any:
-    """The picture, or plain grey of its size where the file is gone: boxes are worth seeing without it too.
+    """The image, or plain grey of its size where the file is gone: boxes are worth seeing without it too.
 
-    In 32 levels a channel, which the eye hardly sees: noise is most of a stored picture's bytes.
+    In 32 levels a channel, which the eye hardly sees: noise is most of a stored image's bytes.
     """
     try:
         return read_image(Path(sample["file"])) // 8 * 8 + 4
@@ -208,7 +212,7 @@ def _set_steps(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _mark_restarts(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line where a run that was stopped went on."""
+    """A line where a run was resumed."""
     starts = [row["step"] for row in rows if row.get("kind") == "session"][1:]
     for number, step in enumerate(starts):
-        axes.axvline(step, color=INK, linestyle=":", linewidth=1.3, label="went on" if number == 0 else None)
+        axes.axvline(step, color=INK, linestyle=":", linewidth=1.3, label="resumed" if number == 0 else None)

@@ -9,11 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dfine_tools.figures.style import (
-    INK,
     MAIN,
-    MUTED,
     SECOND,
-    TRUTH,
     Figure,
     as_array,
     draw_box,
@@ -22,11 +19,12 @@ from dfine_tools.figures.style import (
     show_image,
     styled,
 )
+from workbook.viz.edges import bin_axis, mark_true_edge, softmax
 
 
 @styled
 def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None) -> Figure:
-    """The target of an edge that lies `offset` away: its shares of two neighbouring bins, and what is predicted.
+    """The target of an edge that lies `offset` away: its weights on two neighbouring bins, and what is predicted.
 
     Args:
         bin_offsets: W as a fraction of the side, `[N + 1]`.
@@ -35,14 +33,14 @@ def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None)
     """
     W = as_array(bin_offsets)
     left = int(np.clip(np.searchsorted(W, offset, side="right") - 1, 0, len(W) - 2))
-    share = float(np.clip((offset - W[left]) / (W[left + 1] - W[left]), 0, 1))
+    right_weight = float(np.clip((offset - W[left]) / (W[left + 1] - W[left]), 0, 1))
     label = np.zeros(len(W))
-    label[left], label[left + 1] = 1 - share, share
+    label[left], label[left + 1] = 1 - right_weight, right_weight  # interpolation weights
     figure = new_figure(
         10,
         3.6,
-        f"Soft label of an edge {100 * offset:+.1f} % of the side away: bin {left} has {1 - share:.2f}, bin {left + 1} "
-        f"has {share:.2f}, all others 0.",
+        f"Soft label of an edge {100 * offset:+.1f} % of the side away: bin {left} has {label[left]:.2f}, "
+        f"bin {left + 1} has {label[left + 1]:.2f}, all others 0.",
     )
     if distribution is not None:
         on_label = float(as_array(distribution)[left : left + 2].sum())
@@ -51,15 +49,13 @@ def soft_label(bin_offsets: Any, offset: float, distribution: Any | None = None)
     axes.bar(np.arange(len(W)), label, width=0.75, color=SECOND, label="soft label")
     if distribution is not None:
         axes.step(np.arange(len(W)), as_array(distribution), where="mid", color=MAIN, label="predicted")
-    place = float(np.interp(offset, W, np.arange(len(W))))
-    axes.axvline(place, color=TRUTH, linestyle=(0, (1, 1.2)), linewidth=2.2, label="true edge")
+    mark_true_edge(axes, offset, W)
     for bin_number in (left, left + 1):
         if label[bin_number] > 0.005:
             axes.text(bin_number, label[bin_number] + 0.02, f"{label[bin_number]:.2f}", ha="center", fontsize=9.5)
     axes.set_ylim(0, 1.12)
     axes.set_title(f"true edge {100 * offset:+.1f} % of the side away: between bins {left} and {left + 1}")
     _bins(axes, W)
-    axes.set_ylabel("probability")
     axes.legend(loc="upper left")
     return figure
 
@@ -84,10 +80,8 @@ def distribution_by_step(bin_offsets: Any, distributions: Mapping[int, Any], off
     for (step, p), colour in zip(rows.items(), layer_colours(len(rows)), strict=True):
         label = f"step {step}: mean {100 * means[step]:+.1f} %"
         axes.step(np.arange(len(W)), p, where="mid", color=colour, label=label)
-    place = float(np.interp(offset, W, np.arange(len(W))))
-    axes.axvline(place, color=TRUTH, linestyle=(0, (1, 1.2)), linewidth=2.2, label=f"true edge {100 * offset:+.1f} %")
+    mark_true_edge(axes, offset, W, f"true edge {100 * offset:+.1f} %")
     _bins(axes, W)
-    axes.set_ylabel("probability")
     axes.legend(loc="upper left")
     return figure
 
@@ -104,7 +98,7 @@ def softened_distributions(bin_offsets: Any, teacher_logits: Any, student_logits
     W = as_array(bin_offsets)
     panels, words = [], []
     for T in (1.0, float(temperature)):
-        teacher, student = (_softmax(as_array(logits) / T) for logits in (teacher_logits, student_logits))
+        teacher, student = (softmax(as_array(logits) / T) for logits in (teacher_logits, student_logits))
         divergence = float((teacher * np.log(teacher / student)).sum())
         panels.append((T, teacher, student, divergence))
         words.append(
@@ -118,14 +112,13 @@ def softened_distributions(bin_offsets: Any, teacher_logits: Any, student_logits
         axes.set_title(f"T = {T:g}: KL {divergence:.3f}, times T² {divergence * T * T:.2f}")
         axes.set_ylim(bottom=0)
         _bins(axes, W)
-        axes.set_ylabel("probability")
     axes.legend(loc="upper left")
     return figure
 
 
 @styled
 def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[bool] | Any) -> Figure:
-    """Every query's box on the picture, as strong as its weight; matched and unmatched queries apart.
+    """Every query's box on the image, as strong as its weight; matched and unmatched queries apart.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, in the pixels of the boxes.
@@ -161,15 +154,7 @@ def query_weights(image: Any, boxes_xyxy: Any, weights: Any, matched: Sequence[b
     return figure
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(values - values.max())
-    return exponentials / exponentials.sum()
-
-
 def _bins(axes: Axes, W: np.ndarray) -> None:
-    """Evenly spaced bins, with the offset that each stands for."""
-    shown = np.unique(np.linspace(0, len(W) - 1, 9).round().astype(int))
-    axes.axvline((len(W) - 1) / 2, color=MUTED, linewidth=0.8, zorder=0)
-    axes.set_xticks(shown, [f"{100 * W[n]:+.0f}" if abs(W[n]) > 1e-9 else "0" for n in shown])
-    axes.set_xlim(-0.6, len(W) - 0.4)
-    axes.set_xlabel("offset that a bin stands for, % of the side", color=INK)
+    ticks = np.unique(np.linspace(0, len(W) - 1, 9).round().astype(int))
+    bin_axis(axes, W, ticks, "offset that a bin stands for, % of the side")
+    axes.set_ylabel("probability")

@@ -15,13 +15,14 @@ from dfine_tools.figures.style import (
     MAIN,
     MUTED,
     SECOND,
-    TRUTH,
     Figure,
     as_array,
     draw_box,
+    draw_ground_truth,
     new_figure,
     show_image,
     styled,
+    without_lines,
 )
 
 
@@ -68,7 +69,7 @@ def matching_costs(cost: Any, chosen: Mapping[str, Sequence[int]], box_names: Se
 @styled
 def matched_queries(
     image: Any,
-    truths_xyxy: Any,
+    ground_truths_xyxy: Any,
     names: Sequence[str],
     boxes_by_layer_xyxy: Any,
     queries_by_layer: Any,
@@ -80,7 +81,7 @@ def matched_queries(
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, in the pixels of the boxes.
-        truths_xyxy: `[M, 4]` pixels.
+        ground_truths_xyxy: `[M, 4]` pixels.
         names: of the M objects.
         boxes_by_layer_xyxy: `[K, M, 4]`, in each layer the box of the query matched to each object, pixels.
         queries_by_layer: `[K, M]`, the numbers of those queries.
@@ -91,8 +92,7 @@ def matched_queries(
     Raises:
         ValueError: there is no such layer.
     """
-    truths, boxes, queries = as_array(truths_xyxy), as_array(boxes_by_layer_xyxy), as_array(queries_by_layer)
-    queries = queries.astype(int)
+    boxes, queries = as_array(boxes_by_layer_xyxy), as_array(queries_by_layer).astype(int)
     if not 0 <= layer < len(queries):
         raise ValueError(f"layer must be 0 to {len(queries) - 1}, got {layer}")
     rows = "; ".join(f"{name}: {', '.join(map(str, queries[:, m]))}" for m, name in enumerate(names))
@@ -102,8 +102,8 @@ def matched_queries(
     where, table = figure.subplots(1, 2, width_ratios=(1, 1.65))
     show_image(where, image)
     where.set_title(f"{layer_names[layer]}: matched boxes")
-    for m, truth in enumerate(truths):
-        draw_box(where, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
+    draw_ground_truth(where, ground_truths_xyxy)
+    for m in range(len(names)):
         changed = queries[layer, m] != queries[-1, m]
         draw_box(where, boxes[layer, m], SECOND if changed else MAIN, dashes=(0, (5, 2)) if changed else "-")
         where.text(
@@ -147,8 +147,5 @@ def _query_table(
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
     axes.set_yticks(np.arange(len(names)) + 0.5, names)
     axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    without_lines(axes)
     axes.set_title("number of the query that learns each object", pad=10)

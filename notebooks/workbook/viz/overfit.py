@@ -1,4 +1,4 @@
-"""One batch learned by heart: losses by term, boxes before and after, and what failing looks like."""
+"""One memorised batch: losses by term, boxes before and after, and what failing looks like."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 
+from dfine_lib.boxes import box_iou
 from dfine_tools.figures.style import (
     INK,
-    MAIN,
-    MUTED,
     SECOND,
-    TRUTH,
     Figure,
     as_array,
     as_rgb,
     draw_box,
+    draw_ground_truth,
+    draw_lines,
     new_figure,
     show_image,
     styled,
 )
-
-_LOOKS = ((MAIN, "-"), (SECOND, "--"), (TRUTH, (0, (1, 1.2))), (INK, "-."), (MUTED, "-"))
 
 
 @styled
@@ -43,8 +42,7 @@ def loss_terms(terms: Mapping[str, Any], total: Any) -> Figure:
     left.plot(np.arange(1, len(total) + 1), total, color=INK)
     left.set(title="all terms, all layers", ylabel="weighted sum")
     left.set_ylim(bottom=0)
-    for (name, values), (colour, dashes) in zip(rows.items(), _LOOKS):
-        right.plot(np.arange(1, len(values) + 1), values, color=colour, linestyle=dashes, label=name)
+    draw_lines(right, None, rows)
     right.set(title="last layer, term by term", ylabel="weighted term")
     right.set_ylim(bottom=0)
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -55,30 +53,29 @@ def loss_terms(terms: Mapping[str, Any], total: Any) -> Figure:
 
 @styled
 def boxes_before_and_after(
-    images: Sequence[Any], truths_xyxy: Sequence[Any], boxes_by_time: Mapping[str, Sequence[Any]]
+    images: Sequence[Any], ground_truths_xyxy: Sequence[Any], boxes_by_time: Mapping[str, Sequence[Any]]
 ) -> Figure:
-    """The same pictures with a model's surest boxes at several times; one row a time.
+    """The same images with the highest-scoring boxes of a model at several times; one row a time.
 
     Args:
         images: `[3, H, W]` or `[H, W, 3]`, in the pixels of the boxes.
-        truths_xyxy: for each image `[G, 4]` pixels.
+        ground_truths_xyxy: for each image `[G, 4]` pixels.
         boxes_by_time: by the name of the time, for each image `[K, 4]` pixels.
     """
     count = len(images)
     fits = {
-        name: float(np.mean(np.concatenate([_best_ious(b, t) for b, t in zip(boxes, truths_xyxy, strict=True)])))
+        name: float(np.mean(np.concatenate([_best_ious(b, t) for b, t in zip(boxes, ground_truths_xyxy, strict=True)])))
         for name, boxes in boxes_by_time.items()
     }
     words = "; ".join(f"{name} {fit:.2f}" for name, fit in fits.items())
     figure = new_figure(
-        1.7 * count, 1.95 * len(boxes_by_time), f"Boxes on {count} pictures; mean IoU of objects with them: {words}."
+        1.7 * count, 1.95 * len(boxes_by_time), f"Boxes on {count} images; mean IoU of objects with them: {words}."
     )
     grid = figure.subplots(len(boxes_by_time), count, squeeze=False)
     for row, (name, boxes) in zip(grid, boxes_by_time.items(), strict=True):
-        for axes, image, truths, found in zip(row, images, truths_xyxy, boxes, strict=True):
+        for axes, image, ground_truths, found in zip(row, images, ground_truths_xyxy, boxes, strict=True):
             show_image(axes, _few_levels(image))
-            for truth in as_array(truths):
-                draw_box(axes, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
+            draw_ground_truth(axes, ground_truths)
             for box in as_array(found):
                 draw_box(axes, box, SECOND, width=1.5)
         row[0].set_title(f"{name}: mean IoU {fits[name]:.2f}")
@@ -101,9 +98,7 @@ def runs_side_by_side(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure = new_figure(9.5, 3.4, f"Losses of several runs on one batch. {words}.")
     panels = figure.subplots(1, len(kinds))
     for axes, kind in zip(np.atleast_1d(panels), kinds, strict=True):
-        for (name, run), (colour, dashes) in zip(runs.items(), _LOOKS):
-            values = as_array(run[kind])
-            axes.plot(np.arange(1, len(values) + 1), values, color=colour, linestyle=dashes, label=name)
+        draw_lines(axes, None, {name: as_array(run[kind]) for name, run in runs.items()})
         axes.set(title=kind, xlabel="optimizer step")
         axes.set_ylim(bottom=0)
     np.atleast_1d(panels)[0].set_ylabel("weighted loss")
@@ -112,20 +107,17 @@ def runs_side_by_side(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def _few_levels(image: Any) -> np.ndarray:
-    """The picture with 16 levels a colour: noise that nobody looks at makes most of a PNG's bytes."""
+    """The image with 16 levels a colour: noise that nobody looks at makes most of a PNG's bytes."""
     pixels = as_rgb(image)
     pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
     return (np.round(pixels * 15) / 15).astype(np.float32)
 
 
-def _best_ious(boxes: Any, truths: Any) -> np.ndarray:
-    """IoU of every true box with the box that it gets when each box serves one object; 0 for those left over."""
-    a, b = as_array(boxes).reshape(-1, 1, 4), as_array(truths).reshape(1, -1, 4)
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    shared = (high - low).clip(min=0).prod(-1)
-    both = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
-    iou = shared / both
+def _best_ious(boxes: Any, ground_truths: Any) -> np.ndarray:
+    """IoU of every ground-truth box with the box assigned to it, each box to one object; 0 where none is left."""
+    found, objects = (torch.from_numpy(as_array(part).reshape(-1, 4)) for part in (boxes, ground_truths))
+    iou = box_iou(found, objects).numpy()
     rows, columns = linear_sum_assignment(-iou)
-    best = np.zeros(b.shape[1])
+    best = np.zeros(len(objects))
     best[columns] = iou[rows, columns]
     return best

@@ -1,4 +1,6 @@
-"""How two boxes agree: intersection, union and hull; IoU and GIoU while a box slides away; IoU of small boxes."""
+"""The overlap of two boxes: intersection, union and smallest enclosing box; IoU and GIoU of a box
+that slides away; IoU of small boxes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, as_array
 
 @styled
 def two_boxes(pairs: Mapping[str, tuple[Any, Any]]) -> Figure:
-    """Pairs of boxes, each with its intersection hatched, its union shaded and its hull dashed.
+    """Pairs of boxes, each with its intersection hatched, its union shaded and its smallest enclosing box dashed.
 
     Args:
         pairs: two boxes xyxy `[4]` in pixels, by the name of the pair.
@@ -32,7 +34,9 @@ def two_boxes(pairs: Mapping[str, tuple[Any, Any]]) -> Figure:
         iou, giou = (float(value) for value in paired_iou_giou(torch.from_numpy(a), torch.from_numpy(b)))
         panels.append((name, a, b, iou, giou))
         words.append(f"{name}: IoU {iou:.2f}, GIoU {giou:+.2f}")
-    figure = new_figure(4.6 * len(panels), 3.9, f"Two boxes with intersection, union and hull. {'; '.join(words)}.")
+    figure = new_figure(
+        4.6 * len(panels), 3.9, f"Two boxes with intersection, union and smallest enclosing box. {'; '.join(words)}."
+    )
     for axes, (name, a, b, iou, giou) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _draw_pair(axes, a, b)
         axes.set_title(f"{name}: IoU {iou:.2f}, GIoU {giou:+.2f}")
@@ -49,14 +53,15 @@ def _draw_pair(axes: Axes, a: np.ndarray, b: np.ndarray) -> None:
     overlap = Rectangle(start, *side.clip(0), facecolor="#9dbccd", edgecolor="white", hatch="//", linewidth=0)
     overlap.set_label("intersection")
     axes.add_patch(overlap)
-    hull = Rectangle(low, *(high - low), fill=False, edgecolor=INK, linestyle=(0, (5, 3)), linewidth=1.3, label="hull")
+    enclosing = Rectangle(low, *(high - low), fill=False, edgecolor=INK, linestyle=(0, (5, 3)), linewidth=1.3)
+    enclosing.set_label("enclosing box")
     for box, colour, letter in ((a, MAIN, "A"), (b, SECOND, "B")):
         axes.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, edgecolor=colour, linewidth=2.4))
         corner = box[:2] if letter == "A" else box[2:]
         inward = 3 if letter == "A" else -3
         axes.text(*(corner + inward), letter, color=INK, ha="left" if letter == "A" else "right",
                   va="top" if letter == "A" else "bottom", fontweight="bold", fontsize=12)  # fmt: skip
-    axes.add_patch(hull)
+    axes.add_patch(enclosing)
     seen: set[str] = set()
     for patch in axes.patches:  # one entry of the legend for both halves of the union
         if patch.get_label() in seen:
@@ -64,7 +69,7 @@ def _draw_pair(axes: Axes, a: np.ndarray, b: np.ndarray) -> None:
         seen.add(patch.get_label())
     margin = 0.08 * float((high - low).max())
     axes.set_xlim(low[0] - margin, high[0] + margin)
-    axes.set_ylim(high[1] + margin, low[1] - margin)  # y grows downwards, as in pictures
+    axes.set_ylim(high[1] + margin, low[1] - margin)  # y grows downwards, as in images
     axes.set_aspect("equal")
     axes.grid(visible=False)
     axes.set(xlabel="x, pixels", ylabel="y, pixels")
@@ -72,7 +77,7 @@ def _draw_pair(axes: Axes, a: np.ndarray, b: np.ndarray) -> None:
 
 @styled
 def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Figure:
-    """IoU and GIoU of two equal squares over the distance by which one was pushed aside.
+    """IoU and GIoU of two equal squares over the distance by which one was moved.
 
     Args:
         shifts: pixels, rising, `[S]`.
@@ -90,7 +95,7 @@ def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Figure:
         9,
         3.9,
         f"IoU and GIoU of two squares of {side:g} px over the shift, from {x[0]:g} to {x[-1]:g} px. IoU is 0 from "
-        f"{side:g} px on, GIoU goes on falling and ends at {other[-1]:.2f}.",
+        f"{side:g} px on, GIoU keeps falling and ends at {other[-1]:.2f}.",
     )
     axes = figure.subplots()
     axes.axvspan(side, x[-1], color="#eef1f4", zorder=0)
@@ -101,7 +106,7 @@ def overlap_by_shift(shifts: Any, iou: Any, giou: Any, side: float) -> Figure:
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(-1.05, 1.05)
     axes.set(
-        xlabel="shift to the right, pixels", ylabel="overlap", title=f"two squares of {side:g} px, one pushed away"
+        xlabel="shift to the right, pixels", ylabel="IoU, GIoU", title=f"two squares of {side:g} px, one moved away"
     )
     axes.legend(loc="lower left")
     return figure

@@ -1,4 +1,4 @@
-"""Where queries come from: chosen tokens on the image, noised boxes, and who may look at whom."""
+"""Where queries come from: chosen tokens on the image, noised boxes, and the attention mask."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 
+from dfine_lib.boxes import box_iou
 from dfine_tools.figures.style import (
     INK,
     MAIN,
     MUTED,
     SECOND,
-    TRUTH,
     Figure,
     as_array,
     as_rgb,
     draw_box,
+    draw_ground_truth,
     new_figure,
     show_image,
     styled,
+    without_lines,
 )
 
 
 @styled
 def chosen_tokens(
-    image: Any, scores_by_level: Sequence[Any], chosen: Sequence[int], truths_xyxy: Any | None = None, title: str = ""
+    image: Any,
+    scores_by_level: Sequence[Any],
+    chosen: Sequence[int],
+    ground_truths_xyxy: Any | None = None,
+    title: str = "",
 ) -> Figure:
     """Every token's score as a veil over the image, level by level, with the tokens that became queries marked.
 
@@ -35,8 +42,8 @@ def chosen_tokens(
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1.
         scores_by_level: `[h, w]` a level, 0..1, fine to coarse.
         chosen: token numbers, row by row through all levels.
-        truths_xyxy: `[G, 4]` pixels.
-        title: above the picture.
+        ground_truths_xyxy: `[G, 4]` pixels.
+        title: above the image.
 
     Raises:
         ValueError: a number that is no token's.
@@ -57,7 +64,7 @@ def chosen_tokens(
         rows, columns = level.shape
         stride_y, stride_x = height / rows, width / columns
         veil = np.kron(np.clip(level, 0, 1), np.ones((-(-height // rows), -(-width // columns))))[:height, :width, None]
-        faded = 1 - (0.25 + 0.55 * veil) * (1 - pixels)  # unsure tokens fade; and 48 steps, which no eye misses
+        faded = 1 - (0.25 + 0.55 * veil) * (1 - pixels)  # tokens of a low score fade; and 48 steps, which no eye misses
         show_image(axes, (48 * faded).round() / 48)
         first = end - level.size
         for token in numbers[(numbers >= first) & (numbers < end)] - first:
@@ -65,8 +72,7 @@ def chosen_tokens(
             corner = (column * stride_x - 0.5, row * stride_y - 0.5)
             axes.add_patch(Rectangle(corner, stride_x, stride_y, fill=False, edgecolor="black", linewidth=1.2))
             axes.plot(corner[0] + stride_x / 2, corner[1] + stride_y / 2, ".", color="black", markersize=4)
-        for box in () if truths_xyxy is None else as_array(truths_xyxy).reshape(-1, 4):
-            draw_box(axes, box, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
+        draw_ground_truth(axes, ground_truths_xyxy)
         axes.set_title(f"level {number}, {stride_x:.0f} px a cell: {count} chosen", fontsize=10.5)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
@@ -74,28 +80,31 @@ def chosen_tokens(
 
 
 @styled
-def noised_boxes(image: Any, truth_xyxy: Any, positives_xyxy: Any, negatives_xyxy: Any) -> Figure:
-    """One true box, what noise makes of it, and how much the noised boxes overlap it.
+def noised_boxes(image: Any, ground_truth_xyxy: Any, positives_xyxy: Any, negatives_xyxy: Any) -> Figure:
+    """One ground-truth box, what noise makes of it, and how much the noised boxes overlap it.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1.
-        truth_xyxy: `[4]` pixels.
+        ground_truth_xyxy: `[4]` pixels.
         positives_xyxy, negatives_xyxy: `[K, 4]` pixels; the first few are drawn, all are counted.
     """
-    truth = as_array(truth_xyxy)
+    box_xyxy = as_array(ground_truth_xyxy)
     kinds = {"positives": (as_array(positives_xyxy), MAIN), "negatives": (as_array(negatives_xyxy), SECOND)}
-    overlaps = {name: _overlap(boxes, truth) for name, (boxes, _) in kinds.items()}
+    overlaps = {
+        name: box_iou(*map(torch.from_numpy, (boxes, box_xyxy[None])))[:, 0].numpy()
+        for name, (boxes, _) in kinds.items()
+    }
     words = ", ".join(f"{name} {values.mean():.2f}" for name, values in overlaps.items())
-    figure = new_figure(10.5, 3.6, f"A true box and noised copies of it; mean IoU with it: {words}.")
-    *pictures, spread = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
-    side = max(truth[2] - truth[0], truth[3] - truth[1])
-    centre, (height, width) = (truth[:2] + truth[2:]) / 2, as_rgb(image).shape[:2]
+    figure = new_figure(10.5, 3.6, f"A ground-truth box and noised copies of it; mean IoU with it: {words}.")
+    *panels, spread = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    side = (box_xyxy[2:] - box_xyxy[:2]).max()
+    centre, (height, width) = (box_xyxy[:2] + box_xyxy[2:]) / 2, as_rgb(image).shape[:2]
     rules = ("less than half a side", "half to a whole side")
-    for axes, (name, (boxes, colour)), rule in zip(pictures, kinds.items(), rules):
+    for axes, (name, (boxes, colour)), rule in zip(panels, kinds.items(), rules):
         show_image(axes, image)
         for box in boxes[:4]:
             draw_box(axes, box, colour, width=1.5)
-        draw_box(axes, truth, TRUTH, dashes=(0, (1, 1.2)), width=2.6)
+        draw_ground_truth(axes, box_xyxy, width=2.6)
         axes.set_xlim(max(centre[0] - 1.55 * side, -0.5), min(centre[0] + 1.55 * side, width - 0.5))
         axes.set_ylim(min(centre[1] + 1.55 * side, height - 0.5), max(centre[1] - 1.55 * side, -0.5))
         axes.set_title(f"{name}: corners move\n{rule}", fontsize=10.5)
@@ -105,23 +114,23 @@ def noised_boxes(image: Any, truth_xyxy: Any, positives_xyxy: Any, negatives_xyx
             values, bins=bins, color=kinds[name][1], alpha=0.75, hatch=hatch, edgecolor="white", linewidth=0.4,
             weights=np.full(len(values), 100 / len(values)), label=f"{name}, mean {values.mean():.2f}",
         )  # fmt: skip
-    spread.set(title="overlap with the true box", xlabel="IoU", ylabel="share of the noised boxes, %")
+    spread.set(title="overlap with the ground-truth box", xlabel="IoU", ylabel="fraction of the noised boxes, %")
     spread.legend()
     return figure
 
 
 @styled
-def attention_mask(may_attend: Any, blocks: Sequence[tuple[str, int]]) -> Figure:
-    """Who may look at whom in self-attention, with names for blocks of queries.
+def attention_mask(mask: Any, blocks: Sequence[tuple[str, int]]) -> Figure:
+    """The attention mask of self-attention, with names for blocks of queries.
 
     Args:
-        may_attend: bool `[N, N]`, true where a row may see a column.
+        mask: bool `[N, N]`, true where the query of the row attends to that of the column.
         blocks: name and number of queries of each block, in order; they sum to N.
 
     Raises:
         ValueError: the blocks do not fit the mask.
     """
-    mask = as_array(may_attend)
+    mask = as_array(mask)
     total = sum(count for _, count in blocks)
     if mask.shape != (total, total):
         raise ValueError(f"blocks of {total} queries do not fit a mask of {list(mask.shape)}")
@@ -140,19 +149,8 @@ def attention_mask(may_attend: Any, blocks: Sequence[tuple[str, int]]) -> Figure
     middles, names = (starts[:-1] + starts[1:] - 1) / 2, [name.replace(" ", "\n", 1) for name, _ in blocks]
     axes.set_xticks(middles, names, fontsize=9)
     axes.set_yticks(middles, names, fontsize=9)
-    axes.tick_params(length=0)
-    axes.set(xlabel="… at this query?", ylabel="may this query look …", title="self-attention among the queries")
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xlabel="… to this query?", ylabel="does this query attend …", title="attention mask of the queries")
+    without_lines(axes)
     handles = [Rectangle((0, 0), 1, 1, color=MAIN), Rectangle((0, 0), 1, 1, facecolor="#eceff3", edgecolor=MUTED)]
     axes.legend(handles, ["yes", "no"], loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
-
-
-def _overlap(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """IoU of xyxy boxes `[K, 4]` with one."""
-    low, high = np.maximum(boxes[:, :2], truth[:2]), np.minimum(boxes[:, 2:], truth[2:])
-    common = np.clip(high - low, 0, None).prod(1)
-    areas = [(b[..., 2:] - b[..., :2]).prod(-1) for b in (boxes, truth)]
-    return common / np.maximum(areas[0] + areas[1] - common, 1e-9)

@@ -26,7 +26,7 @@ def iou_by_layer(ious: Any) -> Figure:
     medians, low, high = np.median(values, 0), np.quantile(values, 0.1, axis=0), np.quantile(values, 0.9, axis=0)
     names = ["initial", *(f"layer {i}" for i in range(1, steps))]
     words = ", ".join(f"{name} {m:.3f}" for name, m in zip(names, medians, strict=True))
-    figure = new_figure(9.5, 3.9, f"IoU with the truth of {len(values)} objects by layer, median: {words}.")
+    figure = new_figure(9.5, 3.9, f"IoU with the ground truth of {len(values)} objects by layer, median: {words}.")
     course, gain = figure.subplots(1, 2, width_ratios=(1.2, 1))
     at = np.arange(steps)
     course.plot(at, values.T, color=MUTED, alpha=min(0.5, 12 / len(values)), linewidth=0.7)

@@ -1,4 +1,4 @@
-"""What a network is shown in training: pictures with their boxes, boxes packed end to end, sides of batches."""
+"""What a network is shown in training: images with their boxes, boxes packed end to end, sides of batches."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ from dfine_tools.figures.style import (
 
 @styled
 def images_with_boxes(
-    pictures: Mapping[str, tuple[Any, Any]],
+    images: Mapping[str, tuple[Any, Any]],
     *,
     lost: Mapping[str, Any] | None = None,
     per_row: int = 4,
     width: float = 9.6,
 ) -> Figure:
-    """Pictures with their boxes; box number i has the same colour in every picture, and its number.
+    """Images with their boxes; box number i has the same colour in every image, and its number.
 
     Args:
-        pictures: image `[3, H, W]` or `[H, W, 3]` and boxes xyxy `[G, 4]` in its pixels, by title. A box with NaN keeps
+        images: image `[3, H, W]` or `[H, W, 3]` and boxes xyxy `[G, 4]` in its pixels, by title. A box with NaN keeps
             its number and is not drawn.
-        lost: boxes xyxy of a picture to draw dotted, such as those that a crop has left out, by title.
-        per_row: pictures side by side.
+        lost: boxes xyxy of an image to draw dotted, such as those that a crop has left out, by title.
+        per_row: images side by side.
         width: of a whole row at most, inches.
 
     Raises:
-        ValueError: no picture, or boxes of another shape.
+        ValueError: no image, or boxes of another shape.
     """
-    if not pictures:
-        raise ValueError("no picture to show")
-    per_row = min(per_row, len(pictures))
-    rows = -(-len(pictures) // per_row)
-    shapes = [as_rgb(image).shape for image, _ in pictures.values()]
+    if not images:
+        raise ValueError("no image to show")
+    per_row = min(per_row, len(images))
+    rows = -(-len(images) // per_row)
+    shapes = [as_rgb(image).shape for image, _ in images.values()]
     # One row: all of one height. Several rows: all of one width.
     ratios = [shape[1] / shape[0] for shape in shapes] if rows == 1 else [1.0] * per_row
     side = min(2.9, width / sum(ratios))
     tallest = 1.0 if rows == 1 else max(shape[0] / shape[1] for shape in shapes)
     words = "; ".join(
-        f"{name}: {shape[1]} x {shape[0]} px, {np.isfinite(as_array(boxes)).all(-1).sum()} boxes"
-        for (name, (_, boxes)), shape in zip(pictures.items(), shapes, strict=True)
+        f"{name}: {shape[1]} × {shape[0]} px, {np.isfinite(as_array(boxes)).all(-1).sum()} boxes"
+        for (name, (_, boxes)), shape in zip(images.items(), shapes, strict=True)
     )
-    figure = new_figure(side * sum(ratios), rows * (side * tallest + 0.5), f"Pictures with their boxes. {words}.")
+    figure = new_figure(side * sum(ratios), rows * (side * tallest + 0.5), f"Images with their boxes. {words}.")
     grid = figure.subplots(rows, per_row, squeeze=False, width_ratios=ratios).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, (name, (image, boxes)), shape in zip(grid, pictures.items(), shapes, strict=False):
+    for axes, (name, (image, boxes)), shape in zip(grid, images.items(), shapes, strict=False):
         boxes = as_array(boxes)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"{name}: boxes must be [G, 4], got {list(boxes.shape)}")
@@ -80,8 +80,8 @@ def images_with_boxes(
 def _numbered_box(axes: Any, box: np.ndarray, number: int) -> None:
     colour = class_colour(number)
     draw_box(axes, box, colour)
-    place = dict(boxstyle="square,pad=0.15", facecolor=tuple(0.7 * c for c in colour), edgecolor="none", alpha=0.9)
-    axes.text(box[0], box[1], str(number + 1), fontsize=7.5, color="white", va="bottom", clip_on=True, bbox=place)
+    ground = dict(boxstyle="square,pad=0.15", facecolor=tuple(0.7 * c for c in colour), edgecolor="none", alpha=0.9)
+    axes.text(box[0], box[1], str(number + 1), fontsize=7.5, color="white", va="bottom", clip_on=True, bbox=ground)
 
 
 @styled
@@ -126,7 +126,7 @@ def packed_arrays(box_offsets: Any, labels: Any, image_names: Sequence[str]) -> 
     axes.set_xlim(-0.6, max(len(cells), 1) + 0.6)
     axes.set_ylim(-1.25, 2.3)
     axes.set_axis_off()
-    axes.set_title("labels, end to end; below, the offsets and their places in `box_offsets`")
+    axes.set_title("labels, end to end; below, the offsets and their positions in `box_offsets`")
     return figure
 
 
@@ -145,7 +145,7 @@ def batch_sides(sides: Any, base: int) -> Figure:
     if not len(values):
         raise ValueError("no sides to show")
     words = ", ".join(f"{v} px {c / counts.sum():.0%}" for v, c in zip(values, counts, strict=True))
-    figure = new_figure(9, 3.2, f"Share of batches by the side of their images: {words}.")
+    figure = new_figure(9, 3.2, f"Fraction of batches by the side of their images: {words}.")
     axes = figure.subplots()
     colours = [SECOND if v == base else MAIN for v in values]
     bars = axes.bar(range(len(values)), 100 * counts / counts.sum(), color=colours, width=0.7)
@@ -154,6 +154,6 @@ def batch_sides(sides: Any, base: int) -> Figure:
             bar.set_hatch("//")
             bar.set_edgecolor("white")
     axes.set_xticks(range(len(values)), [str(v) for v in values])
-    axes.set(xlabel="side of the batch, pixels (hatched: the base size)", ylabel="share of batches, %")
+    axes.set(xlabel="side of the batch, pixels (hatched: the base size)", ylabel="fraction of batches, %")
     axes.set_title(f"{values[0]} to {values[-1]} px in steps of 32")
     return figure

@@ -1,4 +1,4 @@
-"""Where queries look: reading between cells, the first directions of heads, sampling places on the image."""
+"""Where queries look: sampling between cells, the first directions of heads, sampling locations on the image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from dfine_tools.figures.style import (
     INK,
     MAIN,
     MUTED,
-    TRUTH,
     Figure,
     as_array,
     as_rgb,
     class_colour,
     draw_box,
+    draw_ground_truth,
     layer_colours,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -27,32 +28,32 @@ from dfine_tools.figures.style import (
 
 
 @styled
-def bilinear_reading(values: Any, place: Sequence[float]) -> Figure:
-    """One place of a small map: the four cells around it, and how much of each is read.
+def bilinear_reading(values: Any, location: Sequence[float]) -> Figure:
+    """One location of a small feature map: the four cells around it, and the weight of each.
 
     Args:
         values: `[h, w]`.
-        place: x and y, 0..1 inside the map.
+        location: x and y, 0..1 inside the map.
 
     Raises:
-        ValueError: not a map, or a place outside of it.
+        ValueError: not a map, or a location outside of it.
     """
-    cells, (x, y) = as_array(values), place
+    cells, (x, y) = as_array(values), location
     if cells.ndim != 2 or not (0 <= x <= 1 and 0 <= y <= 1):
-        raise ValueError(f"a map [h, w] and a place in 0..1 are wanted, got {list(cells.shape)} and {(x, y)}")
+        raise ValueError(f"a map [h, w] and a location in 0..1 are wanted, got {list(cells.shape)} and {(x, y)}")
     h, w = cells.shape
     column, row = x * w - 0.5, y * h - 0.5  # 0 in the middle of the first cell
     left, above = int(np.floor(column)), int(np.floor(row))
-    shares = {
+    parts = {
         (above + j, left + i): (1 - abs(row - above - j)) * (1 - abs(column - left - i)) for j in (0, 1) for i in (0, 1)
     }
-    inside = {cell: share for cell, share in shares.items() if 0 <= cell[0] < h and 0 <= cell[1] < w}
-    reading = sum(share * cells[cell] for cell, share in inside.items())
-    words = ", ".join(f"{share:.2f} of {cells[cell]:g}" for cell, share in inside.items() if share > 1e-6)
+    inside = {cell: weight for cell, weight in parts.items() if 0 <= cell[0] < h and 0 <= cell[1] < w}
+    reading = sum(weight * cells[cell] for cell, weight in inside.items())
+    words = ", ".join(f"{weight:.2f} of {cells[cell]:g}" for cell, weight in inside.items() if weight > 1e-6)
     figure = new_figure(
         9.6, 3.9, f"Reading a map of {h} x {w} cells at x = {x:g}, y = {y:g}: {words}; in all {reading:.3g}."
     )
-    grid, parts = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    grid, chart = figure.subplots(1, 2, width_ratios=(1.3, 1))
     span = np.ptp(cells) or 1.0
     grid.imshow(cells, cmap="Greys", vmin=cells.min() - 0.1 * span, vmax=cells.max() + 1.2 * span)
     for (j, i), value in np.ndenumerate(cells):
@@ -63,38 +64,37 @@ def bilinear_reading(values: Any, place: Sequence[float]) -> Figure:
     grid.set_xticks(np.arange(w + 1) - 0.5, [f"{i / w:.3g}" for i in range(w + 1)])
     grid.set_yticks(np.arange(h + 1) - 0.5, [f"{j / h:.3g}" for j in range(h + 1)])
     grid.grid(True, axis="both", color="white", linewidth=1.5)
-    grid.set(title="a cell-sized square around the place", xlabel="x", ylabel="y")
+    grid.set(title="a cell-sized square around the location", xlabel="x", ylabel="y")
     grid.set_axisbelow(False)
-    names = [f"row {j + 1}, column {i + 1}\n{cells[j, i]:g} × {share:.2f}" for (j, i), share in inside.items()]
+    names = [f"row {j + 1}, column {i + 1}\n{cells[j, i]:g} × {weight:.2f}" for (j, i), weight in inside.items()]
     bars = np.array(list(inside.values()))
-    parts.barh(np.arange(len(bars)), bars, color=MAIN, height=0.62)
-    for n, share in enumerate(bars):
-        parts.text(share + 0.02, n, f"{share:.2f}", va="center", fontsize=10)
-    parts.set_yticks(np.arange(len(bars)), names)
-    parts.invert_yaxis()
-    parts.set_xlim(0, max(1.3 * bars.max(), 0.2))
-    parts.grid(False)
-    parts.set(title=f"shares; in all {reading:.3g} is read", xlabel="share")
+    chart.barh(np.arange(len(bars)), bars, color=MAIN, height=0.62)
+    for n, weight in enumerate(bars):
+        chart.text(weight + 0.02, n, f"{weight:.2f}", va="center", fontsize=10)
+    name_bars(chart, names)
+    chart.set_xlim(0, max(1.3 * bars.max(), 0.2))
+    chart.grid(False)
+    chart.set(title=f"weights; in all {reading:.3g} is sampled", xlabel="weight")
     return figure
 
 
 @styled
-def starting_places(places: Any, points_per_level: Sequence[int]) -> Figure:
-    """Sampling places around a reference box, level by level, every head with its number.
+def starting_locations(locations: Any, points_per_level: Sequence[int]) -> Figure:
+    """Sampling locations around a reference box, level by level, every head with its number.
 
     Args:
-        places: `[heads, P, 2]`, x and y in half sides of the box from its centre: the box spans -1 to 1.
+        locations: `[heads, P, 2]`, x and y in half sides of the box from its centre: the box spans -1 to 1.
         points_per_level: they sum to P.
 
     Raises:
         ValueError: the points of the levels do not sum to P.
     """
-    at = _with_points(places, points_per_level)
+    at = _with_points(locations, points_per_level)
     heads, reach = len(at), float(np.abs(at).max())
     figure = new_figure(
         7.6,
         3.8,
-        f"Sampling places of {heads} heads around a reference box on {len(points_per_level)} levels with "
+        f"Sampling locations of {heads} heads around a reference box on {len(points_per_level)} levels with "
         f"{_listed(points_per_level)} points each; the outermost lies {reach:.2f} half sides from the centre.",
     )
     panels = figure.subplots(1, len(points_per_level), squeeze=False)[0]
@@ -114,25 +114,25 @@ def starting_places(places: Any, points_per_level: Sequence[int]) -> Figure:
 @styled
 def sampling_points(
     image: Any,
-    places: Any,
+    locations: Any,
     weights: Any,
     points_per_level: Sequence[int],
     reference_xyxy: Any,
-    truth_xyxy: Any | None = None,
+    ground_truth_xyxy: Any | None = None,
     *,
     head: int | None = None,
     strides: Sequence[int] | None = None,
     title: str = "",
 ) -> Figure:
-    """Where one query looks in one decoder layer: its places on the image, level by level, as large as they count.
+    """Sampling locations of one query in one decoder layer, level by level, as large as their attention weights.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1.
-        places: `[heads, P, 2]`, x and y, 0..1 inside the image.
+        locations: `[heads, P, 2]`, x and y, 0..1 inside the image.
         weights: `[heads, P]`, summing to 1 for each head.
         points_per_level: they sum to P.
-        reference_xyxy: `[4]` pixels, the box that the places were measured from.
-        truth_xyxy: `[4]` pixels.
+        reference_xyxy: `[4]` pixels, the box that the locations were measured from.
+        ground_truth_xyxy: `[4]` pixels.
         head: show this head alone; None shows all.
         strides: pixels a cell on each level; the cells are then drawn.
         title: above the first panel.
@@ -141,16 +141,18 @@ def sampling_points(
         ValueError: shapes that do not fit each other.
     """
     pixels = as_rgb(image)
-    at = _with_points(places, points_per_level) * np.array(pixels.shape[1::-1])  # pixels
+    at = _with_points(locations, points_per_level) * np.array(pixels.shape[1::-1])  # pixels
     counts = as_array(weights)
     if counts.shape != at.shape[:2]:
-        raise ValueError(f"places {list(at.shape)} and weights {list(counts.shape)} do not fit")
+        raise ValueError(f"locations {list(at.shape)} and weights {list(counts.shape)} do not fit")
     heads = list(range(len(at))) if head is None else [head]
-    shares = np.stack([part.sum(-1) for part in _levels(counts, points_per_level, 1)], axis=1)  # [heads, levels]
-    means = ", ".join(f"{100 * s:.0f} %" for s in shares[heads].mean(0))
+    by_level = np.stack([part.sum(-1) for part in _levels(counts, points_per_level, 1)], axis=1)  # [heads, levels]
+    means = ", ".join(f"{100 * s:.0f} %" for s in by_level[heads].mean(0))
     who = f"all {len(at)} heads" if head is None else f"head {head}"
     figure = new_figure(
-        11, 3.2, f"Sampling places of one query, {who}, {len(points_per_level)} levels. Weight on the levels: {means}."
+        11,
+        3.2,
+        f"Sampling locations of one query, {who}, {len(points_per_level)} levels. Weight on the levels: {means}.",
     )
     panels = figure.subplots(1, len(points_per_level) + 1, width_ratios=[1] * len(points_per_level) + [0.8])
     box = as_array(reference_xyxy)
@@ -161,8 +163,7 @@ def sampling_points(
         show_image(axes, faded)
         if strides is not None:
             _cells(axes, strides[level], pixels.shape)
-        if truth_xyxy is not None:
-            draw_box(axes, truth_xyxy, TRUTH, dashes=(0, (1, 1.2)), width=2.2)
+        draw_ground_truth(axes, ground_truth_xyxy)
         draw_box(axes, box, "black", dashes=(0, (5, 3)), width=1.4)
         for one in heads:
             axes.scatter(
@@ -178,30 +179,30 @@ def sampling_points(
         axes.set_title(f"level {level + 1}{stride}", fontsize=10.5)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
-    _level_shares(panels[-1], shares, heads)
+    _weights_by_level(panels[-1], by_level, heads)
     return figure
 
 
 @styled
-def heads_by_layer(places: Any, weights: Any, starts: Any | None = None) -> Figure:
+def heads_by_layer(locations: Any, weights: Any, starts: Any | None = None) -> Figure:
     """Where each head looks on average, relative to the reference box, for many objects and every decoder layer.
 
     Args:
-        places: `[L, objects, heads, P, 2]`, x and y in half sides of the box from its centre.
+        locations: `[L, objects, heads, P, 2]`, x and y in half sides of the box from its centre.
         weights: `[L, objects, heads, P]`.
-        starts: `[heads, 2]`, the mean place of each head before training; drawn as rays.
+        starts: `[heads, 2]`, the mean location of each head before training; drawn as rays.
 
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    at, counts = as_array(places), as_array(weights)
+    at, counts = as_array(locations), as_array(weights)
     if at.ndim != 5 or at.shape[:-1] != counts.shape:
-        raise ValueError(f"places {list(at.shape)} and weights {list(counts.shape)} do not fit")
+        raise ValueError(f"locations {list(at.shape)} and weights {list(counts.shape)} do not fit")
     middles = (at * counts[..., None]).sum(-2)  # [L, objects, heads, 2]
     inside = ((np.abs(at) <= 1).all(-1) * counts).sum((1, 2, 3)) / counts.sum((1, 2, 3))  # [L]
-    words = ", ".join(f"layer {i} {100 * share:.0f} %" for i, share in enumerate(inside, start=1))
+    words = ", ".join(f"layer {i} {100 * weight:.0f} %" for i, weight in enumerate(inside, start=1))
     figure = new_figure(
-        9.6, 3.7, f"Mean sampling place of each of {at.shape[2]} heads for {at.shape[1]} objects. Weight inside the "
+        9.6, 3.7, f"Mean sampling location of each of {at.shape[2]} heads for {at.shape[1]} objects. Weight inside the "
         f"reference box: {words}.",
     )  # fmt: skip
     for layer, axes in enumerate(figure.subplots(1, len(at), squeeze=False)[0]):
@@ -221,10 +222,10 @@ def heads_by_layer(places: Any, weights: Any, starts: Any | None = None) -> Figu
     return figure
 
 
-def _with_points(places: Any, points_per_level: Sequence[int]) -> np.ndarray:
-    at = as_array(places)
+def _with_points(locations: Any, points_per_level: Sequence[int]) -> np.ndarray:
+    at = as_array(locations)
     if at.ndim != 3 or at.shape[1:] != (sum(points_per_level), 2):
-        raise ValueError(f"places must be [heads, {sum(points_per_level)}, 2], got {list(at.shape)}")
+        raise ValueError(f"locations must be [heads, {sum(points_per_level)}, 2], got {list(at.shape)}")
     return at
 
 
@@ -249,9 +250,9 @@ def _on(colour: Any) -> str:
     return INK if np.dot(colour, (0.3, 0.59, 0.11)) > 0.6 else "white"
 
 
-def _number(axes: Axes, place: np.ndarray, number: int, colour: Any) -> None:
-    axes.plot(*place, "o", color=colour, markersize=15, markeredgecolor="white", zorder=4)
-    axes.text(*place, str(number), ha="center", va="center_baseline", fontsize=9, color=_on(colour), weight="bold",
+def _number(axes: Axes, location: np.ndarray, number: int, colour: Any) -> None:
+    axes.plot(*location, "o", color=colour, markersize=15, markeredgecolor="white", zorder=4)
+    axes.text(*location, str(number), ha="center", va="center_baseline", fontsize=9, color=_on(colour), weight="bold",
               zorder=5)  # fmt: skip
 
 
@@ -273,25 +274,24 @@ def _cells(axes: Axes, stride: int, shape: tuple[int, ...]) -> None:
         axes.axhline(edge - 0.5, color="white", linewidth=0.7, alpha=0.45)
 
 
-def _level_shares(axes: Axes, shares: np.ndarray, heads: Sequence[int]) -> None:
+def _weights_by_level(axes: Axes, by_level: np.ndarray, heads: Sequence[int]) -> None:
     """Stacked bars: how each head divides its weight among the levels."""
-    colours, start = layer_colours(shares.shape[1]), np.zeros(len(shares))
-    for level, (share, colour) in enumerate(zip(shares.T, colours, strict=True)):
-        shown = [1.0 if head in heads else 0.25 for head in range(len(shares))]
+    colours, start = layer_colours(by_level.shape[1]), np.zeros(len(by_level))
+    for level, (weights, colour) in enumerate(zip(by_level.T, colours, strict=True)):
+        shown = [1.0 if head in heads else 0.25 for head in range(len(by_level))]
         bars = axes.barh(
-            range(len(shares)), share, left=start, color=colour, height=0.72, edgecolor="white", linewidth=0.6
+            range(len(by_level)), weights, left=start, color=colour, height=0.72, edgecolor="white", linewidth=0.6
         )
         for bar, alpha in zip(bars, shown, strict=True):
             bar.set_alpha(alpha)
-        start = start + share
+        start = start + weights
         axes.barh(0, 0, color=colour, label=f"level {level + 1}")
-    axes.set_yticks(range(len(shares)), [f"head {n}" for n in range(len(shares))])
+    name_bars(axes, [f"head {n}" for n in range(len(by_level))])
     for head, words in enumerate(axes.get_yticklabels()):
         words.set_color(tuple(0.8 * c for c in class_colour(head)))
         words.set_weight("bold")
-    axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.grid(False)
     axes.set_title("weight by level", fontsize=10.5)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=shares.shape[1], fontsize=8, handlelength=1.0,
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=by_level.shape[1], fontsize=8, handlelength=1.0,
                 columnspacing=0.8)  # fmt: skip

@@ -7,32 +7,41 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Figure, as_array, new_figure, styled
+from dfine_tools.figures.style import (
+    DOTTED,
+    GROUND_TRUTH,
+    INK,
+    MAIN,
+    MUTED,
+    SECOND,
+    Figure,
+    as_array,
+    draw_lines,
+    new_figure,
+    styled,
+)
 
-_LOOKS = ((TRUTH, (0, (1, 1.2))), (SECOND, "--"), (MAIN, "-"), (MUTED, "-."))
+_LOOKS = ((GROUND_TRUTH, DOTTED), (SECOND, "--"), (MAIN, "-"), (MUTED, "-."))
 
 
 @styled
-def initial_share(shares: Mapping[str, Any], found_by_share: Mapping[float, int], objects: int) -> Figure:
+def initial_weights_left(fractions: Mapping[str, Any], found_by_fraction: Mapping[float, int], objects: int) -> Figure:
     """How much of the initial weights an average holds along a run, and what a detector with so much of them finds.
 
     Args:
-        shares: by name of the setting, the share after every step, `[T]`, 0..1.
-        found_by_share: number of objects found, by share of initial weights.
+        fractions: by name of the setting, the fraction after every step, `[T]`, 0..1.
+        found_by_fraction: number of objects found, by fraction of initial weights.
         objects: how many there are.
     """
-    rows = {name: as_array(share) for name, share in shares.items()}
-    ends = "; ".join(f"{name}: {share[-1]:.0%} after {len(share)} steps" for name, share in rows.items())
-    found = ", ".join(f"{number} with {share:.0%}" for share, number in sorted(found_by_share.items()))
-    figure = new_figure(
-        11, 3.8, f"Share of initial weights left in the average. {ends}. Objects found, of {objects}: {found}."
-    )
+    rows = {name: 100 * as_array(values) for name, values in fractions.items()}
+    ends = "; ".join(f"{name}: {values[-1]:.0f} % after {len(values)} steps" for name, values in rows.items())
+    found = ", ".join(f"{number} with {fraction:.0%}" for fraction, number in sorted(found_by_fraction.items()))
+    figure = new_figure(11, 3.8, f"Initial weights left in the average. {ends}. Objects found, of {objects}: {found}.")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    for (name, share), (colour, dashes) in zip(rows.items(), _LOOKS):
-        left.plot(np.arange(1, len(share) + 1), 100 * share, color=colour, linestyle=dashes, label=name)
+    draw_lines(left, None, rows, _LOOKS)
     left.set(title="what the average holds", xlabel="optimizer step", ylabel="initial weights left, %", ylim=(-3, 104))
     left.legend(loc="center right")
-    x, y = zip(*sorted(found_by_share.items()), strict=True)
+    x, y = zip(*sorted(found_by_fraction.items()), strict=True)
     right.plot(100 * np.array(x), y, color=MAIN, marker="o")
     right.axhline(objects, color=MUTED, linestyle="--", linewidth=1.2)
     right.annotate(
@@ -47,10 +56,10 @@ def initial_share(shares: Mapping[str, Any], found_by_share: Mapping[float, int]
 
 @styled
 def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Figure:
-    """An error along a run, of the raw weights and of averages; logarithmic.
+    """An error along a run, of the non-EMA weights and of averages; logarithmic.
 
     Args:
-        errors: by name, the error after every step, `[T]`, above 0; the first, of raw weights, is drawn light.
+        errors: by name, the error after every step, `[T]`, above 0; the first, of the non-EMA weights, is drawn light.
         ylabel: what is measured, with its unit.
 
     Raises:
@@ -61,12 +70,11 @@ def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Figure:
         if not (error > 0).all():
             raise ValueError(f"{name}: a logarithmic axis needs errors above 0")
     ends = "; ".join(f"{name} {error[-len(error) // 5 :].mean():.3g}" for name, error in rows.items())
-    figure = new_figure(9, 3.9, f"Error along a run of raw and averaged weights; mean of the last fifth: {ends}.")
+    figure = new_figure(9, 3.9, f"Error along a run of non-EMA and EMA weights; mean of the last fifth: {ends}.")
     axes = figure.subplots()
-    first, *others = rows.items()
-    axes.plot(np.arange(1, len(first[1]) + 1), first[1], color=MUTED, linewidth=4, alpha=0.45, label=first[0])
-    for (name, error), (colour, dashes) in zip(others, _LOOKS):
-        axes.plot(np.arange(1, len(error) + 1), error, color=colour, linestyle=dashes, label=name)
+    first, *others = rows
+    draw_lines(axes, None, {first: rows[first]}, ((MUTED, "-"),), linewidth=4, alpha=0.45)
+    draw_lines(axes, None, {name: rows[name] for name in others}, _LOOKS)
     axes.set_yscale("log")
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -75,10 +83,10 @@ def averages_over_run(errors: Mapping[str, Any], ylabel: str) -> Figure:
 
 @styled
 def rate_schedules(factors: Mapping[str, Any]) -> Figure:
-    """Share of the full learning rate at every step of a run, by name of the schedule, each `[T]`."""
+    """Learning rate, as a fraction of the highest, at every step of a run, by name of the schedule, each `[T]`."""
     rows = {name: as_array(factor) for name, factor in factors.items()}
     words = "; ".join(
-        f"{name}: full rate from step {int(factor.argmax()) + 1}, {factor[-1]:.0%} at the end"
+        f"{name}: highest from step {int(factor.argmax()) + 1}, {factor[-1]:.0%} at the end"
         for name, factor in rows.items()
     )
     figure = new_figure(9, 3.4, f"Learning rate along a run. {words}.")
@@ -87,6 +95,6 @@ def rate_schedules(factors: Mapping[str, Any]) -> Figure:
         x = np.arange(1, len(factor) + 1)
         axes.plot(x, 100 * factor, color=colour, linestyle=dashes, linewidth=width, label=name)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set(xlabel="optimizer step", ylabel="learning rate, % of the full one", ylim=(-2, 106))
+    axes.set(xlabel="optimizer step", ylabel="learning rate, % of the highest", ylim=(-2, 106))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

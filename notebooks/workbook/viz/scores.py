@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, TRUTH, Figure, as_array, new_figure, styled
+from dfine_tools.figures.style import (
+    DOTTED,
+    GROUND_TRUTH,
+    INK,
+    MAIN,
+    MUTED,
+    SECOND,
+    Figure,
+    as_array,
+    new_figure,
+    styled,
+)
 
 _TICKS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)  # scores named on the axis of logits
 
@@ -17,12 +28,12 @@ _TICKS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)  # scores named on the axis of lo
 def loss_and_gradient(
     logits: Any, curves: Mapping[str, tuple[Any, Any]], title: str, target: float | None = None
 ) -> Figure:
-    """Losses of one answer and what they push its logit with, over the score.
+    """Losses of one prediction and their gradients with respect to its logit, over the score.
 
     Args:
         logits: `[X]`.
         curves: by name of the loss, loss `[X]` and its derivative by the logit `[X]`.
-        title: what kind of answer it is.
+        title: what kind of prediction it is.
         target: a score, 0..1, to be marked.
 
     Raises:
@@ -38,20 +49,20 @@ def loss_and_gradient(
     )
     figure = new_figure(11, 3.7, f"Loss and gradient over the score of {title}. {lowest}.")
     panels = figure.subplots(1, 2)
-    looks = zip((MUTED, SECOND, MAIN, INK), ((0, (1, 1.2)), "--", "-", "-."), (2, 4, 1.8, 1.8), strict=True)
+    looks = zip((MUTED, SECOND, MAIN, INK), (DOTTED, "--", "-", "-."), (2, 4, 1.8, 1.8), strict=True)
     for (name, pair), (colour, dashes, width) in zip(rows.items(), looks):
         for axes, y in zip(panels, pair, strict=True):
             axes.plot(x, y, color=colour, linestyle=dashes, linewidth=width, label=name)
     ticks = [s for s in _TICKS if x.min() <= np.log(s / (1 - s)) <= x.max()]
-    for axes, name in zip(panels, ("loss", "gradient: push on the logit"), strict=True):
+    for axes, name in zip(panels, ("loss", "gradient with respect to the logit"), strict=True):
         axes.set_xticks([np.log(s / (1 - s)) for s in ticks], [f"{s:g}" for s in ticks])
         axes.set_xlim(x.min(), x.max())
         axes.set(xlabel="score p, 0 to 1 (spaced as its logit)", ylabel=name)
         if target is not None:
-            axes.axvline(np.log(target / (1 - target)), color=TRUTH, linestyle=(0, (1, 1.2)), linewidth=1.6, zorder=0)
+            axes.axvline(np.log(target / (1 - target)), color=GROUND_TRUTH, linestyle=DOTTED, linewidth=1.6, zorder=0)
             axes.annotate(
                 f"IoU {target:g}", (np.log(target / (1 - target)), 1), xycoords=("data", "axes fraction"),
-                ha="center", va="bottom", fontsize=9.5, color=TRUTH,
+                ha="center", va="bottom", fontsize=9.5, color=GROUND_TRUTH,
             )  # fmt: skip
     panels[0].set_title(title, pad=18 if target is not None else 6)
     panels[1].axhline(0, color=INK, linewidth=1)

@@ -9,13 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, as_array, layer_colours, new_figure, styled
-from workbook.viz.detections import EDGES
+from dfine_tools.figures.style import (
+    INK,
+    MAIN,
+    MUTED,
+    SECOND,
+    Figure,
+    as_array,
+    layer_colours,
+    name_bars,
+    new_figure,
+    styled,
+)
+from workbook.viz.edges import EDGES
 
 
 @styled
 def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.55, 0.7, 1.5, 2.5, 9)) -> Figure:
-    """Predicted spread of every edge over its true blur, a panel an edge, with the middle half in bands of blur.
+    """Predicted spread of each edge over its true blur, one panel an edge, with quartiles in bands of blur.
 
     Args:
         blur_px, spread_px: `[M, 4]`, left, top, right, bottom; not a number leaves an edge out.
@@ -54,7 +65,7 @@ def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.
     first.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
     for axes in figure.axes:
         axes.minorticks_off()
-    first.legend(["one edge", "median, middle half"], loc="upper left")
+    first.legend(["one edge", "median, interquartile range"], loc="upper left")
     figure.alt_text = f"Predicted spread of edges over their true blur, median: {'; '.join(words)}."
     return figure
 
@@ -78,25 +89,23 @@ def correlations(intervals: Mapping[str, tuple[float, float, float]], xlabel: st
         axes.plot(value, row, marker="o", markersize=7, color=MAIN if certain else MUTED)
         axes.text(high, row - 0.2, f" {value:+.2f}", va="center", fontsize=9)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(intervals)), list(intervals))
+    name_bars(axes, list(intervals))
     axes.set_ylim(len(intervals) - 0.4, -0.7)
     axes.set_xlabel(f"{xlabel}, −1 to 1")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     return figure
 
 
 @styled
-def coverage(shares: Mapping[str, Any], multiples: Any) -> Figure:
-    """Share of true edges within so many spreads of the predicted ones, beside what a normal distribution promises.
+def coverage(fractions: Mapping[str, Any], multiples: Any) -> Figure:
+    """Fraction of true edges within so many spreads of the predicted ones, beside what a normal distribution promises.
 
     Args:
-        shares: `[K]` 0..1, by name.
+        fractions: `[K]` 0..1, by name.
         multiples: `[K]`, how many spreads.
     """
     at = as_array(multiples)
     normal = np.array([math.erf(m / math.sqrt(2)) for m in at])
-    curves = {name: as_array(values) for name, values in shares.items()}
+    curves = {name: as_array(values) for name, values in fractions.items()}
     words = "; ".join(
         f"{name}: {', '.join(f'{100 * s:.0f} % within {m:g}' for m, s in zip(at, values, strict=True) if m in (1, 2))}"
         for name, values in curves.items()

@@ -1,4 +1,4 @@
-"""Sliders over the figures of `workbook.viz`. Without a kernel each stays what it last showed: a picture.
+"""Sliders over the figures of `workbook.viz`. Without a kernel each stays what it last showed: a figure.
 
 Source of the controls: ipywidgets, which comes with `pip install -e ".[notebooks]"`.
 """
@@ -13,17 +13,3 @@ from workbook.widgets.localization import distillation_temperature, soft_label
 from workbook.widgets.matching import matching
 from workbook.widgets.sampling import sampling_points
 from workbook.widgets.training import RunWatch, watch_training
-
-__all__ = [
-    "Explorer",
-    "RunWatch",
-    "distillation_temperature",
-    "distribution_gallery",
-    "edge_distributions",
-    "matching",
-    "sampling_points",
-    "score_threshold",
-    "soft_label",
-    "watch_training",
-    "weighting_function",
-]

@@ -1,4 +1,4 @@
-"""How sure a detection must be to be shown."""
+"""The score that a detection needs to be shown."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from workbook.widgets.explorer import Explorer, slider
 
 
 def score_threshold(
-    images: Sequence[Any], detections: Sequence[Any], truths: Sequence[Any], names: Sequence[str], score: float = 0.4
+    images: Sequence[Any],
+    detections: Sequence[Any],
+    ground_truths: Sequence[Any],
+    names: Sequence[str],
+    score: float = 0.4,
 ) -> Explorer:
-    """Detections beside the truth, from the score on that the slider says; arguments as in the figure of that name."""
+    """The figure `detections_beside_ground_truth`, with the score threshold that the slider says."""
 
     def draw(score: float) -> viz.Figure:
-        return viz.detections_beside_truth(images, detections, truths, names, score)
+        return viz.detections_beside_ground_truth(images, detections, ground_truths, names, score)
 
     return Explorer(draw, score=slider(score, 0.05, 0.95, 0.05, "score at least"))

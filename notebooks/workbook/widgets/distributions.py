@@ -15,8 +15,8 @@ def weighting_function(up: float = 0.5, reg_scale: float = 4.0, reg_max: int = 3
     """W(n) for every `up` (the paper's a) and `reg_scale` (1 / c), beside the published one."""
 
     def draw(up: float, reg_scale: float) -> viz.Figure:
-        published = library_offsets(reg_max) / 4.0
-        chosen = library_offsets(reg_max, up, reg_scale) / reg_scale
+        published = library_offsets(reg_max)
+        chosen = library_offsets(reg_max, up, reg_scale)
         return viz.weighting_function_figure({"published: a = 0.5, 1/c = 4": published, "yours": chosen})
 
     return Explorer(
@@ -29,7 +29,7 @@ def weighting_function(up: float = 0.5, reg_scale: float = 4.0, reg_max: int = 3
 def edge_distributions(
     image: Any,
     refinements: Mapping[str, Refinement],
-    truths_xyxy: Mapping[str, Any] | None = None,
+    ground_truths_xyxy: Mapping[str, Any] | None = None,
     *,
     layer: int | None = None,
 ) -> Explorer:
@@ -38,7 +38,7 @@ def edge_distributions(
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1, in the pixels of the boxes.
         refinements: objects to choose from, by what they are called (`refinement_of` makes them).
-        truths_xyxy: ground truth boxes by the same names, `[4]` pixels.
+        ground_truths_xyxy: ground truth boxes by the same names, `[4]` pixels.
         layer: where the slider starts; the last layer where nothing is said.
 
     Raises:
@@ -56,7 +56,7 @@ def edge_distributions(
             steps.corner_logits_by_layer[:layer],
             steps.boxes_by_layer_xyxy[: layer + 1],
             steps.bin_offsets,
-            (truths_xyxy or {}).get(name),
+            (ground_truths_xyxy or {}).get(name),
             f"{name}, after layer {layer} of {len(steps.corner_logits_by_layer)}",
         )
 

@@ -1,4 +1,4 @@
-"""Controls above a picture that is drawn again whenever one of them changes."""
+"""Controls above a figure that is drawn again whenever one of them changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workbook.viz import Figure
 class Explorer(ipywidgets.VBox):
     """Controls over one pure figure function.
 
-    As a cell's value it is live controls where a kernel answers, and the last picture, with its alt text, everywhere
+    As a cell's value it is live controls where a kernel answers, and the last figure, with its alt text, everywhere
     else: the notebook file holds both.
 
     Args:
@@ -34,7 +34,7 @@ class Explorer(ipywidgets.VBox):
             control.observe(self.redraw, names="value")
 
     def redraw(self, change: object = None) -> None:
-        """Draw for the controls' present values; values that cannot be drawn are told below the picture."""
+        """Draw for the controls' present values; values that cannot be drawn are reported below the figure."""
         values = {name: control.value for name, control in self.controls.items()}
         try:
             self.figure = self.draw(**values)
@@ -50,13 +50,13 @@ class Explorer(ipywidgets.VBox):
 
 
 def as_html(figure: Figure) -> str:
-    """A picture as an `img` element with its alt text; tests find it by its class."""
+    """A figure as an `img` element with its alt text; tests find it by its class."""
     data = base64.b64encode(figure.png()).decode("ascii")
-    return f'<img class="dfine-picture" src="data:image/png;base64,{data}" alt="{html.escape(figure.alt_text)}">'
+    return f'<img class="dfine-figure" src="data:image/png;base64,{data}" alt="{html.escape(figure.alt_text)}">'
 
 
 def slider(value: float, low: float, high: float, step: float, description: str) -> ipywidgets.FloatSlider:
-    """A slider for a number, with room for its name."""
+    """A slider for a number, with space for its name."""
     kind = ipywidgets.IntSlider if all(isinstance(x, int) for x in (value, low, high, step)) else ipywidgets.FloatSlider
     return kind(
         value=value, min=low, max=high, step=step, description=description,

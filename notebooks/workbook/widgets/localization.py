@@ -9,7 +9,7 @@ from workbook.widgets.explorer import Explorer, slider
 
 
 def soft_label(bin_offsets: Any, offset: float = 0.06) -> Explorer:
-    """The two bins that a true edge is shared between, wherever the slider puts it; W as a fraction of the side."""
+    """The two bins between which a true edge is interpolated, wherever the slider puts it; W in sides."""
 
     def draw(offset: float) -> viz.Figure:
         return viz.soft_label(bin_offsets, offset)

@@ -11,7 +11,7 @@ from workbook.widgets.explorer import Explorer, slider
 
 def matching(
     image: Any,
-    truths_xyxy: Any,
+    ground_truths_xyxy: Any,
     names: Sequence[str],
     boxes_by_layer_xyxy: Any,
     queries_by_layer: Any,
@@ -20,11 +20,11 @@ def matching(
     *,
     layer: int = 0,
 ) -> Explorer:
-    """The objects of a picture and the queries that learn them, in the layer that the slider says.
+    """The objects of an image and the queries that learn them, in the layer that the slider says.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, in the pixels of the boxes.
-        truths_xyxy: `[M, 4]` pixels.
+        ground_truths_xyxy: `[M, 4]` pixels.
         names: of the M objects.
         boxes_by_layer_xyxy: `[K, M, 4]`, boxes of the matched queries, pixels.
         queries_by_layer: `[K, M]`, their numbers.
@@ -38,7 +38,7 @@ def matching(
 
     def draw(layer: int) -> viz.Figure:
         return viz.matched_queries(
-            image, truths_xyxy, names, boxes_by_layer_xyxy, queries_by_layer, layer_names, layer, kept
+            image, ground_truths_xyxy, names, boxes_by_layer_xyxy, queries_by_layer, layer_names, layer, kept
         )
 
-    return Explorer(draw, layer=slider(layer, 0, len(layer_names) - 1, 1, "guess"))
+    return Explorer(draw, layer=slider(layer, 0, len(layer_names) - 1, 1, "output"))

@@ -1,4 +1,4 @@
-"""Sampling places under one's hands: which object, which decoder layer, which head."""
+"""Sampling locations under one's hands: which object, which decoder layer, which head."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def sampling_points(
 
     def draw(name: str, layer: int, head: int) -> viz.Figure:
         one, sampling = objects[name], layers[layer - 1]
-        place = (one.image, one.query)
+        at = (one.image, one.query)
         height, width = images.shape[-2:]
-        box_xyxy = box_cxcywh_to_xyxy(sampling.boxes_cxcywh[place]) * torch.tensor([width, height] * 2)
+        box_xyxy = box_cxcywh_to_xyxy(sampling.boxes_cxcywh[at]) * torch.tensor([width, height] * 2)
         return viz.sampling_points(
             images[one.image],
-            sampling.places[place],
-            sampling.weights[place],
+            sampling.locations[at],
+            sampling.weights[at],
             sampling.points_per_level,
             box_xyxy,
             one.truth_xyxy,

@@ -20,10 +20,10 @@ WATCHED = ("run.json", "metrics.jsonl", "samples.json", "metrics.json")
 
 
 class RunWatch(ipywidgets.VBox):
-    """The picture of a run's folder and a button that draws it again.
+    """The figure of a run's folder and a button that draws it again.
 
     It reads the folder and nothing else: the run may be in another process, of another notebook or not begun. Where
-    no kernel answers it is the last picture with its alt text.
+    no kernel answers it is the last figure with its alt text.
 
     Args:
         run_folder: of the run; nothing is written into it.
@@ -39,7 +39,7 @@ class RunWatch(ipywidgets.VBox):
         self.button.on_click(self.refresh)
 
     def refresh(self, button: object = None) -> None:
-        """Draw the folder as it stands; what cannot be drawn is told below the picture."""
+        """Draw the folder as it stands; what cannot be drawn is reported below the figure."""
         self._seen = self._state()
         try:
             self.figure = viz.live_run(self.folder)
@@ -118,7 +118,7 @@ def watch_training(
     Args:
         run_folder: of the run, which need not have begun.
         every: seconds between looks.
-        until: None: the cell ends at once, and the picture changes while the kernel is idle. A process, or a function
+        until: None: the cell ends at once, and the figure changes while the kernel is idle. A process, or a function
             that says when to stop: the cell lasts until that has ended or the run is finished, for notebooks that run
             from top to bottom; the notebook then keeps the last state. Stopping such a cell stops the watching only.
 

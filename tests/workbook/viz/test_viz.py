@@ -18,7 +18,7 @@ from dfine_lib.evaluate import Detections
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_tools.figures.training import running_mean
 
-LAYERS, REG_SCALE = 3, 4.0
+LAYERS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +45,12 @@ def axes_titled(figure, start: str):
 def one_object():
     """Random logits of one query, its boxes by layer, W as a fraction of the side."""
     torch.manual_seed(0)
-    w = weighting_function(32, 0.5, REG_SCALE)
+    w = weighting_function(32, 0.5, 4.0)
     logits = torch.randn(LAYERS, 4, 33) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     initial = torch.tensor([60.0, 50.0, 40.0, 30.0])
-    refined = decode_boxes(initial.expand(LAYERS, 4), expected_offsets(logits.flatten(1), w), REG_SCALE)
+    refined = decode_boxes(initial.expand(LAYERS, 4), expected_offsets(logits, w))
     boxes = box_cxcywh_to_xyxy(torch.vstack([initial, refined]))
-    return torch.rand(3, 100, 120), logits, boxes, w / REG_SCALE
+    return torch.rand(3, 100, 120), logits, boxes, w
 
 
 def test_edge_distributions_show_the_softmax_of_every_layer(one_object):
@@ -98,30 +98,12 @@ def test_shapes_that_do_not_fit_are_refused(one_object):
 
 
 def test_the_weighting_function_is_drawn_in_percent():
-    w = weighting_function(32, 0.5, 4.0) / 4.0
+    w = weighting_function(32, 0.5, 4.0)
     figure = viz.weighting_function_figure({"reg_scale 4": w, "even": torch.linspace(-1, 1, 33)})
     where, steps = figure.axes
     np.testing.assert_allclose(where.lines[0].get_ydata(), 100 * w)
     np.testing.assert_allclose(steps.lines[1].get_ydata(), 100 / 16, rtol=1e-5)
     assert len(viz.weighting_function_figure([-1.0, 0.0, 1.0]).axes[0].lines) == 2  # one curve and the zero line
-
-
-def test_box_refinement_tells_the_error_of_each_edge():
-    boxes = torch.tensor([[10.0, 10, 50, 50], [12, 9, 50, 48]])
-    truth = torch.tensor([12.0, 10, 52, 48])
-    figure = viz.box_refinement(torch.rand(3, 64, 64), boxes, truth)
-    errors = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines}
-    assert errors["left"] == [2, 0]  # the initial edge lies 2 px outside the truth
-    assert errors["top"] == [0, 1]
-    assert errors["right"] == [-2, -2]
-    assert errors["bottom"] == [2, 0]
-    assert len(rectangles(figure.axes[0])) == 3
-    assert "0.86" in figure.alt_text  # the initial IoU: 38 * 38 / (1600 + 1520 - 1444)
-
-
-def test_box_refinement_without_truth_holds_edges_against_the_last_layer():
-    figure = viz.box_refinement(torch.rand(3, 64, 64), torch.tensor([[10.0, 10, 50, 50], [12, 9, 50, 48]]))
-    assert all(line.get_ydata()[-1] == 0 for line in figure.axes[1].lines)
 
 
 def detections(scores) -> Detections:
@@ -131,11 +113,11 @@ def detections(scores) -> Detections:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_detections_below_the_score_are_left_out_and_the_surest_is_on_top(count):
+def test_detections_below_the_score_are_left_out_and_the_highest_is_on_top(count):
     truth = {"labels": torch.tensor([1]), "boxes_xyxy": torch.tensor([[1.0, 2, 3, 4]])}
     images = [np.zeros((40, 60, 3), dtype=np.uint8)] * count
     found = [detections([0.9, 0.5, 0.3])] * count
-    figure = viz.detections_beside_truth(images, found, [truth] * count, ["cat", "dog"], score=0.4)
+    figure = viz.detections_beside_ground_truth(images, found, [truth] * count, ["cat", "dog"], score=0.4)
     np.testing.assert_allclose(rectangles(figure.axes[0]), truth["boxes_xyxy"])
     np.testing.assert_allclose(rectangles(figure.axes[1]), found[0].boxes_xyxy[[1, 0]])
     assert [t.get_text() for t in figure.axes[0].texts] == ["dog"]
@@ -145,7 +127,7 @@ def test_detections_below_the_score_are_left_out_and_the_surest_is_on_top(count)
 
 def test_an_image_without_objects_and_detections_is_drawn():
     truth = {"labels": torch.zeros(0), "boxes_xyxy": torch.zeros(0, 4)}
-    figure = viz.detections_beside_truth([torch.zeros(3, 32, 32)], [detections([])], [truth], ["cat"])
+    figure = viz.detections_beside_ground_truth([torch.zeros(3, 32, 32)], [detections([])], [truth], ["cat"])
     assert "0 there, 0 found" in figure.alt_text
     assert figure.png()
 
@@ -196,7 +178,7 @@ def test_class_bars_fall_and_classes_without_objects_are_named():
     assert "mean 0.400" in [t.get_text() for t in axes.texts]
 
 
-def test_a_picture_shows_itself_as_png_with_its_words():
+def test_a_figure_shows_itself_as_png_with_its_words():
     figure = viz.per_class_ap({"a": 0.2})
     bundle = figure._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
@@ -211,6 +193,6 @@ def test_the_same_numbers_give_the_same_file(one_object):
     )
 
 
-def test_a_picture_of_unknown_shape_is_refused():
+def test_an_image_of_unknown_shape_is_refused():
     with pytest.raises(ValueError, match=r"\[3, H, W\]"):
-        viz.box_refinement(torch.zeros(4, 8, 8), torch.tensor([[1.0, 1, 5, 5], [1, 1, 5, 5]]))
+        viz.images_with_boxes({"four channels": (torch.zeros(4, 8, 8), torch.zeros(0, 4))})

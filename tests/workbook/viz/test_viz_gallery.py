@@ -12,7 +12,7 @@ from workbook.viz.gallery import spread_in_pixels
 
 from dfine_lib.model.distribution import weighting_function
 
-W = weighting_function() / 4.0
+W = weighting_function()
 
 
 def steps_of(first: int, last: int) -> SimpleNamespace:

@@ -49,9 +49,9 @@ def line(figure: viz.Figure, title: str, label: str) -> list[list[float]]:
 def test_an_unfinished_run_is_drawn_as_far_as_it_has_come(folder):
     figure = viz.live_run(folder)
     assert line(figure, "training loss", "as logged") == [[10, 27.75], [20, 25.25], [30, 22.75]]
-    assert line(figure, "AP on the validation set", "averaged (EMA)") == [[1, 0.25]]
-    assert line(figure, "AP on the validation set", "raw") == [[1, 0.5]]
-    for words in ("pico: step 30 of 40, epoch 2, 0:05 left", "25 % of the time", "1 there, 1 found", "0.25 averaged"):
+    assert line(figure, "AP on the validation set", "EMA") == [[1, 0.25]]
+    assert line(figure, "AP on the validation set", "non-EMA") == [[1, 0.5]]
+    for words in ("pico: step 30 of 40, epoch 2, 0:05 left", "25 % of the time", "1 there, 1 found", "0.25 EMA"):
         assert words in figure.alt_text
     assert "secret_place" not in figure.alt_text
     assert figure.png().startswith(b"\x89PNG")
@@ -91,8 +91,8 @@ def test_a_finished_run_says_so_and_marks_where_it_went_on(folder):
             rows.write(json.dumps(row) + "\n")
     (folder / "metrics.json").write_text("{}")
     figure = viz.live_run(folder)
-    assert "pico: finished after 40 steps" in figure.alt_text and "AP after epoch 2: 0.25 averaged" in figure.alt_text
-    assert line(figure, "training loss", "went on") == [[20, 0], [20, 1]]
+    assert "pico: finished after 40 steps" in figure.alt_text and "AP after epoch 2: 0.25 EMA" in figure.alt_text
+    assert line(figure, "training loss", "resumed") == [[20, 0], [20, 1]]
 
 
 def test_pictures_and_samples_that_are_gone_or_damaged_do_not_stop_the_drawing(folder):

@@ -8,7 +8,7 @@ from workbook import viz
 
 from dfine_lib.model.distribution import weighting_function
 
-W = weighting_function().numpy() / 4.0
+W = weighting_function().numpy()
 
 
 def test_the_soft_label_stands_on_two_bins_and_averages_to_the_offset():

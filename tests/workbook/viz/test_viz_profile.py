@@ -28,9 +28,9 @@ def test_sizes_must_be_the_same():
 
 
 def test_shares_add_up_to_a_hundred():
-    figure = viz.shares_by_step({"stem": 1, "stage": 3}, {"stem": 30, "stage": 10})
+    figure = viz.cost_by_step({"stem": 1, "stage": 3}, {"stem": 30, "stage": 10})
     assert "stem 25.0 and 75.0; stage 75.0 and 25.0" in figure.alt_text
     for bars in figure.axes[0].containers:
         assert sum(bar.get_width() for bar in bars) == pytest.approx(100)
     with pytest.raises(ValueError, match="steps differ"):
-        viz.shares_by_step({"stem": 1}, {"head": 1})
+        viz.cost_by_step({"stem": 1}, {"head": 1})

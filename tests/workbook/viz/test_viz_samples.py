@@ -13,7 +13,7 @@ def test_pictures_draw_every_box_and_skip_those_without_numbers():
         {"before": (np.zeros((3, 10, 20)), boxes), "after": (np.ones((3, 10, 10)), boxes[:1])},
         lost={"after": boxes[2:]},
     )
-    assert "before: 20 x 10 px, 2 boxes; after: 10 x 10 px, 1 boxes" in figure.alt_text
+    assert "before: 20 × 10 px, 2 boxes; after: 10 × 10 px, 1 boxes" in figure.alt_text
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "3"]
     assert len(figure.axes[1].patches) == 3  # frame, lost, kept
 
@@ -32,7 +32,7 @@ def test_sides_are_shown_as_shares():
 
 
 def test_wrong_input_is_told():
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         viz.images_with_boxes({})
     with pytest.raises(ValueError, match=r"boxes must be \[G, 4\]"):
         viz.images_with_boxes({"bad": (np.zeros((3, 4, 4)), np.zeros((2, 3)))})

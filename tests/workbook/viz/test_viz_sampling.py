@@ -19,20 +19,20 @@ def test_a_reading_in_the_middle_takes_a_quarter_of_each_cell():
 
 def test_outside_the_map_there_is_nothing_to_read():
     assert viz.bilinear_reading([[8, 2], [3, 4]], (0, 0)).alt_text.endswith("0.25 of 8; in all 2.")
-    with pytest.raises(ValueError, match="place"):
+    with pytest.raises(ValueError, match="location"):
         viz.bilinear_reading([[1, 2]], (1.5, 0))
 
 
-def test_starting_places_stand_on_their_levels():
+def test_starting_locations_stand_on_their_levels():
     places = np.array([[[0.5, 0.0], [0.25, 0.0], [1.0, 0.0]], [[0.0, -0.5], [0.0, -0.25], [0.0, -1.0]]])
-    figure = viz.starting_places(places, LEVELS)
+    figure = viz.starting_locations(places, LEVELS)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "level 1: 1 points a head",
         "level 2: 2 points a head",
     ]
     assert "of 2 heads" in figure.alt_text and "outermost lies 1.00" in figure.alt_text
-    with pytest.raises(ValueError, match="places"):
-        viz.starting_places(places, (1, 1))
+    with pytest.raises(ValueError, match="locations"):
+        viz.starting_locations(places, (1, 1))
 
 
 def test_weights_are_summed_by_level_for_all_heads_or_one():

@@ -8,8 +8,8 @@ from workbook import viz
 
 
 def test_shares_and_finds_are_said():
-    figure = viz.initial_share({"long": 0.9 ** np.arange(1, 4), "none": np.zeros(3)}, {0.0: 9, 0.5: 2}, 10)
-    assert "long: 73% after 3 steps; none: 0% after 3 steps" in figure.alt_text
+    figure = viz.initial_weights_left({"long": 0.9 ** np.arange(1, 4), "none": np.zeros(3)}, {0.0: 9, 0.5: 2}, 10)
+    assert "long: 73 % after 3 steps; none: 0 % after 3 steps" in figure.alt_text
     assert "of 10: 9 with 0%, 2 with 50%" in figure.alt_text
     assert np.allclose(figure.axes[0].lines[0].get_ydata(), [90, 81, 72.9])
 
@@ -26,4 +26,4 @@ def test_an_error_of_zero_is_refused():
 
 def test_a_schedule_says_when_it_is_at_full_rate():
     figure = viz.rate_schedules({"warm": [0.5, 1.0, 1.0, 0.25]})
-    assert "warm: full rate from step 2, 25% at the end" in figure.alt_text
+    assert "warm: highest from step 2, 25% at the end" in figure.alt_text

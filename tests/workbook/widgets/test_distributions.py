@@ -15,7 +15,7 @@ from workbook import widgets
 def refinement(layers: int) -> Refinement:
     generator = torch.Generator().manual_seed(layers)
     boxes = torch.tensor([10.0, 10.0, 40.0, 30.0]) + torch.rand(layers + 1, 4, generator=generator)
-    return Refinement(boxes, torch.randn(layers, 4, 33, generator=generator), weighting_function() / 4.0)
+    return Refinement(boxes, torch.randn(layers, 4, 33, generator=generator), weighting_function())
 
 
 def test_moving_reg_scale_moves_the_drawn_curve():

@@ -15,15 +15,15 @@ from workbook import widgets
 def found(image: int) -> FoundObject:
     generator = torch.Generator().manual_seed(image)
     boxes = torch.tensor([10.0, 10.0, 40.0, 30.0]) + torch.rand(3, 4, generator=generator)
-    steps = Refinement(boxes, torch.randn(2, 4, 33, generator=generator), weighting_function() / 4.0)
+    steps = Refinement(boxes, torch.randn(2, 4, 33, generator=generator), weighting_function())
     return FoundObject(image, 0, 0, 0, 0.9, boxes[-1], steps)
 
 
 def test_condition_and_place_choose_the_object():
     objects = {"sharp": [found(0), found(1)], "dark": [found(2)]}
-    explorer = widgets.distribution_gallery(torch.zeros(3, 3, 64, 64), objects, share=1.0)
+    explorer = widgets.distribution_gallery(torch.zeros(3, 3, 64, 64), objects, position=1.0)
     assert "sharp, image 1" in explorer.figure.alt_text
-    explorer.controls["share"].value = 0.0
+    explorer.controls["position"].value = 0.0
     assert "sharp, image 0" in explorer.figure.alt_text
     explorer.controls["condition"].value = "dark"
     assert "dark, image 2" in explorer.figure.alt_text

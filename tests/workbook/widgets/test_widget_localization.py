@@ -10,7 +10,7 @@ from dfine_lib.model.distribution import weighting_function
 pytest.importorskip("ipywidgets")
 from workbook import widgets
 
-W = weighting_function() / 4.0
+W = weighting_function()
 
 
 def test_the_soft_label_follows_the_edge():

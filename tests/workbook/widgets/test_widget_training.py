@@ -55,7 +55,7 @@ def test_refresh_draws_what_was_added(tmp_path):
     write_row(tmp_path, 9)
     watch = widgets.watch_training(tmp_path)
     before = watch.image.value
-    assert 'class="dfine-picture"' in before and "step 10 of 30" in before
+    assert 'class="dfine-figure"' in before and "step 10 of 30" in before
     write_row(tmp_path, 19)
     watch.button.click()
     assert "step 20 of 30" in watch.image.value
