@@ -108,14 +108,9 @@ def open_saved(
     recipe = changed(recipe, settings or {})
 
     annotation_file, image_folder = find_split(data, "val")
-<<<<<<< HEAD
-    index = read_coco(annotation_file, image_folder, training=False)
-    ranks.on_rank_zero(lambda: check_images(index, every=False))
-=======
     source = LargeFolder()
     index = source.read(annotation_file, image_folder, training=False)
-    ranks.on_first(lambda: source.check(index, every=False))
->>>>>>> origin/main
+    ranks.on_rank_zero(lambda: source.check(index, every=False))
     named, rows = bool(stored.category_names), rows or {}
     if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(

@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from dfine_lib.config import parse_hw
+
 log = logging.getLogger(__name__)
 NO_IMAGES = 1  # exit code
 
@@ -38,11 +40,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     predict.set_defaults(call=_predict, after_interrupt=" What was found until then is written.")
 
 
-def image_size_of(words: str | None) -> int | tuple[int, int] | None:
-    """`--image-size` as a side or (height, width); None stays None."""
-    from dfine_lib.recipes import changed, get_recipe
-
-    return None if words is None else changed(get_recipe("l_coco"), {"data.image_size": words}).data.image_size
+def image_size_of(words: str | None) -> tuple[int, int] | None:
+    """`--image-size` as (height, width); None stays None."""
+    return None if words is None else parse_hw(words)
 
 
 def _predict(arguments: argparse.Namespace) -> int | None:

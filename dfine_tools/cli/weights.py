@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.config import parse_hw
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -42,9 +42,9 @@ def _weights(arguments: argparse.Namespace) -> None:
             print(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
         return
     names = _names(arguments.names) if arguments.names else ()
-    size = None
-    if arguments.image_size is not None:
-        size = changed(get_recipe("l_coco"), {"data.image_size": arguments.image_size}).data.image_size
+    size = None if arguments.image_size is None else parse_hw(arguments.image_size)
+    if size and size[0] == size[1]:
+        size = size[0]  # as files have it
     print(convert_weights(
         arguments.source, arguments.to, recipe=arguments.recipe, names=names, image_size=size, half=arguments.half
     ))  # fmt: skip

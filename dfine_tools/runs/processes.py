@@ -54,7 +54,7 @@ def run_in_processes(module: str, words: Sequence[str], processes: int, *, max_r
         raise ValueError(f"at least 1 process and 0 restarts are needed, got {processes} and {max_restarts}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(ENDING))
-    torchrun = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *words]
+    torchrun = ["--standalone", f"--nproc-per-node={processes}", "-m", "--", module, *words]
     for restart in range(max_restarts + 1):
         try:
             _torchrun([*torchrun, "--resume"] if restart else torchrun, processes)
