@@ -50,7 +50,7 @@ suppress_warnings = [
 
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
+autodoc_preserve_defaults = autodoc_use_type_comments = False  # each parses every function's source once more
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
@@ -63,6 +63,7 @@ toc_object_entries = False
 html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["first_page"]
 html_copy_source = False

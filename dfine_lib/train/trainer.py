@@ -29,7 +29,7 @@ from dfine_lib.recipes import get_recipe
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.meter import Meter, memory_mb, over_a_run
-from dfine_lib.train.optim import build_optimizer, rate_factor
+from dfine_lib.train.optim import build_optimizer, lr_multiplier
 from dfine_lib.train.run_folder import RunFolder, describe_machine
 from dfine_lib.train.run_plan import RunPlan, plan_run
 from dfine_lib.train.stages import Action, Progress, after_evaluation, begin_epoch
@@ -130,13 +130,11 @@ class _Run:
         self.model, class_rows = self._model(fresh=state is None)
         put_on = [form.__name__ for form in forms if form(self.model, recipe, device)]
         numerics = set_backends(recipe.train, device) | {"precision": plan.precision}
-        self.optimizer = build_optimizer(self.model, recipe)
+        config = replace(recipe.train, precision=plan.precision)
+        self.optimizer = build_optimizer(self.model, config)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self.ema = ModelEMA(self.model, recipe)
-        self.step = TrainStep(
-            self.model, build_criterion(recipe), self.optimizer, self.ema,
-            replace(recipe.train, precision=plan.precision), device, ranks,
-        )  # fmt: skip
+        self.ema = ModelEMA(self.model, config)
+        self.step = TrainStep(self.model, build_criterion(recipe), self.optimizer, self.ema, config, device, ranks)
         shard = {"rank": ranks.rank, "world_size": ranks.size, "device": device}
         self.loader = plan.source.train_loader(plan.train, recipe, seed=plan.seed, **shard)
         self.val_loader = plan.source.eval_loader(plan.val, recipe, **shard)
@@ -199,7 +197,7 @@ class _Run:
             before = time.perf_counter()
             micro_batches = [next(batches) for _ in range(config.accumulate)]
             meter.add(sum(map(len, micro_batches)) * self.ranks.size, time.perf_counter() - before)
-            factor = rate_factor(self.recipe, number, self.total)
+            factor = lr_multiplier(config, number, self.total)
             for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
                 group["lr"] = lr * factor
             # Denoising draws are a function of seed and step, different on each rank.
@@ -231,17 +229,17 @@ class _Run:
         if result.overflowed:
             self.progress = replace(self.progress, overflowed=self.progress.overflowed + 1)
             log.info("step %d skipped: its gradients overflow in fp16; the loss scale is halved", number)
-        if not result.broken:
+        if not result.non_finite:
             self.skipped_in_a_row = 0
             return
         self.skipped_in_a_row += 1
         self.progress = replace(self.progress, skipped=self.progress.skipped + 1)
         own = [int(i) for batch in micro_batches for i in batch.image_ids]
         image_ids = [i for ids in self.ranks.gather(own) for i in ids]
-        terms = ", ".join(result.broken)
+        terms = ", ".join(result.non_finite)
         log.warning("step %d skipped: %s not finite; images %s", number, terms, image_ids)
         row = {"kind": "skipped", "step": number, "epoch": epoch}
-        self.folder.record(row | {"terms": list(result.broken), "image_ids": image_ids})
+        self.folder.record(row | {"terms": list(result.non_finite), "image_ids": image_ids})
         if self.skipped_in_a_row >= self.recipe.train.max_skipped_steps:
             raise NonFiniteLoss(
                 f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {number} in {terms} "

@@ -34,7 +34,6 @@ class LinksToSources(SphinxTransform):
 
 def resolve(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Give the links their addresses, and remember which pages are to be made."""
-    app.builder.linked_sources = getattr(app.builder, "linked_sources", set())
     for link in doctree.findall(nodes.reference):
         if link.get("refuri", "").startswith(MARK):
             path = link["refuri"].removeprefix(MARK)
@@ -49,7 +48,7 @@ def resolve(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """A page for each linked file, its code coloured."""
-    for path in sorted(getattr(app.builder, "linked_sources", ())):
+    for path in sorted(app.builder.linked_sources):
         text = (Path(app.srcdir) / path).read_text(encoding="utf-8")
         try:
             language = get_lexer_for_filename(path).aliases[0]
@@ -59,8 +58,29 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield f"source/{path}", {"title": path, "body": f"<h1>{path}</h1>{body}"}, "page.html"
 
 
+def with_one_sidebar(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Pages of code are as many as all others, and their navigation differs only by the depth of their folder."""
+    if page.startswith(("_modules/", "source/")):
+        made, depth, toctree = app.builder.sidebars, page.count("/"), context["toctree"]
+
+        def remembered(**options: Any) -> str:
+            if depth not in made:
+                made[depth] = toctree(**options)
+            return made[depth]
+
+        context["toctree"] = remembered
+
+
+def begin(app: Sphinx) -> None:
+    app.builder.linked_sources, app.builder.sidebars = set(), {}
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_transform(LinksToSources)
+    app.connect("builder-inited", begin)
     app.connect("doctree-resolved", resolve)
+    app.connect("html-page-context", with_one_sidebar, priority=100)  # before the theme asks for it
     app.connect("html-collect-pages", pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

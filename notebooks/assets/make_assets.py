@@ -2,7 +2,7 @@
 
     python notebooks/assets/make_assets.py runs/pico_shapes_teaching data/shapes_teaching
 
-Writes the teaching checkpoint (float16 safetensors), its card and numbers, and the figure of the README. The numbers are
+Writes the teaching checkpoint (float16 safetensors), its card and numbers, and the README's figure. The numbers are
 those of the written float16 file, read back and scored on the validation images.
 """
 

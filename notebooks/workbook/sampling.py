@@ -1,4 +1,4 @@
-"""Where queries looked: sampling locations and attention weights of every decoder layer, kept during one forward pass."""
+"""Where queries looked: sampling locations and attention weights of each decoder layer, kept in one forward pass."""
 
 from __future__ import annotations
 

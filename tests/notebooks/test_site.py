@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 import subprocess
 import sys
 import threading
-from html import escape
+from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -87,8 +88,9 @@ def test_every_link_within_the_site_leads_to_a_file(site, parsed):
 @pytest.mark.parametrize("notebook", BOTH, ids=lambda notebook: notebook.name)
 def test_a_notebook_is_a_page_with_the_alternative_text_of_all_its_pictures(site, notebook):
     page = (site / notebook.relative_to(ROOT).with_suffix(".html")).read_text(encoding="utf-8")
+    text = " ".join(unescape(page).split())
     for _, words in pictures(notebook):
-        assert escape(" ".join(words.split())) in " ".join(page.split())
+        assert " ".join(words.split()) in text
     assert "docs/glossary.html" in page
 
 
@@ -105,6 +107,18 @@ def test_a_link_to_a_file_of_the_library_leads_to_its_coloured_text(site):
     page = (site / LESSON).read_text(encoding="utf-8")
     assert 'href="../../_modules/dfine_lib/model/distribution.html"' in page
     assert "weighting_function" in (site / "_modules/dfine_lib/model/distribution.html").read_text(encoding="utf-8")
+
+
+def test_a_formula_that_cannot_be_converted_is_a_warning_and_shown_as_it_was_written(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    module = importlib.import_module("extensions.mathml")
+    warned: list[tuple] = []
+    monkeypatch.setattr(module.logger, "warning", lambda *message, **_: warned.append(message))
+    assert module.mathml(r"\frac{a}{b} < 1", "inline").startswith('<math alttext="\\frac{a}{b} &lt; 1"')
+    assert warned == []
+    for tex in (r"\nosuchcommand{x}", r"\frac{a}"):
+        assert module.mathml(tex, "inline") == f"<code>{tex}</code>"
+        assert warned.pop()[-1] == tex
 
 
 # ---- in the browser --------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ def offset_to(answer: Callable[..., Any]) -> None:
         for axis, a, b in zip("xy", given, right):
             if not abs(a - b) < 1e-3:
                 raise Wrong(
-                    f"from the box {box} to the location {location}, on a level of {points} points, the offset in {axis} is "
-                    f"{b:g}, yours is {a:g}"
+                    f"from the box {box} to the location {location}, on a level of {points} points, the offset in "
+                    f"{axis} is {b:g}, yours is {a:g}"
                 )
 
 
@@ -62,6 +62,6 @@ def slope(answer: Callable[..., Any]) -> None:
             given = float(ask(answer, values.clone(), x, y))
             if not abs(given - right) < 2e-3 * max(abs(right), 1):
                 raise Wrong(
-                    f"a map of {h} x {w} cells, sampled at x = {x:.3f}, y = {y:.3f}: the slope is {right:.3f}, yours is "
-                    f"{given:.3f}"
+                    f"a map of {h} x {w} cells, sampled at x = {x:.3f}, y = {y:.3f}: the slope is {right:.3f}, "
+                    f"yours is {given:.3f}"
                 )
