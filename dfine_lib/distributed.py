@@ -28,7 +28,11 @@ ENDING = 10.0  # seconds in which torchrun ends a process once another one has f
 
 
 class ProcessLost(RuntimeError):
-    """Another process of this run has ended: killed, out of memory, or with an error that it reports itself."""
+    """Another process of this run has ended: killed, out of memory, or, if `reported`, with an error of its own."""
+
+    def __init__(self, reported: bool) -> None:
+        super().__init__("another process of this run has ended" + " (killed, or out of memory?)" * (not reported))
+        self.reported = reported
 
 
 class RendezvousError(DfineError):
@@ -131,9 +135,10 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
     try:
         yield current_ranks()
     except Exception as error:
-        if _is_lost_peer(error) or _errors_reported(store) > 1:
+        reported = _errors_reported(store) > 1
+        if reported or _is_lost_peer(error):
             time.sleep(ENDING)
-            raise ProcessLost("another process of this run has ended (killed, or out of memory?)") from error
+            raise ProcessLost(reported) from error
         raise
     dist.destroy_process_group()
 

@@ -247,7 +247,8 @@ def _in_group(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_
                 logging.getLogger().setLevel(logging.ERROR)
             work(ranks)
     except ProcessLost as error:
-        print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
+        if not error.reported:
+            print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
         return LOST
     return 0
 

@@ -85,6 +85,7 @@ PLUMBING: dict[str, str] = {
     "was_restarted": "whether torchrun started it anew",
     "running_statistics": "what batch norms keep, to be averaged over processes",
     "ProcessLost": "another process ended silently",
+    "parse_hw": "height and width of the input, however they are written",
     "RendezvousError": "processes that do not find each other",
     "check_gpus": "a GPU for each process, or an error",
     # Speed and memory, which change no result.
