@@ -185,7 +185,7 @@ def transformers_model(ours: nn.Module) -> nn.Module:
     """Their model of the same shape and with the same weights as ours."""
     import transformers
 
-    from dfine_lib.model.huggingface import huggingface_config, to_huggingface
+    from dfine_tools.weights.huggingface import huggingface_config, to_huggingface
 
     theirs = transformers.DFineForObjectDetection(transformers.DFineConfig(**huggingface_config(ours.config, [])))
     load_converted(theirs, to_huggingface(ours.state_dict()))

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from dfine_lib.errors import DfineError
+
 MARKER = "data_set.json"
 VAL_START = 2**31  # val is the same stream of images, from here on: a longer train never meets it
 ABANDONED_AFTER_S = 900.0  # a partial folder that has not grown for this long belongs to a killed run
@@ -46,7 +48,7 @@ class Plan:
         for key, low, high in (("train", 1, 10**6), ("val", 1, 10**6), ("size", 64, 1024), ("seed", 0, 2**32 - 1)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{key} must be a whole number in {low} .. {high}, got {value!r}")
+                raise DfineError(f"{key} must be a whole number in {low} .. {high}, got {value!r}")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -87,23 +89,23 @@ def is_complete(out: Path, plan: Plan) -> bool:
     if not out.exists():
         return False
     if not out.is_dir():
-        raise ValueError(f"{out} is a file, not a folder: choose another place")
+        raise DfineError(f"{out} is a file, not a folder: choose another place")
     if not (out / MARKER).is_file():
         if any(out.iterdir()):
-            raise ValueError(f"{out} is not empty and was not made by {plan.name}: choose another folder, or empty it")
+            raise DfineError(f"{out} is not empty and was not made by {plan.name}: choose another folder, or empty it")
         return False
     try:
         found = json.loads((out / MARKER).read_text())
         if not isinstance(found, dict):
-            raise ValueError("it holds no object")
+            raise DfineError("it holds no object")
     except ValueError as error:
-        raise ValueError(f"{out / MARKER} cannot be read ({error}): remove {out} and make it again") from error
+        raise DfineError(f"{out / MARKER} cannot be read ({error}): remove {out} and make it again") from error
     wanted = plan.parameters
     differing = [
         f"{key} is {found.get(key)!r}, asked for {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]
     ]
     if differing:
-        raise ValueError(f"{out} holds another data set ({'; '.join(differing)}): choose another folder, or remove it")
+        raise DfineError(f"{out} holds another data set ({'; '.join(differing)}): choose another folder, or remove it")
     return True
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from dfine_lib.errors import DfineError
+
 Frame = Literal["upright", "stored"]
 Size = tuple[int, int]  # width, height in pixels
 Edges = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -159,7 +161,7 @@ class Evidence:
         """
         frame = self.frame()
         if frame is None and header.sides_swap and said is not None and not fits(said, header.upright):
-            raise ValueError(self.doubt())
+            raise DfineError(self.doubt())
         turn = frame == "stored" and header.orientation != 1
         true = header.stored if turn else header.upright
         if said is None or said == true:

@@ -21,6 +21,7 @@ from data_tools.large.packed import read_index
 from data_tools.large.repeat_factor import class_repeat_factors, repeat_factors, samples_per_epoch
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.images import DataError, read_image
+from dfine_lib.errors import DfineError
 from dfine_lib.recipes import get_recipe
 
 SHOWN_SIDE = 1024  # pixels, longer side of an image on the page
@@ -126,7 +127,7 @@ def statistics(data: Path | str, *, image_size: int = 640, recipe: str = "n_cust
     """
     feat_strides = get_recipe(recipe).model.feat_strides
     if image_size < 1:
-        raise ValueError(f"image_size must be positive, got {image_size}")
+        raise DfineError(f"image_size must be positive, got {image_size}")
     data, found, lost = Path(data), [], []
     for name in ("train", "val"):
         file, folder, message = locate(data, name)

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from dfine_lib.errors import DfineError
+
 
 def divide(
     labels: Sequence[Sequence[int]], shares: Sequence[float], *, seed: int, groups: Sequence[Hashable] | None = None
@@ -31,10 +33,10 @@ def divide(
     """
     wanted_shares = np.asarray(shares, float)
     if (wanted_shares < 0).any() or abs(wanted_shares.sum() - 1) > 1e-6:
-        raise ValueError(f"shares should be positive and sum to 1, got {list(shares)}")
+        raise DfineError(f"shares should be positive and sum to 1, got {list(shares)}")
     keys = list(range(len(labels))) if groups is None else list(groups)
     if len(keys) != len(labels):
-        raise ValueError(f"{len(keys)} groups for {len(labels)} images")
+        raise DfineError(f"{len(keys)} groups for {len(labels)} images")
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     group_of = np.array([place[key] for key in keys], np.int64)
     classes = 1 + max((max(row) for row in labels if len(row)), default=-1)

@@ -15,7 +15,7 @@ def _check(config: Any, wanted: str, good: Callable[[Any], bool], *names: str) -
     for name in names:
         value = getattr(config, name)
         if not all(map(good, value if isinstance(value, tuple) else (value,) if value is not None else ())):
-            raise ValueError(f"{name} must be {wanted}, got {value}")
+            raise DfineError(f"{name} must be {wanted}, got {value}")
 
 
 # Comparisons that NaN fails.
@@ -77,9 +77,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         strides = self.feat_strides
         if not strides or strides != (8, 16, 32)[-len(strides) :]:
-            raise ValueError(f"feat_strides must end at 32, as (8, 16, 32), (16, 32) or (32,), got {strides}")
+            raise DfineError(f"feat_strides must end at 32, as (8, 16, 32), (16, 32) or (32,), got {strides}")
         if len(self.points_per_level) != len(strides):
-            raise ValueError(f"points_per_level needs one entry per stride {strides}, got {self.points_per_level}")
+            raise DfineError(f"points_per_level needs one entry per stride {strides}, got {self.points_per_level}")
         _check(
             self, *_COUNT, "num_heads", "encoder_dim", "hidden_dim", "encoder_feedforward", "feedforward",
             "num_decoder_layers", "points_per_level", "num_classes", "num_queries",
@@ -87,7 +87,7 @@ class ModelConfig:
         for name in ("encoder_dim", "hidden_dim"):
             width = getattr(self, name)
             if width % self.num_heads or width % 4:
-                raise ValueError(f"{name} must divide into {self.num_heads} heads and by 4, got {width}")
+                raise DfineError(f"{name} must divide into {self.num_heads} heads and by 4, got {width}")
         _check(self, *_POSITIVE, "encoder_expansion", "encoder_depth_mult", "reg_scale", "up")
         _check(self, *_NOT_NEGATIVE, "num_denoising", "box_noise_scale")
         _check(self, *_FRACTION, "label_noise_ratio")
@@ -194,11 +194,11 @@ class TrainConfig:
         _check(self, *_FRACTION, "flat_fraction", "final_lr_fraction")
         _check(self, *_DECAY, "betas", "ema_decay", "ema_restart_decay")
         if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
+            raise DfineError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
         if self.matmul_precision not in ("highest", "high", "medium"):
-            raise ValueError(f"matmul_precision must be highest, high or medium, got {self.matmul_precision!r}")
+            raise DfineError(f"matmul_precision must be highest, high or medium, got {self.matmul_precision!r}")
         if self.compile and self.checkpoint_activations:
-            raise ValueError(
+            raise DfineError(
                 "compile and checkpoint_activations exclude each other: compiled code decides itself what it keeps for "
                 "the backward pass; switch one of them off"
             )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dfine_lib.data.coco import CocoIndex, read_coco
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 
 SUFFIX = ".packed"
 _MAGIC = b"dfine packed index 1\n"
@@ -55,7 +55,7 @@ def write_packed(index: CocoIndex, file: str | Path) -> Path:
     """
     file = Path(file)
     if file.suffix != SUFFIX:
-        raise ValueError(f"{file}: the name of a packed index ends in {SUFFIX}")
+        raise DfineError(f"{file}: the name of a packed index ends in {SUFFIX}")
     arrays = {name: np.ascontiguousarray(getattr(index, name), dtype) for name, (dtype, _) in _ARRAYS.items()}
     place, places = 0, {}
     for name, array in arrays.items():

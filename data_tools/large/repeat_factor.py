@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from dfine_lib.data.coco import CocoIndex
+from dfine_lib.errors import DfineError
 
 
 def class_repeat_factors(index: CocoIndex, threshold: float) -> np.ndarray:
@@ -24,7 +25,7 @@ def class_repeat_factors(index: CocoIndex, threshold: float) -> np.ndarray:
         ValueError: a threshold outside of 0 < t <= 1.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the repeat threshold is a fraction of the images, above 0 and at most 1, got {threshold}")
+        raise DfineError(f"the repeat threshold is a fraction of the images, above 0 and at most 1, got {threshold}")
     image_of = np.repeat(np.arange(len(index)), np.diff(index.box_offsets))  # [M]
     pairs = np.unique(image_of * index.num_classes + index.labels)
     images = np.bincount(pairs % index.num_classes, minlength=index.num_classes)  # [C]

@@ -17,7 +17,7 @@ from data_tools.large.packed import read_index, write_packed
 from data_tools.large.tars import FORMAT, SHARD_INDEX, checksum
 from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 
 LARGEST_PICTURE = 1 << 30  # bytes of one picture file
 
@@ -49,7 +49,7 @@ def shard_data(
         ValueError: `images_per_shard` below 1.
     """
     if images_per_shard < 1:
-        raise ValueError(f"images_per_shard must be at least 1, got {images_per_shard}")
+        raise DfineError(f"images_per_shard must be at least 1, got {images_per_shard}")
     source, out = Path(source), Path(out)
     parts, told = read_parts(source), []
     for split, part in parts.items():  # what training would refuse is told now, not after hours of copying

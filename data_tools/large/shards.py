@@ -38,7 +38,7 @@ from dfine_lib.data.loader import (
     pins_memory,
     workers_of,
 )  # fmt: skip
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 
 STREAMS = 12  # that a rank reads, whatever the number of workers; divides by most of their numbers
 SHUFFLED = 4096  # pictures of a rank, still encoded, among which the next one is drawn
@@ -158,17 +158,17 @@ class ShardTrainLoader(TrainLoader):
 
     def __init__(self, index: CocoIndex, recipe: Recipe, **share: Any) -> None:
         if recipe.data.repeat_threshold is not None:
-            raise ValueError("repeat_threshold draws pictures from all over the set, shards are read in order: give "
+            raise DfineError("repeat_threshold draws pictures from all over the set, shards are read in order: give "
                              "the data folder that they were made of")  # fmt: skip
         super().__init__(index, recipe, **share)
         if len(index) < recipe.data.batch_size:
-            raise ValueError(f"{len(index)} pictures in shards are fewer than a batch of {recipe.data.batch_size}")
+            raise DfineError(f"{len(index)} pictures in shards are fewer than a batch of {recipe.data.batch_size}")
         self.images = ShardImages(index, read_shards(index), recipe, seed=self.seed)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches `start_batch`, `start_batch + 1`, … of that epoch."""
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+            raise DfineError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         size = self.recipe.data.batch_size // self.shares
         shards = len(self.images.shards.names)
         order = np.random.default_rng(derived_seed(Draw.SHARD_ORDER, self.seed, epoch)).permutation(shards)

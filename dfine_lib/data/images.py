@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from dfine_lib.data.image_formats import register_heif, why_not_opened
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode not in _PLAIN_MODES:
-        raise ValueError(f"pictures of mode {image.mode} have no known range of values; save it with 8 bits a channel")
+        raise DfineError(f"pictures of mode {image.mode} have no known range of values; save it with 8 bits a channel")
     if image.mode != "RGB":
         image = image.convert("RGB")
     else:

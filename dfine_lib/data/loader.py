@@ -26,6 +26,7 @@ from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import DataError, read_image
 from dfine_lib.data.targets import Targets
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
+from dfine_lib.errors import DfineError
 
 
 class Draw(IntEnum):
@@ -288,17 +289,17 @@ class TrainLoader:
         sample_indices: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         if recipe.data.repeat_threshold is not None and sample_indices is None:
-            raise ValueError(
+            raise DfineError(
                 "repeat_threshold oversamples images: train with source=data_tools.large.source.LargeFolder()"
             )
         self.shares = world_size * recipe.train.accumulate
         if recipe.data.batch_size % self.shares:
-            raise ValueError(
+            raise DfineError(
                 f"batch_size {recipe.data.batch_size} cannot be shared out evenly over {world_size} ranks and "
                 f"{recipe.train.accumulate} accumulation passes; choose a multiple of {self.shares}"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.seed = index, recipe, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         self.sample_indices = sample_indices or self._shuffled
@@ -346,7 +347,7 @@ class TrainLoader:
         Only one epoch can be under way: a second call ends the first, which then raises RuntimeError.
         """
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+            raise DfineError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         strong = epoch < self.recipe.train.stop_epoch
         batches = self._draws(epoch)[start_batch:]
         chunks = [[SampleKey(epoch, i, strong, copy) for i, copy in batch.tolist()] for batch in batches]
@@ -388,7 +389,7 @@ class EvalLoader:
         device: torch.device | str | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.device = index, recipe, device
         own = list(range(rank, len(index), world_size))
         size = max(1, recipe.data.eval_batch_size // world_size)

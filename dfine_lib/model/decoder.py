@@ -20,7 +20,8 @@ from dfine_lib.model.denoising import DenoisingQueries, make_denoising_queries, 
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention, as_tokens
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
-from dfine_lib.model.weights import DERIVED_KEYS
+
+DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the input size, so not kept here
 
 
 class Gate(nn.Module):

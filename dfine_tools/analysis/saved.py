@@ -15,7 +15,6 @@ from dfine_lib.data import EvalLoader, find_split
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.distributed import current_ranks
 from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
-from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
@@ -115,9 +114,9 @@ def open_saved(
     if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(
             f"{weights}: {stored.num_classes} class rows without names, for the {index.num_classes} classes of "
-            f"{annotation_file}: nothing says which row is which class. Name the row of every class, counted from 0, "
-            f"as --row {shlex.quote(index.category_names[0])}=ROW. Or: {how_to_name(weights, stored.model is None)}"
-        )
+            f"{annotation_file}: nothing says which row is which class",
+            "name_row_of_each_class", class_name=shlex.quote(index.category_names[0]), path=stored.path,
+        )  # fmt: skip
     model = DFINE.from_recipe(recipe, num_classes=index.num_classes)
     taken = load_weights(model, stored, index.category_names, rows).get("rows", {})
     unknown = [name for name, source in taken.items() if source is None]

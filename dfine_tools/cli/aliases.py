@@ -1,19 +1,15 @@
-"""Names that options had in earlier versions: still understood, not shown by `--help`."""
+"""Options of several commands; names that options had in earlier versions: still understood, not shown by `--help`."""
 
 from __future__ import annotations
 
 import argparse
 
+from dfine_lib.config import parse_hw
+
 
 def old_name(parser: argparse._ActionsContainer, old: str, option: argparse.Action) -> None:
     """Let `parser` also take `option` under the name `old`."""
-    hidden = parser.add_argument(old, dest=option.dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    hidden.type, hidden.choices, hidden.nargs, hidden.metavar = (
-        option.type,
-        option.choices,
-        option.nargs,
-        option.metavar,
-    )
+    parser._option_string_actions[old] = option
 
 
 def add_image_files(parser: argparse._ActionsContainer) -> None:
@@ -23,3 +19,11 @@ def add_image_files(parser: argparse._ActionsContainer) -> None:
         help="link (default): hard links, copies where the disk has none; copy; none: annotations only",
     )  # fmt: skip
     old_name(parser, "--pictures", option)
+
+
+def image_size_of(words: str | None) -> int | tuple[int, int] | None:
+    """`--image-size` as a side or (height, width); None stays None."""
+    if words is None:
+        return None
+    height, width = parse_hw(words)
+    return height if height == width else (height, width)

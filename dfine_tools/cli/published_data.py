@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dfine_lib.errors import DfineError
 from dfine_tools.cli.aliases import add_image_files
 
 
@@ -51,7 +52,7 @@ def _download(arguments: argparse.Namespace) -> None:
 
     sets = known_sets(arguments.addresses) if arguments.addresses else known_sets()
     if arguments.set not in sets:
-        raise ValueError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
+        raise DfineError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
     data_set, splits = sets[arguments.set], tuple(arguments.splits.split(","))
     files = data_set.of_splits(splits)
     print(data_set.summary(files), flush=True)

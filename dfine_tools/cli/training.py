@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
+from dfine_lib.errors import DfineError
 from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
 from dfine_tools.cli.remedies import with_remedy
 
@@ -29,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "train",
         help="train or fine-tune on a COCO-style folder",
         description="Train or fine-tune, in one process or several (--nproc, or torchrun -m dfine_tools.cli train …). "
-        "The same command again goes on where the run was left.",
+        "The same command again resumes the run.",
         epilog="Example: dfine train --recipe n_custom --data my_set --epochs 50 --batch-size 16 --nproc 2",
     )
     train.add_argument("--recipe", required=True, metavar="NAME", help="see `dfine recipes`")
@@ -47,8 +48,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     train.add_argument(
         "--repeat-threshold", type=float, metavar="T",
-        help="images of classes that stand in a smaller share of the images than T are drawn oftener, as in LVIS; "
-        "`dfine stats --repeat-threshold T` tells how often (default: off)",
+        help="repeat-factor sampling, as in LVIS: images of classes that are in a smaller fraction of the images than "
+        "T are oversampled; `dfine stats --repeat-threshold T` shows how often (default: off)",
     )  # fmt: skip
     train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
     _add_compile(train)
@@ -61,7 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="go on from what lies in the output folder (default), or refuse a folder that holds a run",
+        help="resume the run in the output folder (default), or refuse a folder that holds a run",
     )
     _add_nproc(train, "processes that share each batch, a GPU each (default: 1)")
     train.add_argument(
@@ -69,9 +70,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="with --nproc: start all processes anew from the last state this often if one is lost (default: 0)",
     )  # fmt: skip
     _add_settings(train)
-    train.set_defaults(
-        call=_train, after_interrupt=" The last whole epoch is saved: the same command goes on from there."
-    )
+    train.set_defaults(call=_train, after_interrupt=" The last whole epoch is saved: the same command resumes from it.")
 
     evaluate = commands.add_parser(
         "eval",
@@ -208,7 +207,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _find_splits(data: Path, *names: str) -> None:
-    """`DataError` where one is not there: told at once, before torch is loaded."""
+    """`DataError` where one is not there: raised at once, before torch is loaded."""
     from dfine_lib.data.coco import find_split
 
     for name in names:
@@ -275,7 +274,7 @@ def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_o
 
 def _result(arguments: argparse.Namespace) -> None:
     if not (arguments.run / "metrics.json").exists():
-        raise ValueError(
+        raise DfineError(
             f"{arguments.run}: no metrics.json, so no finished run; the same command again goes on with it"
         )
     _print_result(arguments.run)
@@ -288,7 +287,7 @@ def _print_result(run: Path) -> None:
     kept = "best" if result["ap"] is not None else "the val split has no boxes to measure it on; kept are the latest"
     epochs = result["recipe"]["train"]["epochs"]
     print(f"AP {_number(result['ap'])} ({kept}, epoch {result['best_epoch'] + 1} of {epochs})")
-    print(f"last epoch: {_number(last['ema']['ap'])} EMA weights, {_number(last['raw']['ap'])} raw weights")
+    print(f"last epoch: {_number(last['ema']['ap'])} EMA weights, {_number(last['raw']['ap'])} non-EMA weights")
     for name, file in (("report", "report.html"), ("weights", "model.safetensors"), ("numbers", "metrics.json")):
         if (run / file).exists():
             print(f"{name:8} {run / file}")
@@ -300,7 +299,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     if arguments.epochs is not None:
         recipe = for_epochs(recipe, arguments.epochs)
     if arguments.scale_rates and arguments.batch_size is None:
-        raise ValueError("--scale-rates scales the rates to a batch: give --batch-size too")
+        raise DfineError("--scale-rates scales the rates to a batch: give --batch-size too")
     if arguments.scale_rates:
         recipe = scaled(recipe, arguments.batch_size)
     settings = {
@@ -316,7 +315,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     for setting in arguments.set:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
+            raise DfineError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
         settings[name.strip()] = value.strip()
     return changed(recipe, settings)
 
@@ -327,10 +326,10 @@ def _rows_of(arguments: argparse.Namespace) -> dict[str, str]:
     for word in arguments.row:
         name, equals, source = (part.strip() for part in word.partition("="))
         if not (name and equals and source):
-            raise ValueError(f"--row wants NEW=OLD, two names of classes, as taxi=car, got {word!r}")
+            raise DfineError(f"--row wants NEW=OLD, two names of classes, as taxi=car, got {word!r}")
         rows[name] = source
     if rows and not arguments.weights:
-        raise ValueError("--row says which classes of a weights file to take: give --weights too")
+        raise DfineError("--row says which classes of a weights file to take: give --weights too")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The deployed form of a model: the same outputs from fewer operations.
+"""Deploy mode: a fused (re-parameterised) model with the same outputs from fewer operations.
 
 What only training needs is taken out, batch norms and learnable affines go into the convolutions before them, and
 parallel convolutions become one.
@@ -19,14 +19,14 @@ from dfine_lib.model.hybrid_encoder import Bottleneck
 from dfine_lib.model.layers import ConvNorm, FrozenBatchNorm2d
 
 
-def deployed_form(model: DFINE) -> DFINE:
+def deploy_mode(model: DFINE) -> DFINE:
     """A copy of the model for inference alone, with the same last-layer outputs up to float rounding.
 
     Args:
         model: left as it is.
 
     Returns:
-        In eval mode, without gradients. It gives the last layer's answer only (`keep_layers=True` is refused) and
+        In eval mode, without gradients. It gives the last layer's output only (`keep_layers=True` is refused) and
         cannot be trained; its state dict is no longer the published one.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dfine_lib.errors import DfineError
 from dfine_tools.figures.style import (
     INK,
     MAIN,
@@ -18,6 +19,7 @@ from dfine_tools.figures.style import (
     as_rgb,
     class_colour,
     draw_box,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -40,7 +42,7 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     """
     columns = {split: as_array(values) for split, values in counts.items()}
     if not names or not columns or any(len(values) != len(names) for values in columns.values()):
-        raise ValueError(f"{len(names)} names, counts of {[len(values) for values in columns.values()]} classes")
+        raise DfineError(f"{len(names)} names, counts of {[len(values) for values in columns.values()]} classes")
     order = np.argsort(-next(iter(columns.values())), kind="stable")[:most]
     summary = "; ".join(
         f"{split}: " + ", ".join(f"{names[i]} {values[i]:.0f}" for i in order[:10]) for split, values in columns.items()
@@ -51,11 +53,8 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     for number, (split, values) in enumerate(columns.items()):
         place = np.arange(len(order)) + (number - (len(columns) - 1) / 2) * height
         axes.barh(place, values[order], height=height, color=_COLOURS[number % 2], label=split)
-    axes.set_yticks(np.arange(len(order)), [names[i][:28] for i in order])
-    axes.invert_yaxis()
+    name_bars(axes, [names[i][:28] for i in order])
     axes.set_xscale("symlog", linthresh=1)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     axes.set_xlabel("boxes")
     more = f" ({len(names) - len(order)} rarer ones left out)" if len(names) > len(order) else ""
     axes.set_title(f"boxes of each class{more}")
@@ -77,7 +76,7 @@ def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapp
     """
     columns = {split: as_array(values) for split, values in sides_px.items() if len(values)}
     if not columns:
-        raise ValueError("no object to draw")
+        raise DfineError("no object to draw")
     edges = 2.0 ** np.arange(-1, np.log2(2 * image_size) + 0.5, 0.5)
     summary = "; ".join(
         f"{split}: median {np.median(values):.0f} px, "
@@ -115,7 +114,7 @@ def anchors_in_objects(counts: Mapping[str, Any]) -> Figure:
     """
     columns = {split: as_array(values) for split, values in counts.items() if len(values)}
     if not columns:
-        raise ValueError("no object to draw")
+        raise DfineError("no object to draw")
     starts = np.array([0, 1, 2, 3, 5, 9, 17, 33, 65, 257, 1025])
     names = [str(a) if a + 1 == b else f"{a}-{b - 1}" for a, b in pairwise(starts)] + ["more"]
     summary = "; ".join(
@@ -152,7 +151,7 @@ def where_objects_lie(density: Mapping[str, Any]) -> Figure:
     """
     maps = {split: as_array(values) for split, values in density.items()}
     if not maps or any(one.ndim != 2 or one.shape[0] != one.shape[1] for one in maps.values()):
-        raise ValueError(f"maps must be [n, n], got {[list(one.shape) for one in maps.values()]}")
+        raise DfineError(f"maps must be [n, n], got {[list(one.shape) for one in maps.values()]}")
     summary = []
     for split, one in maps.items():
         cut = len(one) // 4
@@ -183,7 +182,7 @@ def annotated_images(
         ValueError: no image, or a label without a name.
     """
     if not pictures:
-        raise ValueError("no image to show")
+        raise DfineError("no image to show")
     rows = -(-len(pictures) // per_row)
     summary = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in pictures.items())
     figure = new_figure(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Images with their annotations. {summary}.")
@@ -196,7 +195,7 @@ def annotated_images(
         axes.set_title(title, fontsize=8.5)
         for box, label in zip(as_array(boxes).reshape(-1, 4), labels, strict=True):
             if not 0 <= label < len(names):
-                raise ValueError(f"{title}: label {label} has no name; there are {len(names)}")
+                raise DfineError(f"{title}: label {label} has no name; there are {len(names)}")
             colour = class_colour(int(label))
             draw_box(axes, box, colour, width=1.2)
             if len(labels) <= 12:

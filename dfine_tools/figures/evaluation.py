@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dfine_lib.errors import DfineError
 from dfine_tools.analysis.errors import ERROR_TYPES, TRUE_POSITIVE, ErrorBreakdown, match_detections
 from dfine_tools.analysis.image_boxes import ImageBoxes
 from dfine_tools.figures.style import (
@@ -23,6 +24,7 @@ from dfine_tools.figures.style import (
     class_colour,
     draw_box,
     layer_colours,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -56,13 +58,10 @@ def errors_by_type(breakdown: ErrorBreakdown) -> Figure:
     for row, (delta, width) in enumerate(zip(bars.values(), widths, strict=True)):
         axes.text(width, row, " -" if np.isnan(delta) else f" {delta:+.3f}", va="center", fontsize=9)
     axes.axhline(len(ERROR_TYPES) - 0.5, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(bars)), list(bars))
-    axes.set_ylim(len(bars) - 0.4, -0.6)
+    name_bars(axes, list(bars))
     axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
     axes.set_xlabel(f"ΔAP at IoU {breakdown.foreground:g} of fixing this error type alone (in brackets its count)")
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     return figure
 
 
@@ -82,7 +81,7 @@ def precision_recall_curves(precision: Any, names: Sequence[str], iou: float = 0
     values, at = as_array(precision), np.linspace(0, 1, 101)
     thresholds = [round(0.5 + 0.05 * n, 2) for n in range(10)]
     if values.shape != (10, 101, len(names)) or iou not in thresholds:
-        raise ValueError(
+        raise DfineError(
             f"precision must be [10, 101, {len(names)}] and iou one of {thresholds}, got {list(values.shape)} and {iou}"
         )
     measured = np.flatnonzero(~np.isnan(values).all((0, 1))) if len(names) else np.zeros(0, int)
@@ -127,7 +126,7 @@ def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5)
     """
     counts, classes = as_array(matrix).astype(int), len(names)
     if counts.shape != (classes + 1, classes + 1):
-        raise ValueError(f"{classes} names want a matrix [{classes + 1}, {classes + 1}], got {list(counts.shape)}")
+        raise DfineError(f"{classes} names want a matrix [{classes + 1}, {classes + 1}], got {list(counts.shape)}")
     correct = np.diag(counts)[:-1]
     errors = counts[:-1].sum(1) + counts[:, :-1].sum(0) - 2 * correct
     shown = np.sort(np.argsort(-errors, kind="stable")[:_MOST_CLASSES])
@@ -179,7 +178,7 @@ def detection_errors(
         ValueError: lists of unequal length, or empty ones.
     """
     if not images or len(images) != len(boxes):
-        raise ValueError(f"give one set of boxes for each image and at least one; got {len(boxes)} for {len(images)}")
+        raise DfineError(f"give one set of boxes for each image and at least one; got {len(boxes)} for {len(images)}")
     columns = min(3, len(images))
     rows = -(-len(images) // columns)
     height, width = np.median([as_rgb(image).shape[:2] for image in images], axis=0)

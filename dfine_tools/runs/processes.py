@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from dfine_lib.errors import DfineError
+
 log = logging.getLogger(__name__)
 STARTED_BY = "DFINE_STARTED_BY"  # variable: the process that a run ends with
 USERS_ERROR = 2  # exit code of the command for what its caller can put right; it has said what
@@ -46,12 +48,12 @@ def run_in_processes(module: str, words: Sequence[str], processes: int, *, max_r
             resumes from its last state, and `--resume` is added to the words.
 
     Raises:
-        ValueError: fewer than one process, or a negative number of restarts.
+        DfineError: fewer than one process, or a negative number of restarts.
         ProcessesFailed: a process failed, and there is no restart left.
         KeyboardInterrupt: this process was interrupted, or asked to end.
     """
     if processes < 1 or max_restarts < 0:
-        raise ValueError(f"at least 1 process and 0 restarts are needed, got {processes} and {max_restarts}")
+        raise DfineError(f"at least 1 process and 0 restarts are needed, got {processes} and {max_restarts}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(ENDING))
     torchrun = ["--standalone", f"--nproc-per-node={processes}", "-m", "--", module, *words]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dfine_lib.errors import DfineError
 from dfine_lib.train.run_folder import read_rows
 from dfine_tools.published import PUBLISHED_AP
 
@@ -133,7 +134,7 @@ def published_rows(
 def _contents(folder: str | Path, name: str, kinds: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of runs; train one first, or name another folder")
+        raise DfineError(f"{folder}: no such folder of runs; train one first, or name another folder")
     found = {}
     for file in sorted(folder.glob(f"*/{name}")):
         try:

@@ -159,12 +159,10 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple
         confidence: 0..1.
     """
     if len(values) < 2:
-        return (float(values[0]) if values else math.nan), math.nan, math.nan
-    mean, error = sum(values) / len(values), stats.sem(values)
-    if error == 0:
-        return mean, mean, mean  # scipy gives NaN
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=mean, scale=error)
-    return mean, float(low), float(high)
+        return (*values, math.nan, math.nan, math.nan)[:3]
+    mean = sum(values) / len(values)
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))  # t.interval: NaN for equals
+    return mean, mean - reach, mean + reach
 
 
 def condition_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -57,10 +57,8 @@ PLUMBING: dict[str, str] = {
     # Weights in another project's form.
     "is_huggingface": "whether a state dict is named as in transformers",
     "from_huggingface": "names of transformers to ours",
-    "to_huggingface": "names of ours to those of transformers",
+    "renamed": "the name of an entry in the other project's naming",
     "model_config": "a config.json of transformers as our ModelConfig",
-    "huggingface_config": "our ModelConfig as a config.json of transformers",
-    "save_huggingface": "a folder that transformers opens",
     "described": "which size a state dict is of, read from its shapes",
     "home": "the folder of downloaded files",
     "fetch": "a published file, downloaded once and whole",
@@ -70,13 +68,9 @@ PLUMBING: dict[str, str] = {
     "locate_weights": "the file that a path, a folder or a published name means",
     # Which row of a class head is which class.
     "of_heads": "whether an entry of a state dict is of a class head",
-    "by_class": "whether it has a row for each class",
     "checked_names": "one name a class row of a file, or none",
     "take_rows": "a state dict with some class rows alone",
-    "with_row_zero": "class rows as the published Objects365 files have them",
     "source_rows": "the file's class row for each class of a model",
-    "how_to_name": "what to do about class rows without names, in words",
-    "without_unnamed_rows": "weights without the class rows that stand for no class",
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",

@@ -31,7 +31,7 @@ def distribution_gallery(
         objects = found[condition]
         one = objects[round(position * (len(objects) - 1))]
         title = f"{condition}, image {one.image}\nscore {one.score:.2f}"
-        return viz.first_and_last_layer(images[one.image], one.steps, one.truth_xyxy, title)
+        return viz.first_and_last_layer(images[one.image], one.steps, one.ground_truth_xyxy, title)
 
     return Explorer(
         draw,

@@ -49,7 +49,7 @@ def sampling_points(
             sampling.weights[at],
             sampling.points_per_level,
             box_xyxy,
-            one.truth_xyxy,
+            one.ground_truth_xyxy,
             head=None if head < 0 else head,
             strides=strides,
             title=f"{name}, decoder layer {layer} of {len(layers)}",

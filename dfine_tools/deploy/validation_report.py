@@ -1,4 +1,4 @@
-"""What the gate found: a check for each question, and the report that lies beside a file."""
+"""The report of an export validation: a result for each check, written next to the exported file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _WORDS = {(True, True): "ok     ", (False, True): "FAIL   ", (False, False): "no
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer."""
+    """One check and its result."""
 
     name: str
     passed: bool
     detail: str
     numbers: dict[str, Any] = field(default_factory=dict)
-    run: bool = True  # False: it could not be asked here, which is no pass
+    run: bool = True  # False: it could not be run here, which is no pass
 
 
 @dataclass(frozen=True)
-class GateReport:
-    """What the gate found."""
+class ValidationReport:
+    """The results of all checks."""
 
     file: str
     weights: str
@@ -32,24 +32,19 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every question was answered well."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def not_run(self) -> bool:
-        """Whether nothing failed, but something could not be asked on this machine."""
+        """Whether nothing failed, but some check could not be run on this machine."""
         return not self.passed and all(check.passed for check in self.checks if check.run)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
         checks = [json_safe(asdict(check)) for check in self.checks]
-        return {
-            "passed": self.passed,
-            "not_run": self.not_run,
-            "file": self.file,
-            "weights": self.weights,
-            "checks": checks,
-        }
+        about = {"passed": self.passed, "not_run": self.not_run, "file": self.file, "weights": self.weights}
+        return about | {"checks": checks}
 
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
@@ -57,5 +52,5 @@ class GateReport:
 
 
 def report_path(file: str | Path) -> Path:
-    """Where the gate's report on a file lies: beside it, `detector.onnx.gate.json`."""
-    return Path(f"{file}.gate.json")
+    """Path of the report on a file: next to it, `detector.onnx.gate.json`."""  # old name
+    return Path(f"{file}.gate.json")  # old name
