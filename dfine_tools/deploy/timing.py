@@ -19,9 +19,10 @@ from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
 from dfine_tools.analysis.profile import profile
 from dfine_tools.deploy.backends import Backend
+from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.pipeline import map_ahead
 from dfine_tools.deploy.predict import Predictor, network_input
-from dfine_tools.deploy.sources import UNREADABLE, ImageSource, SourceError, find_source, read_image
+from dfine_tools.deploy.sources import UNREADABLE, ImageSource, find_source
 from dfine_tools.published import PUBLISHED_COST
 
 log = logging.getLogger(__name__)

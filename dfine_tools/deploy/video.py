@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dfine_tools.deploy.sources import Frame, SourceError, VideoSource
+from dfine_tools.deploy.images import SourceError
+from dfine_tools.deploy.sources import Frame, VideoSource
 
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0  # without a byte from a stream
