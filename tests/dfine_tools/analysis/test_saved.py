@@ -49,6 +49,15 @@ def expected(folder, tmp_path_factory) -> dict:
     return found
 
 
+def test_pycocotools_as_engine_gives_the_same_metrics(folder, expected, tmp_path):
+    found = numbers(["--weights", PICO, "--data", folder, "--engine", "pycocotools"], tmp_path / "a.json")
+    found |= found.pop("per_class")
+    wanted = expected | expected["per_class"]
+    assert {name for name, ap in found.items() if ap is None} == {name for name in found if wanted[name] is None}
+    for name, ap in found.items():
+        assert ap == pytest.approx(wanted[name], abs=1e-12), name
+
+
 def authors_file(path: Path, rows: list[int]) -> Path:
     """A checkpoint as the authors' code writes it, without names: rows of the shapes' model, -1 an untrained one."""
     state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(PICO).items()}
