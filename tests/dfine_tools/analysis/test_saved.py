@@ -178,7 +178,7 @@ def test_images_are_checked_by_the_first_of_several_processes_alone(folder, monk
     monkeypatch.setattr(saved.LargeFolder, "check", lambda self, index, every: checked.append(index))
     for rank in (0, 1):
         ranks = Ranks(rank, 2)
-        monkeypatch.setattr(type(ranks), "on_first", lambda self, work: work() if self.rank == 0 else None)
+        monkeypatch.setattr(type(ranks), "on_rank_zero", lambda self, work: work() if self.rank == 0 else None)
         monkeypatch.setattr(saved, "current_ranks", lambda ranks=ranks: ranks)
         open_saved(PICO, folder, settings=SIZE, device="cpu")
     assert len(checked) == 1
