@@ -208,6 +208,10 @@ def read_ground_truth(source: Path | str | dict[str, Any]) -> GroundTruth:
     for key in ("images", "annotations"):
         if key not in content:
             raise DataError(f"{file}: no {key!r} in this COCO file")
+    for annotation in content["annotations"]:
+        for key in ("image_id", "category_id", "bbox"):
+            if key not in annotation:
+                raise DataError(f"{file}: annotation id {annotation.get('id', '(none)')} has no {key!r}")
     if not content.get("categories"):
         ids = sorted({annotation["category_id"] for annotation in content["annotations"]})
         content = content | {"categories": [{"id": i} for i in ids]}

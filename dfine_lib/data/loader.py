@@ -23,7 +23,6 @@ from dfine_lib.data.samples import Batch, CocoImages, RawBatch, SampleKey, colla
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.transforms import multiscale_sizes
 from dfine_lib.errors import DataError, DfineError
-from dfine_lib.heap import keep_freed_memory
 
 
 class _BatchSampler(Sampler):
@@ -47,7 +46,6 @@ def _start_method(num_workers: int) -> str | None:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     gc.freeze()  # the collector leaves the parent's objects alone, so their pages stay shared
 
 

@@ -14,6 +14,20 @@ REMEDIES: dict[str, str] = {
     "find_images_by_name": "`dfine doctor DATA --fix OUT` takes the image of that name there",
     "leave_out_images": "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong",
     "merge_classes": "Where both are one class, `dfine doctor DATA --fix OUT` merges them",
+    "other_out": "Choose another --out",
+    "other_out_from": "Choose another --out; --weights {weights} starts from what this run has learned",
+    "start_again": "Start again in another --out; weights that the run had saved can be given with --weights",
+    "folder_in_use": "Wait for it, end it, or choose another --out",
+    "lower_lr": (
+        "Then start again in another --out with --set train.lr={lr} or --precision fp32, and with --weights {weights} "
+        "if that file exists"
+    ),
+    "fewer_processes": "Give --nproc {gpus}, or --device cpu",
+    "on_cpu": "Give --device cpu",
+    "free_port": (
+        "Choose a free port on a machine that all reach: MASTER_PORT, or torchrun's --master-port; on one machine "
+        "--standalone finds one"
+    ),
     "unknown_class": (
         "Where it is one of these under another name, say so, as --row {class_name}={its}; else rename the categories "
         "of the folder, or fine-tune these weights on it"
