@@ -27,6 +27,7 @@ from dfine_lib.model.class_rows import (
     source_rows,
     take_rows,
 )
+from dfine_lib.model.decoder import DERIVED_KEYS
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 from dfine_lib.model.published import COCO_FILES, OBJECTS365_FILES, described, locate_weights
 from dfine_lib.recipes import get_recipe
@@ -34,7 +35,6 @@ from dfine_lib.recipes import get_recipe
 __all__ = ["Weights", "WeightsError", "load_weights", "locate_weights", "read_weights", "save_weights"]
 
 log = logging.getLogger(__name__)
-DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the input size, so not kept here
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,14 +26,25 @@ def deployed_form(model: DFINE) -> DFINE:
         model: left as it is.
 
     Returns:
-        In eval mode, without gradients. It gives the last layer's answer only (`keep_layers=True` is refused) and
+        In eval mode, without gradients. It gives the last layer's output only (`keep_layers=True` is refused) and
         cannot be trained; its state dict is no longer the published one.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
         _fold(model)
-    model.decoder.keep_last_only()
+    decoder = model.decoder
+    for heads in (decoder.dec_score_head, decoder.decoder.lqe_layers):
+        for i in range(len(heads) - 1):
+            heads[i] = _Removed()
+    decoder.denoising_class_embed = _Removed()
     return model
+
+
+class _Removed(nn.Module):
+    """In place of what only training, or a look at all layers, needs."""
+
+    def forward(self, *_: Tensor) -> Tensor:
+        raise ValueError("this model is in deploy mode, which has the last layer's output only")
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> nn.Conv2d:

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from dfine_lib.model.autograd import max_of_four
 from dfine_lib.model.hgnetv2 import ARCHITECTURES, ConvBlock, HGBlock, HGNetV2, LightConvBlock, StageShape, Stem
 from dfine_lib.model.layers import FrozenBatchNorm2d
 
@@ -186,15 +185,6 @@ def test_a_frozen_norm_in_the_kernel_gives_the_gradients_of_one_behind_it(activa
     ((F.relu(behind) if activate else behind) * weights).sum().backward()
     assert_close(found, (x.grad, block.conv.weight.grad))
     assert_close(block(x), block.eval()(x))
-
-
-def test_max_of_four_cells_gives_a_tie_to_the_first():
-    x = torch.tensor([[[[1.0, 1.0, 0.0], [1.0, 2.0, 2.0], [2.0, 0.0, 2.0]]]], requires_grad=True)
-    pooled = max_of_four(x, training=True)
-    pooled.backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
-    ours, x.grad = x.grad, None
-    F.max_pool2d(x, 2, 1).backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
-    assert_close(ours, x.grad)
 
 
 def test_norms_in_eval_mode_stay_so_within_a_block_in_training():

@@ -56,14 +56,6 @@ PLUMBING: dict[str, str] = {
     "parent_of": "which recipe another one is told from; `dfine recipes` prints it",
     "for_image_size": "a recipe for another input size: one field",
     "in_words": "seconds as hours and minutes, for the progress bar",
-    # The same numbers in fewer passes over memory.
-    "norm_relu_affine": "lesson 10's norm, ReLU and LAB in one",
-    "batch_norm": "a batch norm whose backward pass is fast in any layout",
-    "memory_format": "layout of a map, or of some channels of one",
-    "split_images": "lesson 12's maps, image by image and without a copy",
-    "dense_gradient": "a gradient copied once, not read in strides",
-    "pad_end": "the stem's padding, likewise",
-    "max_of_four": "the stem's max-pooling, with a backward pass of its own",
     # Weights in another project's form.
     "is_huggingface": "whether a state dict is named as in transformers",
     "from_huggingface": "names of transformers to ours",
@@ -101,7 +93,6 @@ PLUMBING: dict[str, str] = {
     "ToldElsewhere": "another process tells the error",
     "enough_gpus": "a GPU for each process, or an error",
     # Speed and memory, which change no result.
-    "pad_queries": "queries that nobody sees, so that compiled code meets few shapes",
     "usable_precision": "the precision asked for, or what the device has instead",
     "has_bf16": "whether a device computes in bf16",
     "describe_device": "a device by name",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from dfine_lib.model.decoder import DecoderLayer, DFINEDecoder, QualityHead, make_anchors
+from dfine_lib.model.decoder import DecoderLayer, DFINEDecoder, LocationQualityEstimator, make_anchors
 from dfine_lib.model.deformable_attention import OFFSET_SCALE, DeformableAttention
 from dfine_tools.deploy.graph.encoder import Shapes
 from dfine_tools.deploy.graph.folding import linear_layer
@@ -108,9 +108,9 @@ class GraphLayer(nn.Module):
 
 
 class GraphQuality(nn.Module):
-    """A `QualityHead` on distributions that are there already; the mean of the peaks is in its weights."""
+    """A `LocationQualityEstimator` on distributions that are there already; the mean of the peaks is in its weights."""
 
-    def __init__(self, head: QualityHead) -> None:
+    def __init__(self, head: LocationQualityEstimator) -> None:
         super().__init__()
         self.top = head.top
         first, self.second = head.reg_conf.layers
