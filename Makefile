@@ -1,7 +1,7 @@
 # make run      makes the embedded data set, fine-tunes the teaching checkpoint on it, prints AP and the report's path
 # make run DATA=folder [RECIPE=n_custom] [epochs=3 image_size=320 nproc=2]      the same on a COCO-style folder
-# make test     the whole suite, lessons included        make site     the lessons as web pages, in site/
-# make bench    how fast beside other implementations (AUTHORS=folder of the authors' code); fills the README's table
+# make test     the whole suite, lessons included        make site     guides, lessons and reference as web pages, in site/
+# make bench    speed compared with other implementations (AUTHORS=folder of the authors' code); fills docs/speed.md
 # make lint     style                                    make clean    caches and build leftovers
 #
 # The first call makes .venv/ from pyproject.toml, later ones find it (environment.py says how, and what to do about
@@ -58,7 +58,7 @@ run:
 	"$$python" -m dfine_tools.cli result "$(OUT)"
 
 # What the whole suite needs.
-everything = notebooks,deploy,video,serve,shards,tensorrt-rtx,dev
+everything = notebooks,deploy,video,serve,shards,tensorrt-rtx,docs,dev
 
 # ---- test ------------------------------------------------------------------------------------------------------------
 
@@ -89,10 +89,12 @@ bench:
 
 # ---- site ------------------------------------------------------------------------------------------------------------
 
+# A warning ends it: a link that leads nowhere, a formula that is not converted, a docstring that is not read as it is meant.
 site:
 	@set -euo pipefail; \
-	python=$$("$(PYTHON3)" environment.py notebooks); \
-	"$$python" notebooks/lessons.py site site
+	python=$$("$(PYTHON3)" environment.py notebooks,docs); \
+	"$$python" -m sphinx -W --keep-going -q -j auto -d build/site -c docs . site; \
+	echo "site/index.html"
 
 # ---- habits ----------------------------------------------------------------------------------------------------------
 
@@ -104,5 +106,5 @@ lint:
 
 # Leaves data/, runs/ and .venv/ alone.
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site docs/api *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -25,7 +25,7 @@ from dfine_lib.recipes import get_recipe
 from dfine_tools.deploy.export import export_onnx
 from dfine_tools.deploy.predict import Predictor, network_input
 from dfine_tools.deploy.predict_files import predict_files
-from dfine_tools.deploy.sources import find_source, read_picture
+from dfine_tools.deploy.sources import find_source, read_image
 
 SEED, SIDE, IMAGES = 0, 320, 200
 BATCHES = (1, 4)
@@ -104,7 +104,7 @@ def model_alone(model: Path, folder: Path, image_hw: tuple[int, int], batch: int
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    images = torch.stack([network_input(read_picture(file), image_hw) for file in find_source(folder).items])
+    images = torch.stack([network_input(read_image(file), image_hw) for file in find_source(folder).items])
     pixels, sizes = (images.float() / 255).numpy(), np.full((len(images), 2), SIDE, np.int64)
 
     def run() -> None:

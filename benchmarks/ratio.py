@@ -2,7 +2,7 @@
 
 Other work on a machine slows both halves of a turn alike, so a ratio says more than two times measured apart. Every
 program of this folder checks first that both give equal answers, then measures here, and records into
-`benchmarks/results/`; `table.py` puts what is recorded into the README.
+`benchmarks/results/`; `table.py` puts what is recorded into docs/speed.md.
 """
 
 from __future__ import annotations

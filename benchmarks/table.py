@@ -1,7 +1,7 @@
-"""Fill the README's table of speed from what is recorded in `benchmarks/results/`. Numbers are never typed.
+"""Fill the table of docs/speed.md from what is recorded in `benchmarks/results/`. Numbers are never typed.
 
 python -m benchmarks.table write    rewrite the table
-python -m benchmarks.table check    exit 1 where README and files disagree
+python -m benchmarks.table check    exit 1 where page and files disagree
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.ratio import RESULTS, ROOT
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- end of speed -->"
 HEAD = (
-    "| what | case | beside | ours | theirs | ratio (middle half of the turns) | aim |\n|---|---|---|---|---|---|---|"
+    "| what | case | compared with | ours | theirs | ratio (interquartile range) | target |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
@@ -64,9 +65,9 @@ def _machine(row: dict[str, Any]) -> str:
     )
 
 
-def filled(readme: str) -> str:
-    """The README with the table put between its two marks."""
-    before, rest = readme.split(BEGIN)
+def filled(page: str) -> str:
+    """The page with the table put between its two marks."""
+    before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 
 
@@ -74,11 +75,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("write", "check"))
     action = parser.parse_args().action
-    readme = README.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     if action == "write":
-        README.write_text(filled(readme), encoding="utf-8")
-    elif readme != filled(readme):
-        print("README.md and benchmarks/results/ disagree: python -m benchmarks.table write")
+        PAGE.write_text(filled(page), encoding="utf-8")
+    elif page != filled(page):
+        print("docs/speed.md and benchmarks/results/ disagree: python -m benchmarks.table write")
         return 1
     return 0
 

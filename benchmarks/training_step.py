@@ -97,7 +97,7 @@ def their_step(case: Case, model: nn.Module, peer: authors.Authors) -> Callable[
     recipe, batch = case.recipe, case.data()
     theirs = peer.model(model, case.side).train()
     criterion, average = peer.criterion(recipe), peer.ema(theirs, recipe)
-    optimizer = peer.optimizer(theirs, build_optimizer(model, recipe).param_groups, model)
+    optimizer = peer.optimizer(theirs, build_optimizer(model, recipe.train).param_groups, model)
 
     def run() -> dict[str, float]:
         clock, start = Clock(), time.perf_counter()
@@ -114,9 +114,9 @@ def our_step(case: Case, model: nn.Module, average: bool = True) -> Callable[[],
     """The step that `dfine train` takes, with a clock at its parts."""
     recipe, batch = case.recipe, case.data()
     model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build_optimizer(model, recipe.train)
     step = TrainStep(
-        model, build_criterion(recipe), optimizer, ModelEMA(model, recipe), recipe.train, torch.device("cpu")
+        model, build_criterion(recipe), optimizer, ModelEMA(model, recipe.train), recipe.train, torch.device("cpu")
     )
     clock = Clock()
     step.forward = _timed(step.forward, clock, "forward")
@@ -129,8 +129,8 @@ def our_step(case: Case, model: nn.Module, average: bool = True) -> Callable[[],
         start = time.perf_counter()
         torch.manual_seed(SEED)
         result = step([batch])
-        if result.broken:
-            raise SystemExit(f"{case}: {result.broken} not finite")
+        if result.non_finite:
+            raise SystemExit(f"{case}: {result.non_finite} not finite")
         return _with_rest(clock, start)
 
     return run
@@ -185,7 +185,7 @@ def transformers_model(ours: nn.Module) -> nn.Module:
     """Their model of the same shape and with the same weights as ours."""
     import transformers
 
-    from dfine_lib.model.huggingface import huggingface_config, to_huggingface
+    from dfine_tools.weights.huggingface import huggingface_config, to_huggingface
 
     theirs = transformers.DFineForObjectDetection(transformers.DFineConfig(**huggingface_config(ours.config, [])))
     load_converted(theirs, to_huggingface(ours.state_dict()))

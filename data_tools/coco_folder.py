@@ -15,13 +15,15 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
+
+from dfine_lib.errors import DfineError
 
 MARKER = "data_set.json"
 VAL_START = 2**31  # val is the same stream of images, from here on: a longer train never meets it
@@ -46,7 +48,7 @@ class Plan:
         for key, low, high in (("train", 1, 10**6), ("val", 1, 10**6), ("size", 64, 1024), ("seed", 0, 2**32 - 1)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{key} must be a whole number in {low} .. {high}, got {value!r}")
+                raise DfineError(f"{key} must be a whole number in {low} .. {high}, got {value!r}")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -87,42 +89,37 @@ def is_complete(out: Path, plan: Plan) -> bool:
     if not out.exists():
         return False
     if not out.is_dir():
-        raise ValueError(f"{out} is a file, not a folder: choose another place")
+        raise DfineError(f"{out} is a file, not a folder: choose another place")
     if not (out / MARKER).is_file():
         if any(out.iterdir()):
-            raise ValueError(f"{out} is not empty and was not made by {plan.name}: choose another folder, or empty it")
+            raise DfineError(f"{out} is not empty and was not made by {plan.name}: choose another folder, or empty it")
         return False
     try:
         found = json.loads((out / MARKER).read_text())
         if not isinstance(found, dict):
-            raise ValueError("it holds no object")
+            raise DfineError("it holds no object")
     except ValueError as error:
-        raise ValueError(f"{out / MARKER} cannot be read ({error}): remove {out} and make it again") from error
+        raise DfineError(f"{out / MARKER} cannot be read ({error}): remove {out} and make it again") from error
     wanted = plan.parameters
     differing = [
         f"{key} is {found.get(key)!r}, asked for {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]
     ]
     if differing:
-        raise ValueError(f"{out} holds another data set ({'; '.join(differing)}): choose another folder, or remove it")
+        raise DfineError(f"{out} holds another data set ({'; '.join(differing)}): choose another folder, or remove it")
     return True
 
 
 def write_coco_folder(
-    out: str | Path,
-    plan: Plan,
-    *,
-    categories: Sequence[str],
-    samples: dict[str, Callable[[int], Sample]],
-    description: str,
+    out: str | Path, plan: Plan, classes: Sequence[str], sample: Callable[[int, int, int], Sample], description: str,
     progress: bool = True,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the folder beside its place, then move it there; reuse it when it is there already.
 
     Args:
         out: the folder to make. Its parents are made; an exception on the way leaves no `out`.
-        plan: what it holds.
-        categories: class names; ids are 1 .. their number in this order.
-        samples: per split, `"train"` and `"val"`, the i-th image and its annotations (`category_id`, `bbox`, ...).
+        plan: what it holds; equal plans give equal bytes on every machine.
+        classes: names; ids are 1 .. their number in this order.
+        sample: from seed, index and image side to an image and its annotations (`category_id`, `bbox`, …).
         description: a line for the JSON's `info`.
         progress: show a tqdm bar.
 
@@ -143,12 +140,13 @@ def write_coco_folder(
     try:
         (partial / "annotations").mkdir(parents=True)
         with tqdm(total=plan.train + plan.val, desc=plan.name, unit="image", disable=not progress) as bar:
-            for split, count in (("train", plan.train), ("val", plan.val)):
-                data = _write_images(partial, split, count, samples[split], plan.size, bar)
+            for split, first, count in (("train", 0, plan.train), ("val", VAL_START, plan.val)):
+                made = (sample(plan.seed, first + i, plan.size) for i in range(count))
+                data = _write_images(partial / "images" / split, made, plan.size, bar)
                 data["info"] = {"description": description, "split": split, **plan.parameters}
                 data["categories"] = [
                     {"id": number, "name": name, "supercategory": plan.name}
-                    for number, name in enumerate(categories, start=1)
+                    for number, name in enumerate(classes, start=1)
                 ]
                 target = partial / "annotations" / f"instances_{split}.json"
                 target.write_bytes(json.dumps(data, separators=(",", ":"), allow_nan=False).encode())
@@ -163,17 +161,13 @@ def write_coco_folder(
     return out
 
 
-def _write_images(
-    folder: Path, split: str, count: int, sample: Callable[[int], Sample], size: int, bar: tqdm
-) -> dict[str, Any]:
-    target = folder / "images" / split
-    target.mkdir(parents=True)
+def _write_images(folder: Path, samples: Iterable[Sample], size: int, bar: tqdm) -> dict[str, Any]:
+    folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(count):
-        pixels, found = sample(index)
+    for index, (pixels, found) in enumerate(samples):
         name = f"{index + 1:06d}.png"
-        (target / name).write_bytes(encode_png(pixels))
+        (folder / name).write_bytes(encode_png(pixels))
         images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
         for annotation in found:
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, "iscrowd": 0, **annotation})
@@ -211,14 +205,8 @@ def command_line(
     start = time.perf_counter()
     existed = (Path(options.out) / MARKER).is_file()
     try:
-        out = make(
-            options.out,
-            train=options.train,
-            val=options.val,
-            size=options.size,
-            seed=options.seed,
-            progress=not options.quiet,
-        )
+        settings = {key: getattr(options, key) for key in ("train", "val", "size", "seed")}
+        out = make(options.out, **settings, progress=not options.quiet)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -3,7 +3,7 @@
     python -m data_tools.digits data/digits --train 2000 --val 300 --size 160 --seed 0
 
 The 1,797 handwritten digits that ship inside scikit-learn (8 x 8 cells of 0 .. 16; a part of E. Alpaydin and C. Kaynak,
-Optical Recognition of Handwritten Digits, UCI, 1998, CC BY 4.0), one to six in a picture, 20 to 70 px high at 160 px,
+Optical Recognition of Handwritten Digits, UCI, 1998, CC BY 4.0), one to six in an image, 20 to 70 px high at 160 px,
 written in ink of many colours on plain, ruled or squared paper, slightly turned and slanted. Classes "0" to "9" have
 the ids 1 to 10; the box is the tight box of the pixels that are more than `INK_THRESHOLD` ink.
 
@@ -84,41 +84,13 @@ def sample(seed: int, index: int, size: int = REFERENCE_SIZE) -> Sample:
 
 
 def make_digits(
-    out: str | Path,
-    *,
-    train: int = 2000,
-    val: int = 300,
-    size: int = REFERENCE_SIZE,
-    seed: int = 0,
+    out: str | Path, *, train: int = 2000, val: int = 300, size: int = REFERENCE_SIZE, seed: int = 0,
     progress: bool = True,
-) -> Path:
-    """Write `digits` as a COCO folder; the same arguments give the same bytes on every machine.
-
-    Args:
-        out: folder to make; when it holds the same set already, nothing is done.
-        train, val: number of images, 1 to 1,000,000.
-        size: side of the images, 64 to 1024 px.
-        seed: 0 .. 2**32 - 1.
-        progress: show a tqdm bar.
-
-    Returns:
-        `out` as a Path.
-
-    Raises:
-        ValueError: an argument out of range, or `out` holds something else.
-        OSError: `out` cannot be written.
-    """
+) -> Path:  # fmt: skip
+    """Write `digits` as a COCO folder of square images; see `coco_folder.write_coco_folder` for the errors."""
     plan = Plan(name="digits", version=VERSION, train=train, val=val, size=size, seed=seed)
     return write_coco_folder(
-        out,
-        plan,
-        categories=CLASSES,
-        samples={
-            "train": lambda index: sample(seed, index, size),
-            "val": lambda index: sample(seed, VAL_START + index, size),
-        },
-        description="handwritten digits of scikit-learn on paper (data_tools.digits)",
-        progress=progress,
+        out, plan, CLASSES, sample, "handwritten digits of scikit-learn on paper (data_tools.digits)", progress
     )
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from dfine_lib.errors import DfineError
+
 Frame = Literal["upright", "stored"]
 Size = tuple[int, int]  # width, height in pixels
 Edges = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -35,7 +37,7 @@ class Header(NamedTuple):
 
 
 def fits(said: Size, true: Size) -> bool:
-    """Whether an image of one size is the other one resized: the same aspect ratio, up to rounding to pixels."""
+    """Whether an image of one size is the other one resized: the same aspect ratio, up to whole pixels."""
     return abs(true[0] * said[1] - true[1] * said[0]) <= max(sum(said), sum(true))
 
 
@@ -139,7 +141,7 @@ class Evidence:
         """Why there is no decision, for a message."""
         return (
             f"EXIF turns {self.said_stored:,} images whose annotations give the width and height of the image as "
-            f"stored (first: {self.first}): it cannot be told whether their boxes were drawn on the upright or on the "
+            f"stored (first: {self.first}): it is not known whether their boxes were drawn on the upright or on the "
             f"stored image ({self.beyond_upright:,} images have boxes that fit only the stored one, "
             f"{self.beyond_stored:,} only the upright one)"
         )
@@ -159,7 +161,7 @@ class Evidence:
         """
         frame = self.frame()
         if frame is None and header.sides_swap and said is not None and not fits(said, header.upright):
-            raise ValueError(self.doubt())
+            raise DfineError(self.doubt())
         turn = frame == "stored" and header.orientation != 1
         true = header.stored if turn else header.upright
         if said is None or said == true:

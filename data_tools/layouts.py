@@ -6,11 +6,12 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from dfine_lib.data.image_formats import is_image_name
+from dfine_lib.errors import DfineError
 
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
 _ANNOTATIONS = (
@@ -32,16 +33,6 @@ _COLUMNS = {
 }  # fmt: skip
 _HEAD = 1 << 16  # bytes of a file that are looked at
 _MOST_READ, _MOST_FOLDERS, _MOST_FILES = 20, 2000, 500  # files of an ending, folders, files of a folder
-
-
-def listing(folder: Path, most: int = 12) -> str:
-    """What lies in a folder, in words."""
-    if not folder.is_dir():
-        return "but there is no such folder"
-    names = sorted(str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.glob("*"))
-    names += sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.json"))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"found {', '.join(names[:most])}{more}" if names else "but the folder is empty"
 
 
 def how_to_use(folder: Path, split: str) -> str:
@@ -73,6 +64,14 @@ def how_to_use(folder: Path, split: str) -> str:
     return (
         "Rename or link the files to one of the two layouts, or name them in a JSON file and give that as the data: "
         f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/pictures"}}}}.'
+    )
+
+
+def how_to_use_one_file(file: Path) -> str:
+    """How one annotation file, given in place of a data folder, is used."""
+    return (
+        f"{how_to_divide(file, file.parent)} Where there is a val file too, name both in a JSON file: "
+        '{"train": {"annotations": "a.json", "images": "pictures"}, "val": {...}}.'
     )
 
 
@@ -183,3 +182,11 @@ def _kind_of(file: Path) -> str | None:
         return "createml" if '"coordinates"' in head or '"annotations"' in head else None
     keys = ("images", "annotations", "categories", "file_name")
     return "coco" if sum(f'"{key}"' in head for key in keys) >= 2 else None
+
+
+HINTS: dict[str, Callable[..., str]] = {"another_layout": how_to_use, "one_annotation_file": how_to_use_one_file}
+
+
+def with_hint(error: DfineError) -> str:
+    """The message of an error of `find_split`, followed by how to use what is there."""
+    return f"{error}. {HINTS[error.remedy](**error.values)}" if error.remedy in HINTS else str(error)

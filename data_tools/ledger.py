@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class LedgerError(AssertionError):
-    """The sums of a ledger disagree: a fault of the library, never of the source."""
+    """The sums of a ledger disagree: an error of the library, never of the source."""
 
 
 class Ledger:
@@ -79,7 +79,7 @@ class Ledger:
             if found != taken + left_out:
                 raise LedgerError(
                     f"{kind}: {found} found, but {taken} taken + {left_out} left out = {taken + left_out}. "
-                    "This is a fault of the program, not of the source; please report it."
+                    "This is an error of the program, not of the source; please report it."
                 )
 
     def to_dict(self) -> dict[str, dict[str, int | dict[str, int]]]:

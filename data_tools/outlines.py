@@ -12,6 +12,8 @@ from functools import cache
 
 import numpy as np
 
+from dfine_lib.errors import DfineError
+
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "arrow", "heart", "bar")
 REACH = 1.7  # a distance table covers -REACH .. REACH
 CELLS = 224  # cells a side of a distance table
@@ -86,7 +88,7 @@ def _raw_outline(name: str) -> list[list[Point]]:
         return [_heart()]
     if name == "bar":
         return [[(-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3)]]
-    raise ValueError(f"unknown class {name!r}; the classes are {', '.join(CLASSES)}")
+    raise DfineError(f"unknown class {name!r}; the classes are {', '.join(CLASSES)}")
 
 
 def _up(tenth: int, length: float) -> Point:

@@ -13,9 +13,10 @@ from PIL import Image
 
 from data_tools.convert.image_files import ImageFiles
 from data_tools.convert.records import LARGEST, ImageRecord, number, size_or_none
+from data_tools.large.tars import SHARD_INDEX
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
-from dfine_lib.data.images import SHARD_INDEX, DataError
+from dfine_lib.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ _STEPS_PER_SIGMA = 256
 
 @dataclass(frozen=True)
 class Shape:
-    """One object in a picture: pixels, x right, y down, pixel (0, 0) covering 0 .. 1."""
+    """One object in an image: pixels, x right, y down, pixel (0, 0) covering 0 .. 1."""
 
     name: str
     centre: tuple[float, float]
@@ -145,7 +145,7 @@ def coverage(shape: Shape, patch: Patch) -> np.ndarray:
 
 
 def annotate(front_to_back: Sequence[Shape], size: int) -> list[tuple[Shape, Patch, dict[str, Any]]]:
-    """The objects of a picture that show enough, with their annotations (no ids), in the given order.
+    """The objects of an image that show enough, with their annotations (no ids), in the given order.
 
     Args:
         front_to_back: each hides the ones after it.

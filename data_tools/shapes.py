@@ -112,41 +112,13 @@ def batch(count: int, first: int = VAL_START, seed: int = 0, size: int = REFEREN
 
 
 def make_shapes(
-    out: str | Path,
-    *,
-    train: int = 4000,
-    val: int = 300,
-    size: int = REFERENCE_SIZE,
-    seed: int = 0,
+    out: str | Path, *, train: int = 4000, val: int = 300, size: int = REFERENCE_SIZE, seed: int = 0,
     progress: bool = True,
-) -> Path:
-    """Write `shapes` as a COCO folder; the same arguments give the same bytes on every machine.
-
-    Args:
-        out: folder to make; when it holds the same set already, nothing is done.
-        train, val: number of images, 1 to 1,000,000.
-        size: side of the images, 64 to 1024 px.
-        seed: 0 .. 2**32 - 1.
-        progress: show a tqdm bar.
-
-    Returns:
-        `out` as a Path.
-
-    Raises:
-        ValueError: an argument out of range, or `out` holds something else.
-        OSError: `out` cannot be written.
-    """
+) -> Path:  # fmt: skip
+    """Write `shapes` as a COCO folder of square images; see `coco_folder.write_coco_folder` for the errors."""
     plan = Plan(name="shapes", version=VERSION, train=train, val=val, size=size, seed=seed)
     return write_coco_folder(
-        out,
-        plan,
-        categories=CLASSES,
-        samples={
-            "train": lambda index: sample(seed, index, size),
-            "val": lambda index: sample(seed, VAL_START + index, size),
-        },
-        description="synthetic shapes with known edge blur and occlusion (data_tools.shapes)",
-        progress=progress,
+        out, plan, CLASSES, sample, "synthetic shapes with known edge blur and occlusion (data_tools.shapes)", progress
     )
 
 
@@ -165,7 +137,7 @@ def _ground(draws: Draws, size: int) -> tuple[np.ndarray, textures.Colour]:
 
 
 def _object_colour(draws: Draws, ground: textures.Colour, faint: bool) -> textures.Colour:
-    """A colour that stands out from the ground, or in a faint picture hardly does."""
+    """A colour that stands out from the ground, or in a faint image hardly does."""
     low, high = (75.0, 140.0) if faint else (190.0, 766.0)
     colour = ground
     for _ in range(40):

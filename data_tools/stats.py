@@ -1,6 +1,6 @@
-"""What a data folder holds, in numbers and figures: classes, sizes of objects, where they lie, a few pictures.
+"""What a data folder holds, in numbers and figures: classes, sizes of objects, where they lie, a few images.
 
-Reads as the doctor does: what is faulty is left out here and told by `dfine doctor`.
+Reads as the doctor does: what is faulty is left out here and reported by `dfine doctor`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from data_tools.doctor.categories import name_of
 from data_tools.doctor.fit import targets
 from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import Split, locate, read_split
-from data_tools.large.repeat_factor import class_repeat_factors, draws_per_epoch, repeat_factors
-from dfine_lib.data.coco import find_split, read_coco
+from data_tools.large.packed import read_index
+from data_tools.large.repeat_factor import class_repeat_factors, repeat_factors, samples_per_epoch
+from dfine_lib.data.coco import find_split
 from dfine_lib.data.images import DataError, read_image
+from dfine_lib.errors import DfineError
 from dfine_lib.recipes import get_recipe
 
-SHOWN_SIDE = 1024  # pixels, longer side of a picture on the page
+SHOWN_SIDE = 1024  # pixels, longer side of an image on the page
 CELLS = 40  # of the map of centres, along each side
-SMALL_PX, MEDIUM_PX = 32, 96  # COCO's limits, sides in pixels of the original picture
+SMALL_PX, MEDIUM_PX = 32, 96  # COCO's limits, sides in pixels of the original image
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,7 @@ def anchors_inside(boxes_xyxy: np.ndarray, image_size: int, feat_strides: Sequen
     Encoder queries are chosen among the anchors; an object without any is found from beside it, if at all.
 
     Args:
-        boxes_xyxy: `[M, 4]`, 0..1 of the picture.
+        boxes_xyxy: `[M, 4]`, 0..1 of the image.
         image_size: side of the input.
         feat_strides: pixels per cell of each map.
 
@@ -112,11 +114,11 @@ def anchors_inside(boxes_xyxy: np.ndarray, image_size: int, feat_strides: Sequen
 
 
 def statistics(data: Path | str, *, image_size: int = 640, recipe: str = "n_custom") -> Statistics:
-    """Read both splits and count; no picture is opened.
+    """Read both splits and count; no image is opened.
 
     Args:
         data: what `find_split` understands; one split is enough.
-        image_size: side of the network's input that sizes of objects are told at.
+        image_size: side of the network's input that sizes of objects are given at.
         recipe: whose maps hold the anchors.
 
     Raises:
@@ -125,7 +127,7 @@ def statistics(data: Path | str, *, image_size: int = 640, recipe: str = "n_cust
     """
     feat_strides = get_recipe(recipe).model.feat_strides
     if image_size < 1:
-        raise ValueError(f"image_size must be positive, got {image_size}")
+        raise DfineError(f"image_size must be positive, got {image_size}")
     data, found, lost = Path(data), [], []
     for name in ("train", "val"):
         file, folder, message = locate(data, name)
@@ -159,9 +161,9 @@ def repeats(data: Path | str, threshold: float) -> dict[str, Any]:
         DataError: the train split cannot be used as it is.
         ValueError: a threshold outside of 0 < t <= 1.
     """
-    index = read_coco(*find_split(data, "train"))
+    index = read_index(*find_split(data, "train"))
     factors = class_repeat_factors(index, threshold).round(3).tolist()
-    draws = draws_per_epoch(repeat_factors(index, threshold))
+    draws = samples_per_epoch(repeat_factors(index, threshold))
     return {"images": len(index), "draws": draws, "class_factors": dict(zip(index.category_names, factors))}
 
 
@@ -204,8 +206,8 @@ def _count(split: Split, names: Sequence[str], image_size: int, feat_strides: Se
     )
 
 
-def some_pictures(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[str, tuple[Any, np.ndarray, list[int]]]:
-    """Pictures drawn at random from the first split, for `viz.annotated_images`; unreadable ones are passed over.
+def some_images(found: Statistics, *, count: int = 9, seed: int = 0) -> dict[str, tuple[Any, np.ndarray, list[int]]]:
+    """Images drawn at random from the first split, for `viz.annotated_images`; unreadable ones are passed over.
 
     Returns:
         By file name: image uint8 `[3, H, W]`, no side above 1,024, boxes xyxy `[G, 4]` in its pixels, labels.

@@ -25,8 +25,8 @@ REPORT = "subset_report.json"
 
 def split_data(
     source: Path | str, out: Path | str, *, val: float, test: float = 0.0, seed: int = 0, images: Path | None = None,
-    group_key: str | None = None, group_pattern: str | None = None, pictures: str = "link", follow_links: bool = False,
-    progress: bool = True,
+    group_key: str | None = None, group_pattern: str | None = None, image_files: str = "link",
+    follow_links: bool = False, progress: bool = True,
 ) -> str:  # fmt: skip
     """Divide the train split (or one annotation file, with `images`) into train, val and, if asked for, test.
 
@@ -36,14 +36,14 @@ def split_data(
     Args:
         source: data folder, or annotation file.
         out: folder to make.
-        val: share of the pictures, 0 < val < 1.
+        val: share of the images, 0 < val < 1.
         test: likewise; 0 for none.
         seed: equal seeds give equal parts.
-        images: folder of the pictures where `source` is a file.
+        images: folder of the images where `source` is a file.
         group_key: `video_id` or the like.
         group_pattern: regular expression; its first group, or all of it, is what counts.
-        pictures: `link`, `copy` or `none`.
-        follow_links: take pictures that are links out of their folder.
+        image_files: `link`, `copy` or `none`.
+        follow_links: take images that are links out of their folder.
         progress: show a bar.
 
     Returns:
@@ -60,12 +60,12 @@ def split_data(
         raise DataError(f"{source}: no train split to divide.")
     if others := [name for name in parts if name != "train"]:
         raise DataError(
-            f"{source} has a {others[0]} split already: name the annotation file to divide, and its pictures with "
+            f"{source} has a {others[0]} split already: name the annotation file to divide, and its images with "
             "--images."
         )
     whole = parts["train"]
     groups = _groups(whole, group_key, group_pattern)
-    copies = [] if pictures == "none" else _copies(whole, follow_links)
+    copies = [] if image_files == "none" else _copies(whole, follow_links)
     together = _joined(groups, copies) if copies else groups
     chosen = divide(_labels(whole), list(shares.values()), seed=seed, groups=together)
     if copies and len(set(chosen)) < len(shares):  # images that are all alike cannot be kept apart
@@ -76,7 +76,8 @@ def split_data(
         if not made[name].images:
             count = f"{len(whole.images)} images" + ("" if groups is None else f" in {len(set(groups))} groups")
             raise DataError(f"{source}: nothing left for {name}: {count} cannot be divided so.")
-    said = _write(Path(out), made, [Path(source)], pictures, follow_links, progress, {"seed": seed, "shares": shares})
+    about = {"seed": seed, "shares": shares}
+    said = _write(Path(out), made, [Path(source)], image_files, follow_links, progress, about)
     apart = sum(chosen[i] != chosen[first] for i, first in enumerate(copies))
     return said + (f"; {apart:,} images are copies of one in another part: there are too few others" if apart else "")
 
@@ -84,18 +85,18 @@ def split_data(
 def subset_data(
     source: Path | str, out: Path | str, *, fraction: float | None = None, count: int | None = None, seed: int = 0,
     of: Sequence[str] = ("train",), images: Path | None = None, group_key: str | None = None,
-    group_pattern: str | None = None, pictures: str = "link", follow_links: bool = False, progress: bool = True,
+    group_pattern: str | None = None, image_files: str = "link", follow_links: bool = False, progress: bool = True,
 ) -> str:  # fmt: skip
-    """Keep a part of the pictures of the splits in `of`, classes as even as can be; other splits are taken whole.
+    """Keep a part of the images of the splits in `of`, classes as even as can be; other splits are taken whole.
 
     Args:
-        source, out, seed, images, group_key, group_pattern, pictures, follow_links, progress: see `split_data`.
+        source, out, seed, images, group_key, group_pattern, image_files, follow_links, progress: see `split_data`.
         fraction: share of each split to keep, above 0 and at most 1; or
-        count: pictures to keep of each split (with groups: about as many).
+        count: images to keep of each split (with groups: about as many).
         of: the splits to make smaller.
 
     Raises:
-        DataError: neither or both of fraction and count, more pictures than there are, or an unsound source.
+        DataError: neither or both of fraction and count, more images than there are, or an unsound source.
     """
     if (fraction is None) == (count is None):
         raise DataError("say how much to keep: either a fraction or a count.")
@@ -109,29 +110,29 @@ def subset_data(
         part = parts[name]
         total = len(part.images)
         if count is not None and not 0 < count <= total:
-            raise DataError(f"{part.file}: cannot keep {count} of {total} pictures.")
+            raise DataError(f"{part.file}: cannot keep {count} of {total} images.")
         share = fraction if fraction is not None else (count or 0) / total
         groups = _groups(part, group_key, group_pattern)
         chosen = divide(_labels(part), [share, 1 - share], seed=seed, groups=groups)
         kept = [image for image, where in zip(part.images, chosen, strict=True) if where == 0]
         if not kept:
-            raise DataError(f"{part.file}: {share:g} of {total} pictures is none. Keep more.")
+            raise DataError(f"{part.file}: {share:g} of {total} images is none. Keep more.")
         parts[name] = part.with_images(kept)
-    return _write(Path(out), parts, [Path(source)], pictures, follow_links, progress, {"seed": seed})
+    return _write(Path(out), parts, [Path(source)], image_files, follow_links, progress, {"seed": seed})
 
 
 def filter_data(
     source: Path | str, out: Path | str, *, categories: Sequence[str] | None = None, min_side: float = 0.0,
-    min_boxes: int = 0, images: Path | None = None, pictures: str = "link", follow_links: bool = False,
+    min_boxes: int = 0, images: Path | None = None, image_files: str = "link", follow_links: bool = False,
     progress: bool = True,
 ) -> str:  # fmt: skip
-    """Keep some classes, boxes of some size, pictures with some boxes; ids stay.
+    """Keep some classes, boxes of some size, images with some boxes; ids stay.
 
     Args:
-        source, out, images, pictures, follow_links, progress: see `split_data`.
+        source, out, images, image_files, follow_links, progress: see `split_data`.
         categories: names of the classes to keep; None keeps all.
         min_side: pixels; boxes whose shorter side is below are left out.
-        min_boxes: pictures with fewer boxes than this, after all else, are left out.
+        min_boxes: images with fewer boxes than this, after all else, are left out.
 
     Raises:
         DataError: a class that is not there, or nothing left of a split.
@@ -152,21 +153,21 @@ def filter_data(
         if not chosen:
             raise NothingLeft(f"{part.file}: no image is left of {name}. Ask for less.")
         parts[name] = Part(part.file, part.folder, part.content, part.images, boxes, kept).with_images(chosen)
-    return _write(Path(out), parts, [Path(source)], pictures, follow_links, progress, {})
+    return _write(Path(out), parts, [Path(source)], image_files, follow_links, progress, {})
 
 
 def merge_data(
-    sources: Sequence[Path | str], out: Path | str, *, pictures: str = "link", follow_links: bool = False,
+    sources: Sequence[Path | str], out: Path | str, *, image_files: str = "link", follow_links: bool = False,
     progress: bool = True,
 ) -> str:  # fmt: skip
     """Put data folders together, split by split. Classes meet by name; everything gets new ids, from 1.
 
-    Pictures of the first source go to `images/SPLIT/1/`, those of the second to `2/`, and so on: equal file names do
+    Images of the first source go to `images/SPLIT/1/`, those of the second to `2/`, and so on: equal file names do
     not meet.
 
     Args:
         sources: two data folders or more.
-        out, pictures, follow_links, progress: see `split_data`.
+        out, image_files, follow_links, progress: see `split_data`.
     """
     if len(sources) < 2:
         raise DataError("merging takes two data folders or more.")
@@ -198,9 +199,8 @@ def merge_data(
         path = origins[split][i]
         return path, next(root for root in roots[split] if path.is_relative_to(root))
 
-    return _write(
-        Path(out), made, [Path(source) for source in sources], pictures, follow_links, progress, {}, origin, mixed=True
-    )
+    paths = [Path(source) for source in sources]
+    return _write(Path(out), made, paths, image_files, follow_links, progress, {}, origin, mixed=True)
 
 
 def _side(part: Part, record: Record) -> float:
@@ -264,13 +264,13 @@ def _joined(groups: list[str] | None, copies: list[int]) -> list[str]:
 
 
 def _write(
-    out: Path, parts: dict[str, Part], sources: list[Path], pictures: str, follow_links: bool, progress: bool,
+    out: Path, parts: dict[str, Part], sources: list[Path], image_files: str, follow_links: bool, progress: bool,
     about: Record, origin: Callable[[str, int, Record], tuple[Path, Path]] | None = None, mixed: bool = False,
 ) -> str:  # fmt: skip
     """Write the parts as a folder.
 
     Args:
-        out, sources, pictures, follow_links, progress: as of the callers.
+        out, sources, image_files, follow_links, progress: as of the callers.
         parts: by split.
         about: what else the report holds.
         origin: path and root of an image, where it is not in the folder of its part.
@@ -278,10 +278,10 @@ def _write(
             where it is measured on.
     """
     report: Record = {"sources": list(map(str, sources)), **about, "splits": {}}
-    same = SameImages(mixed and pictures != "none")
+    same = SameImages(mixed and image_files != "none")
     with new_folder(out, *sources) as folder:
         for split, part in train_last(parts.items(), itemgetter(0)):
-            part, left_out = _bring(folder, split, part, pictures, follow_links, progress, origin, same)
+            part, left_out = _bring(folder, split, part, image_files, follow_links, progress, origin, same)
             target = folder / "annotations" / f"instances_{split}.json"
             target.parent.mkdir(exist_ok=True)
             content = {**part.content, "categories": part.categories, "images": part.images}
@@ -305,7 +305,7 @@ def _write(
 
 
 def _bring(
-    folder: Path, split: str, part: Part, pictures: str, follow_links: bool, progress: bool,
+    folder: Path, split: str, part: Part, image_files: str, follow_links: bool, progress: bool,
     origin: Callable[[str, int, Record], tuple[Path, Path]] | None, same: SameImages,
 ) -> tuple[Part, dict[str, int]]:  # fmt: skip
     """Bring the images of a split. Returns what is left of the part, and why how many images were left out."""
@@ -322,21 +322,21 @@ def _bring(
         seen.add(name)
         if image["file_name"] != name:  # a\\b.jpg lies at a/b.jpg
             image = {**image, "file_name": name}
-        if pictures == "none":
+        if image_files == "none":
             kept.append(image)
             continue
         inside(path, root, follow_links)
         if not path.is_file():
             raise DataError(
-                f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --pictures none does "
-                "without pictures."
+                f"{place}: there is no {path}. `dfine doctor` lists all that is missing; --image-files none does "
+                "without images."
             )
         if (other := same.split_with(path)) not in (None, split):
             left_out[f"the same image is in {other}"] += 1
             continue
         if other is None:
             same.remember(path, split)
-        bring(path, folder / "images" / split / name, pictures)
+        bring(path, folder / "images" / split / name, image_files)
         kept.append(image)
     part = part.with_images(kept) if left_out else replace(part, images=kept)
     return part, dict(left_out)

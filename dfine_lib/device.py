@@ -9,6 +9,7 @@ import torch
 
 from dfine_lib.config import TrainConfig
 from dfine_lib.distributed import ALONE, Ranks
+from dfine_lib.errors import DfineError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if ranks.size > 1 and name != "cpu":
         if name != "cuda":
-            raise ValueError(f"device {name!r} is one device: several processes train on cpu or on cuda")
+            raise DfineError(f"device {name!r} is one device: several processes train on cpu or on cuda")
         enough_gpus(ranks.local_rank + 1)
         name = f"cuda:{ranks.local_rank}"
     try:
@@ -44,7 +45,7 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
             device = torch.device("cuda", torch.cuda.current_device())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not to be had here ({str(error).splitlines()[0]}); try cpu") from error
+        raise DfineError(f"device {name!r} is not to be had here ({str(error).splitlines()[0]}); try cpu") from error
     return device
 
 
@@ -56,7 +57,7 @@ def enough_gpus(processes: int) -> None:
     """
     there = torch.cuda.device_count()
     if processes > there:
-        raise ValueError(
+        raise DfineError(
             f"{processes} processes want a GPU each, and this machine has {there or 'none'}; "
             + (f"give --nproc {there}" if there else "give --device cpu")
             + (", or --device cpu" if there else "")

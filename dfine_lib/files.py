@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
@@ -61,3 +62,12 @@ def process_lock(lock: Path, *, wait: bool = True) -> Iterator[None]:
         except ImportError:  # Windows: the last one to finish wins, and all have the same bytes
             pass
         yield
+
+
+def json_safe(value: Any) -> Any:
+    """The value with null for every NaN and infinity, which JSON has no word for; keys become text."""
+    if isinstance(value, dict):
+        return {str(key): json_safe(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

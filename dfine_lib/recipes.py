@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dfine_lib.config import SIZES, DataConfig, Recipe, TrainConfig
+from dfine_lib.errors import DfineError
 
 # What a size's own runs share. Left out: as D-FINE-L.
 _SIZE_TRAIN: dict[str, dict[str, Any]] = {
@@ -111,14 +112,14 @@ def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:
         if recipe not in RECIPES:
             near = difflib.get_close_matches(recipe.lower(), RECIPES, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(RECIPES)}."
-            raise ValueError(f"unknown recipe {recipe!r}; {hint}")
+            raise DfineError(f"unknown recipe {recipe!r}; {hint}")
         recipe = RECIPES[recipe]
     if not model_overrides:
         return recipe
     try:
         return replace(recipe, model=replace(recipe.model, **model_overrides))
     except TypeError as error:
-        raise ValueError(f"recipe {recipe.name!r}: {error}") from error
+        raise DfineError(f"recipe {recipe.name!r}: {error}") from error
 
 
 def parent_of(recipe: Recipe) -> Recipe | None:
@@ -150,7 +151,7 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}."
-            raise ValueError(f"a recipe has no setting {name!r}; {hint}")
+            raise DfineError(f"a recipe has no setting {name!r}; {hint}")
         part, field = name.split(".")
         config = getattr(recipe, part)
         hint = get_type_hints(type(config))[field]
@@ -159,7 +160,7 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             wanted = hint if get_origin(hint) else hint.__name__
             if get_origin(hint) in (UnionType, Union) and any(get_origin(h) is tuple for h in get_args(hint)):
                 wanted = f"{hint}, such as 320 or 384,640"
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+            raise DfineError(f"{name} must be {wanted}, got {value!r}")
         chosen = {"fit_batch_size": False} if name == "data.batch_size" else {}
         recipe = replace(recipe, **{part: replace(config, **{field: fitting}, **chosen)})
     return recipe
@@ -215,7 +216,7 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
         The recipe itself where nothing has to change: run long enough, `faithful`, or `adapt_to_length` off.
     """
     if steps < 1:
-        raise ValueError(f"a run needs at least 1 step, got {steps}")
+        raise DfineError(f"a run needs at least 1 step, got {steps}")
     train, changes = recipe.train, {}
     if train.faithful or not train.adapt_to_length:
         return recipe

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- results: made by results/table.py -->", "<!-- end of results -->"
 HEAD = (
-    "| run | AP (best epoch, averaged weights) | AP50 / AP75 | last epoch: averaged / raw "
+    "| run | AP (best epoch, EMA weights) | AP50 / AP75 | last epoch: EMA / non-EMA "
     "| steps | trained on | minutes | commit |\n"
     "|---|---|---|---|---|---|---|---|"
 )
@@ -48,7 +48,7 @@ def portable(command: str) -> str:
 
 
 def best_evaluation(rows: Path, epoch: int) -> dict:
-    """The numbers of the averaged weights after that epoch."""
+    """The metrics of the EMA weights after that epoch."""
     content = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     return next(row["ema"] for row in content if row["kind"] == "eval" and row["epoch"] == epoch)
 

@@ -121,9 +121,9 @@ def answer_of(name: str, work: str, case: Case) -> Callable[[Clock], dict[str, A
 def _forward(name: str, model: nn.Module, _: nn.Module, case: Case) -> Callable[[Clock], dict[str, Any]]:
     model.eval()
     if name == "ours":
-        from dfine_tools.deploy import deployed_form
+        from dfine_tools.deploy import deploy_mode
 
-        model = deployed_form(model).to(memory_format=torch.channels_last)
+        model = deploy_mode(model).to(memory_format=torch.channels_last)
     else:
         model.deploy()
     images = case.data().images

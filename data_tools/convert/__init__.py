@@ -1,4 +1,4 @@
-"""Annotations of other tools to COCO's form and back: one file per format, one neutral form between them.
+"""Annotations of other tools to COCO format and back: one file per format, one neutral form between them.
 
 `convert` (in `conversion.py`) is what the command `dfine data convert` calls.
 """

@@ -97,7 +97,7 @@ def _with_all_parts(below: Path) -> str:
     return below.with_suffix("").as_posix()
 
 
-class ImagePlaces:
+class ImageLocations:
     """Where the images of annotation files lie, by the files' own paths.
 
     Args:

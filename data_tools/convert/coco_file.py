@@ -206,7 +206,7 @@ class CocoFile:
         if not sizes or not len(self.boxes):
             return None
         keys = np.array(sorted(sizes), np.int64)
-        wanted = np.frombuffer(self.boxes.pictures, np.int64)
+        wanted = np.frombuffer(self.boxes.images, np.int64)
         at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
         known = keys[at] == wanted
         boxes = np.frombuffer(self.boxes.numbers, np.float64).reshape(-1, 5)[known, :4]

@@ -169,7 +169,7 @@ class ImageFiles:
         """The image under the record's name without its leading folders, the same folders for all records.
 
         Raises:
-            DataError: other records begin with other folders, so that it cannot be told whose images these are.
+            DataError: other records begin with other folders, so that it is not known whose images these are.
         """
         name = record.file_name.replace("\\", "/")
         foreign = leaves(name)
@@ -185,7 +185,7 @@ class ImageFiles:
             if known != prefix:
                 raise DataError(
                     f"{record.location}: image {name[:80]!r} is not in {self.home}, which has {found.name!r}; other "
-                    f"records begin with {known[:80]!r}, which is not there either, so it cannot be told whose image "
+                    f"records begin with {known[:80]!r}, which is not there either, so it is not known whose image "
                     f"that is. Give --images a folder that holds {parts[0][:80]!r} and {known.split('/')[0][:80]!r}."
                 )
             return found._replace(how=SHORTER)

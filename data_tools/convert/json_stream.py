@@ -43,7 +43,7 @@ class _Reader:
             desc=f"reading {file.name}", total=file.stat().st_size, unit="B", unit_scale=True, leave=False,
             dynamic_ncols=True, delay=2.0, disable=not progress,
         )  # fmt: skip
-        self.file, self.text, self.at, self.seen = file, "", 0, 0
+        self.file, self.text, self.begin, self.at, self.seen = file, "", 0, 0, 0
         self.stream = open_plain(file)
         self.decode = codecs.getincrementaldecoder(encoding_of(self.stream.read(2)))()
         self.stream.seek(0)
@@ -95,7 +95,7 @@ class _Reader:
             try:
                 found, end = self.decoder.raw_decode(self.text, self.at)
                 if end < len(self.text) or self.ended:  # a number at the end of the window may go on
-                    self.at = end
+                    self.begin, self.at = self.at, end
                     return found
             except RecursionError:
                 raise self.fail(
@@ -155,7 +155,17 @@ def object_records(file: Path, progress: bool = False) -> Iterator[tuple[str, in
 
     A value that is no list, and an empty list, come with the index -1. Memory holds one record at a time.
     """
+    yield from _object_records(file, _Reader(file, progress))
+
+
+def object_texts(file: Path, progress: bool = False) -> Iterator[tuple[str, int, Any, str]]:
+    """The same with the text of every value as it stands in the file; that of an empty list is of no meaning."""
     reader = _Reader(file, progress)
+    for key, i, value in _object_records(file, reader):
+        yield key, i, value, reader.text[reader.begin : reader.at]
+
+
+def _object_records(file: Path, reader: _Reader) -> Iterator[tuple[str, int, Any]]:
     with reader.stream, reader.bar:
         if reader.peek() != "{":
             raise DataError(f"{file}: expected a JSON object with images, annotations, categories.")

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.annotation_files import KIND, Entry, ImagePlaces, annotation_files, entries
+from data_tools.convert.annotation_files import KIND, Entry, ImageLocations, annotation_files, entries
 from data_tools.convert.json_kinds import kind_of
 from data_tools.convert.json_stream import read_small
 from data_tools.convert.records import (
@@ -53,7 +53,7 @@ def read_labelme(
 def _records(
     found: list[Entry], root: Path, join_groups: bool, ledger: Ledger, follow_links: bool, alone: bool
 ) -> Iterator[ImageRecord]:
-    places = ImagePlaces(found, root)
+    places = ImageLocations(found, root)
     for entry in train_last(found, attrgetter("split")):
         content = read_small(entry.file, root, follow_links=follow_links)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
@@ -68,7 +68,7 @@ def _records(
 
 
 def _record(
-    entry: Entry, content: dict[str, Any], places: ImagePlaces, join_groups: bool, ledger: Ledger
+    entry: Entry, content: dict[str, Any], places: ImageLocations, join_groups: bool, ledger: Ledger
 ) -> ImageRecord:
     location = str(entry.file)
     said = content.get("imagePath")

@@ -45,7 +45,7 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
                 place.rmdir()
             unfinished.rename(place)
     except OSError as error:
-        if (told := told_of(error, unfinished, out, "nothing was left behind")) is None:
+        if (told := named_error(error, unfinished, out, "nothing was left behind")) is None:
             raise
         raise told from error
     finally:
@@ -56,7 +56,7 @@ def _start(place: Path) -> str:
     return f".{place.name}.partial-"
 
 
-def told_of(error: OSError, folder: Path, out: Path, state: str) -> OSError | None:
+def named_error(error: OSError, folder: Path, out: Path, state: str) -> OSError | None:
     """The error with `out` in its message and what to do, where it is about writing in `folder`; else None.
 
     Files that are written bit by bit give no name when the disk is full, and those in a folder beside `out` one that

@@ -1,4 +1,4 @@
-"""Boxes of a whole file in columns, where a format does not keep those of one picture together: 73 bytes a box."""
+"""Boxes of a whole file in columns, where a format does not keep those of one image together: 73 bytes a box."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LOST = -(2**63)  # stands for None in a column of integers
 
 
 class BoxColumns:
-    """Rows of numbers that belong to pictures, added in any order and taken out picture by picture."""
+    """Rows of numbers that belong to images, added in any order and taken out image by image."""
 
     def __init__(self) -> None:
-        self.pictures, self.labels, self.places, self.identities = (array("q") for _ in range(4))
+        self.images, self.labels, self.places, self.identities = (array("q") for _ in range(4))
         self.numbers = array("d")  # left, top, width, height, area
         self.flags = array("B")
 
@@ -23,11 +23,11 @@ class BoxColumns:
         return len(self.flags)
 
     def add(
-        self, picture: int, label: int, location: int, numbers: list[float], flags: int = 0, area: float | None = None,
+        self, image: int, label: int, location: int, numbers: list[float], flags: int = 0, area: float | None = None,
         identity: int | None = None,
     ) -> None:  # fmt: skip
-        """One box: key of its picture, key of its class, line or record in the file, left, top, width, height."""
-        self.pictures.append(picture)
+        """One box: key of its image, key of its class, line or record in the file, left, top, width, height."""
+        self.images.append(image)
         self.labels.append(label)
         self.places.append(location)
         self.identities.append(_LOST if identity is None else identity)
@@ -36,14 +36,14 @@ class BoxColumns:
         self.flags.append(flags)
 
     def sort(self) -> None:
-        """Bring the boxes of a picture together, in the file's order. To be called once, after the last `add`."""
-        keys = np.frombuffer(self.pictures, np.int64) if len(self) else np.zeros(0, np.int64)
+        """Bring the boxes of an image together, in the file's order. To be called once, after the last `add`."""
+        keys = np.frombuffer(self.images, np.int64) if len(self) else np.zeros(0, np.int64)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
 
-    def of(self, picture: int) -> Iterator[tuple[int, int, list[float], int, float | None, int | None]]:
-        """Label, location, the four numbers, flags, area, identity of every box of one picture."""
-        start, end = self._keys.searchsorted((picture, picture + 1))
+    def of(self, image: int) -> Iterator[tuple[int, int, list[float], int, float | None, int | None]]:
+        """Label, location, the four numbers, flags, area, identity of every box of one image."""
+        start, end = self._keys.searchsorted((image, image + 1))
         for i in self._order[start:end].tolist():
             *numbers, area = self.numbers[5 * i : 5 * i + 5]
             identity = self.identities[i]
@@ -53,6 +53,6 @@ class BoxColumns:
             )  # fmt: skip
 
     def keys(self) -> set[int]:
-        """The pictures that boxes were added for."""
+        """The images that boxes were added for."""
         first = np.flatnonzero(self._keys[1:] != self._keys[:-1]) + 1  # they are sorted
         return set(self._keys[:1].tolist() + self._keys[first].tolist())

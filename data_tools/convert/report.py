@@ -24,7 +24,7 @@ class Options:
     images: Path | None = None
     categories: str | None = None
     split: str = "train"
-    pictures: Literal["link", "copy", "none"] = "link"
+    image_files: Literal["link", "copy", "none"] = "link"
     sizes: Path | None = None
     keep_outside: bool = False
     keep_groups: bool = False
@@ -114,9 +114,9 @@ class Report:
         if reasons:  # images without a record tell least: they follow from the rest
             _, reason, kind = max(reasons, key=lambda found: (found[2] != "images", found[0]))
             most = f" Most were left out for: {reason} (first: {self._first[kind, reason][:300]})."
-        told = "; ".join(sums) or "nothing of this format was found"
+        summed = "; ".join(sums) or "nothing of this format was found"
         remarks = "".join(f" {remark[:1].upper()}{remark[1:]}." for remark in self.result.remarks)
-        return NothingLeft(" ".join(f"{self.source}: {what}: {told}.{most}{remarks} {way_out}".split()))
+        return NothingLeft(" ".join(f"{self.source}: {what}: {summed}.{most}{remarks} {way_out}".split()))
 
 
 def summary(result: Result, read: str, write: str) -> str:

@@ -1,4 +1,4 @@
-"""Small tables that come with the command: the categories to keep, the sizes of pictures that are not at hand."""
+"""Small tables that come with the command: the categories to keep, the sizes of images that are not at hand."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from data_tools.convert.records import Category, clean_name, size_or_none, text
 from dfine_lib.data.images import DataError
 
 
-def read_categories(told: str) -> list[Category]:
+def read_categories(given: str) -> list[Category]:
     """`person,car`; or a text file with a name a line; or a JSON file: a COCO file, or a list of names or of entries;
     or a `data.yaml` with `names`.
 
     Raises:
         DataError: the file is not readable, holds no names, or a name or id stands there twice.
     """
-    file = Path(told)
+    file = Path(given)
     if file.suffix.lower() == ".json":
         found = _from_json(file)
     elif file.suffix.lower() in (".yaml", ".yml"):
         found = [Category(name) for name in names_of_yaml(file)]
-    elif len(told) < 1000 and file.is_file():
+    elif len(given) < 1000 and file.is_file():
         names = names_of_lines(file, file.parent, follow_links=True)
         if "" in names:
             raise DataError(
@@ -32,15 +32,15 @@ def read_categories(told: str) -> list[Category]:
             )
         found = [Category(name) for name in names]
     elif file.suffix.lower() in (".txt", ".names"):
-        raise DataError(f"--categories {told}: no such file.")
+        raise DataError(f"--categories {given}: no such file.")
     else:
-        found = [Category(name.strip()) for name in told.split(",") if name.strip()]
+        found = [Category(name.strip()) for name in given.split(",") if name.strip()]
     if not found:
-        raise DataError(f"--categories {told[:200]}: no names.")
+        raise DataError(f"--categories {given[:200]}: no names.")
     for what in ("name", "identity"):
         values = [getattr(category, what) for category in found if getattr(category, what) is not None]
         if twice := [value for i, value in enumerate(values) if value in values[:i]]:
-            raise DataError(f"--categories {told[:200]}: {twice[0]!r} stands there twice.")
+            raise DataError(f"--categories {given[:200]}: {twice[0]!r} stands there twice.")
     return found
 
 

@@ -38,7 +38,7 @@ def open_plain(file: Path) -> BinaryIO:
 
 
 class _Unzipped(io.RawIOBase):
-    """What a gzip file holds; its faults are a `DataError`, and a bomb is one of them."""
+    """What a gzip file holds; what is wrong with it is a `DataError`, and a bomb is one of them."""
 
     def __init__(self, file: Path, stream: BinaryIO):
         self._file, self._stream, self._unzipped = file, stream, gzip.GzipFile(fileobj=stream)

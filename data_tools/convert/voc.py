@@ -16,7 +16,7 @@ from typing import Any, Literal
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
-from data_tools.convert.annotation_files import KIND, Entry, ImagePlaces, annotation_files, entries
+from data_tools.convert.annotation_files import KIND, Entry, ImageLocations, annotation_files, entries
 from data_tools.convert.records import (
     Box,
     Category,
@@ -58,7 +58,7 @@ def read_voc(
     for file in files:
         if file not in taken:
             ledger.skip(KIND, "in no list that was taken", file)
-    places = ImagePlaces(found, root)
+    places = ImageLocations(found, root)
     records = _records(found, root, places, voc_corners, ledger, follow_links, alone=not source.is_dir())
     homes = list(dict.fromkeys([root, *(home for _, _, home in listed)]))
     return Source(root, records, in_order(entry.split for entry in found),
@@ -86,7 +86,7 @@ def _label_list(homes: list[Path], root: Path, ledger: Ledger, follow_links: boo
 
 
 def _records(
-    found: list[Entry], root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool,
+    found: list[Entry], root: Path, places: ImageLocations, voc_corners: Corners, ledger: Ledger, follow_links: bool,
     alone: bool,
 ) -> Iterator[ImageRecord]:  # fmt: skip
     for entry in train_last(found, attrgetter("split")):
@@ -103,7 +103,7 @@ def _records(
 
 
 def _record(
-    entry: Entry, root: Path, places: ImagePlaces, voc_corners: Corners, ledger: Ledger, follow_links: bool
+    entry: Entry, root: Path, places: ImageLocations, voc_corners: Corners, ledger: Ledger, follow_links: bool
 ) -> ImageRecord:
     location = str(entry.file)
     name, width, height, boxes, count = "", None, None, [], 0
@@ -190,27 +190,27 @@ class VocWriter:
         sets.mkdir(parents=True)
         self.lists = {name: (sets / f"{name}.txt").open("w", encoding="utf-8") for name in splits}
 
-    def image_path(self, picture: ImageRecord) -> Path:
+    def image_path(self, image: ImageRecord) -> Path:
         """Where the image belongs, relative to the folder."""
-        return Path("JPEGImages") / picture.file_name
+        return Path("JPEGImages") / image.file_name
 
-    def add(self, picture: ImageRecord, labels: list[int]) -> list[tuple[str, str]]:
-        """Write one picture's XML. Returns what could not be kept: nothing."""
-        stem = picture.file_name.rpartition(".")[0] or picture.file_name
-        if self.stems.setdefault(stem, picture.location) != picture.location:
+    def add(self, image: ImageRecord, labels: list[int]) -> list[tuple[str, str]]:
+        """Write one image's XML. Returns what could not be kept: nothing."""
+        stem = image.file_name.rpartition(".")[0] or image.file_name
+        if self.stems.setdefault(stem, image.location) != image.location:
             raise DataError(
-                f"{picture.location}: VOC has one folder for all splits, and {stem[:80]!r} is there already, from "
-                f"{self.stems[stem]}. Rename one of the pictures, or convert the splits into folders of their own."
+                f"{image.location}: VOC has one folder for all splits, and {stem[:80]!r} is there already, from "
+                f"{self.stems[stem]}. Rename one of the images, or convert the splits into folders of their own."
             )
         file = self.folder / "Annotations" / f"{stem}.xml"
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             "<annotation>",
-            f"\t<filename>{_xml(picture.file_name, picture.location)}</filename>",
-            f"\t<size><width>{picture.width}</width><height>{picture.height}</height><depth>3</depth></size>",
+            f"\t<filename>{_xml(image.file_name, image.location)}</filename>",
+            f"\t<size><width>{image.width}</width><height>{image.height}</height><depth>3</depth></size>",
             "\t<segmented>0</segmented>",
         ]
-        for box in picture.boxes:
+        for box in image.boxes:
             shift = 1 if self.voc_corners == "inclusive" else 0
             right, bottom = box.left + box.width, box.top + box.height
             edges = zip(("xmin", "ymin", "xmax", "ymax"), (box.left + shift, box.top + shift, right, bottom))
@@ -222,7 +222,7 @@ class VocWriter:
                 "\t\t<bndbox>" + "".join(f"<{key}>{value:.12g}</{key}>" for key, value in edges) + "</bndbox></object>",
             ]
         file.write_text("\n".join([*rows, "</annotation>", ""]), encoding="utf-8")
-        self.lists[picture.split].write(stem + "\n")
+        self.lists[image.split].write(stem + "\n")
         return []
 
     def finish(self, categories: list[Category]) -> None:

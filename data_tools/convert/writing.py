@@ -223,8 +223,8 @@ class Conversion:
             self._mark(path)
             self.ledger.taken("images")
             self.same.remember(path, record.split)
-            if self.options.pictures != "none":
-                bring(path, self.folder / self.writer.image_path(record), self.options.pictures)
+            if self.options.image_files != "none":
+                bring(path, self.folder / self.writer.image_path(record), self.options.image_files)
 
     def _leave(self, record: ImageRecord, reason: str, path: Path | None = None, more: str = "") -> None:
         """Leave out a record with its boxes, and its image where it has one."""
@@ -330,7 +330,7 @@ class Conversion:
             self.writer.finish(listed)
         if not self.images.expected:
             self.report.remark("no images found: annotations alone (name their folder with --images)")
-        elif self.options.pictures == "none":
+        elif self.options.image_files == "none":
             self.report.remark("images left where they are: bring them yourself")
         written: list[dict[str, Any]] = [
             {"id": identity, "name": category.name}

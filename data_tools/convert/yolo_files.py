@@ -181,7 +181,7 @@ class YoloFiles:
             is_here: whether a path counts as found.
 
         Raises:
-            DataError: rows begin with different folders, so that it cannot be told whose images these are.
+            DataError: rows begin with different folders, so that it is not known whose images these are.
         """
         file, prefix = self.root / list_file, None
         content = decoded(readable(file, self.root, _MOST_LIST, self.follow_links), file)
@@ -200,7 +200,7 @@ class YoloFiles:
                     if prefix != cut[0]:
                         raise DataError(
                             f"{file}, line {line}: {row[:120]!r} is not here, and other rows begin with "
-                            f"{'/'.join(prefix)[:80]!r}, which is not here either: it cannot be told whose image "
+                            f"{'/'.join(prefix)[:80]!r}, which is not here either: it is not known whose image "
                             f"{cut[1][:80]!r} is. Write the rows relative to {self.root}."
                         )
                     found = cut[1]

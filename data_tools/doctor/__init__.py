@@ -2,6 +2,6 @@
 
 from data_tools.doctor.diagnosis import CHECKS, Diagnosis, examine
 from data_tools.doctor.finding import Check, Example, Finding
-from data_tools.doctor.mending import Repairs, repair
+from data_tools.doctor.repairs import Repairs, repair
 
 __all__ = ["CHECKS", "Check", "Diagnosis", "Example", "Finding", "Repairs", "examine", "repair"]

@@ -80,7 +80,7 @@ def examine(case: Examination) -> None:
         text = [i for i, record in enumerate(split.annotations) if _is_text(record.get("bbox"))]
         case.found("box_text", split, "annotations", text)
         if split.is_panoptic:
-            case.told("panoptic", split.name, [f"{split.annotation_file}: segments_info in place of bbox"])
+            case.report("panoptic", split.name, [f"{split.annotation_file}: segments_info in place of bbox"])
         case.found("box_from_outline", split, "annotations", split.outlined)
         huge = (np.abs(np.nan_to_num(split.boxes_xywh, nan=0.0)) > LARGEST).any(1)
         case.found("box_not_finite", split, "annotations", _nan_written(split) | huge)
@@ -254,4 +254,4 @@ def _rest(case: Examination, split: Split) -> None:
         good &= ~split.difficult
     if split.images and not good.any():
         name = "no_boxes" if split.name == "train" else "no_boxes_in_val"
-        case.told(name, split.name, [f"{split.annotation_file}: {count} annotations, none of them usable"])
+        case.report(name, split.name, [f"{split.annotation_file}: {count} annotations, none of them usable"])

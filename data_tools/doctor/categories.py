@@ -94,19 +94,19 @@ def _train_counts(case: Examination, train: Split) -> None:
     per_class = counts(train)
     ids = sorted(key for key in train.category_keys if isinstance(key, int))
     if ids and ids[0] == 1:
-        case.told("category_ids_from_one", "train", [f"train: ids {ids[0]} .. {ids[-1]}, {len(ids)} classes"])
+        case.report("category_ids_from_one", "train", [f"train: ids {ids[0]} .. {ids[-1]}, {len(ids)} classes"])
     if ids and ids[-1] - ids[0] + 1 > len(ids):
-        case.told("category_ids_sparse", "train", [f"train: ids {ids[0]} .. {ids[-1]}, {len(ids)} classes"])
+        case.report("category_ids_sparse", "train", [f"train: ids {ids[0]} .. {ids[-1]}, {len(ids)} classes"])
     case.found("category_unused", train, "categories", per_class == 0)
     few = (per_class > 0) & (per_class < FEW_BOXES)
     case.found("category_few", train, "categories", few, lambda i: f"{per_class[i]} boxes")
     used = np.flatnonzero(per_class)
     if len(used) and per_class[used].max() >= IMBALANCE * per_class[used].min():
         most, least = used[per_class[used].argmax()], used[per_class[used].argmin()]
-        told = " against ".join(f"{shown(name_of(train, i))} {per_class[i]}" for i in (most, least))
-        case.told("category_imbalance", "train", [f"train: {told} boxes"])
+        examples = " against ".join(f"{shown(name_of(train, i))} {per_class[i]}" for i in (most, least))
+        case.report("category_imbalance", "train", [f"train: {examples} boxes"])
     order = np.argsort(-per_class, kind="stable")[:8]
-    case.told("category_counts", "train", [f"train: {shown(name_of(train, i))} {per_class[i]}" for i in order],
+    case.report("category_counts", "train", [f"train: {shown(name_of(train, i))} {per_class[i]}" for i in order],
               len(per_class))  # fmt: skip
 
 
@@ -135,6 +135,6 @@ def _both(case: Examination, train: Split, val: Split) -> None:
         shares = ours / ours.sum(), mine / mine.sum()
         distance = np.abs(shares[0] - shares[1])
         if distance.sum() / 2 > DRIFT:
-            told = [f"{shown(name_of(train, i))}: {shares[0][i]:.1%} of train, {shares[1][i]:.1%} of val"
+            examples = [f"{shown(name_of(train, i))}: {shares[0][i]:.1%} of train, {shares[1][i]:.1%} of val"
                     for i in np.argsort(-distance)[:5].tolist()]  # fmt: skip
-            case.told("category_drift", "", told, int((distance > 0.02).sum()))
+            case.report("category_drift", "", examples, int((distance > 0.02).sum()))

@@ -70,18 +70,18 @@ class Diagnosis:
                     continue
                 where = f" [{one.split}]" if one.split else ""
                 lines += ["", f"{level.upper()} {one.name}{where}: {one.title} ({one.count:,})"]
-                told = one.examples if level == NOTE and not one.table else one.examples[:examples]
-                lines += [f"    {example.text}" for example in told]
-                if one.count > len(told):
-                    lines.append(f"    … and {one.count - len(told):,} more")
+                shown = one.examples if level == NOTE and not one.table else one.examples[:examples]
+                lines += [f"    {example.text}" for example in shown]
+                if one.count > len(shown):
+                    lines.append(f"    … and {one.count - len(shown):,} more")
                 if level != NOTE:
                     lines += [f"  why: {one.why}", f"  do:  {one.what_to_do}"]
                     lines += [f"  --fix {one.repair}"] if one.repair else []
         counts = Counter(one.level for one in self.findings)
         total = ", ".join(f"{counts[level]} {level}{'s' * (counts[level] != 1)}" for level in LEVELS)
         skipped = "" if self.looked_at_images else "; the images were not looked at"
-        verdict = "" if counts[ERROR] or counts[WARNING] else " Nothing to worry about."
-        return "\n".join([*lines, "", f"{len(CHECKS)} checks: {total}{skipped}.{verdict}"])
+        nothing_found = "" if counts[ERROR] or counts[WARNING] else " Nothing to worry about."
+        return "\n".join([*lines, "", f"{len(CHECKS)} checks: {total}{skipped}.{nothing_found}"])
 
 
 def examine(
@@ -125,7 +125,7 @@ def examine(
             lost.append(("json_unreadable", name, str(error)))
     case = Examination(CHECKS, splits, recipe)
     for check, name, message in lost:
-        case.told(check, name, [message])
+        case.report(check, name, [message])
     structure.examine(case)
     doubt = ""
     if look_at_images:

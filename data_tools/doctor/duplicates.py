@@ -1,4 +1,4 @@
-"""Pictures that are there twice: byte for byte, or nearly, in one split or in both (then AP is flattered)."""
+"""Images that are there twice: byte for byte, or nearly, in one split or in both (then AP is flattered)."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from data_tools.doctor.reading import Split
 
 MOST_BITS = 6  # of 64 in which near duplicates may differ
 MOST_DIFFERENCE = 5.0  # mean difference of grey values, 0..255, of near duplicates
-LARGEST_BUCKET = 256  # pictures that agree in a band of bits; more look alike by nature (black frames)
+LARGEST_BUCKET = 256  # images that agree in a band of bits; more look alike by nature (black frames)
 CHECKS = (
-    Check("duplicate", WARNING, "the same picture twice in a split", "It counts twice; with other boxes in the two "
+    Check("duplicate", WARNING, "the same image twice in a split", "It counts twice; with other boxes in the two "
           "places it contradicts itself.", "Keep one."),
-    Check("duplicate_disagrees", WARNING, "the same picture twice, with different boxes", "What one entry teaches as "
+    Check("duplicate_disagrees", WARNING, "the same image twice, with different boxes", "What one entry teaches as "
           "an object, the other teaches as background.", "Keep the complete one."),
-    Check("duplicate_in_both_splits", ERROR, "the same picture in train and val", "AP is measured on what was trained "
+    Check("duplicate_in_both_splits", ERROR, "the same image in train and val", "AP is measured on what was trained "
           "on: it flatters, and the best weights are chosen by memory.", "Remove it from train.",
           "drops it from train"),
-    Check("near_duplicate", WARNING, "nearly the same picture twice in a split", "Frames of one film, mostly: the set "
+    Check("near_duplicate", WARNING, "nearly the same image twice in a split", "Frames of one film, mostly: the set "
           "is smaller than it looks.", "Thin them out."),
-    Check("near_duplicate_in_both_splits", WARNING, "nearly the same picture in train and val", "AP is measured on "
-          "what was nearly trained on.", "Divide by scene or film, not by picture."),
-    Check("mirrored_in_both_splits", WARNING, "a picture of train is in val, mirrored", "Training flips pictures: it "
+    Check("near_duplicate_in_both_splits", WARNING, "nearly the same image in train and val", "AP is measured on "
+          "what was nearly trained on.", "Divide by scene or film, not by image."),
+    Check("mirrored_in_both_splits", WARNING, "an image of train is in val, mirrored", "Training flips images: it "
           "has seen this one.", "Remove it from one of them; divide the set before copies are made of it."),
-    Check("name_in_both_splits", WARNING, "one file name in train and val", "The same picture, mostly.",
+    Check("name_in_both_splits", WARNING, "one file name in train and val", "The same image, mostly.",
           "Look at a few."),
 )  # fmt: skip
 Entry = tuple[Split, int]
 
 
 def examine(case: Examination) -> None:
-    """All checks of this file; pictures that were not decoded are compared by their bytes alone."""
+    """All checks of this file; images that were not decoded are compared by their bytes alone."""
     if case.splits and len({split.annotation_file.resolve() for split in case.splits}) < len(case.splits):
         return
     entries: list[Entry] = []
     for split in case.splits:
         seen = set()
         for i, file in enumerate(split.files):
-            if file is not None and not file.fault and file.path not in seen:
+            if file is not None and not file.problem and file.path not in seen:
                 seen.add(file.path)
                 entries.append((split, i))
     same = _same_bytes(entries)
-    _tell_exact(case, same)
-    _tell_near(case, entries, {tuple(sorted(pair)) for group in same for pair in _pairs(group)})
-    _tell_names(case, {(entries[k][0].name, entries[k][1]) for group in same for k in group}, entries)
+    _report_exact(case, same)
+    _report_near(case, entries, {tuple(sorted(pair)) for group in same for pair in _pairs(group)})
+    _report_names(case, {(entries[k][0].name, entries[k][1]) for group in same for k in group}, entries)
 
 
 def _pairs(group: list[int]) -> list[tuple[int, int]]:
@@ -69,7 +69,7 @@ def _same_bytes(entries: list[Entry]) -> list[list[int]]:
     return [group for group in by_hash.values() if len(group) > 1]
 
 
-def _tell_exact(case: Examination, groups: list[list[int]]) -> None:
+def _report_exact(case: Examination, groups: list[list[int]]) -> None:
     entries = [(split, i) for split in case.splits for i in _own(split)]
     within: dict[str, dict[int, str]] = defaultdict(dict)
     across: dict[int, str] = {}
@@ -102,7 +102,7 @@ def _own(split: Split) -> list[int]:
     return [
         i
         for i, file in enumerate(split.files)
-        if file is not None and not file.fault and not (file.path in seen or seen.add(file.path))
+        if file is not None and not file.problem and not (file.path in seen or seen.add(file.path))
     ]
 
 
@@ -112,7 +112,7 @@ def _boxes(split: Split, image: int) -> list[list[float]]:
 
 
 def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
-    """64 bits of each picture that survive scaling, compression and a little brightness: bool `[n, 64]`.
+    """64 bits of each image that survive scaling, compression and a little brightness: bool `[n, 64]`.
 
     Signs of the 8 x 8 lowest frequencies of a cosine transform, against their median; the mean left out.
 
@@ -126,7 +126,7 @@ def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(grey: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of pictures that look the same: few bits apart, and close in grey values too.
+    """Pairs of images that look the same: few bits apart, and close in grey values too.
 
     Two hashes that differ in at most 6 of 64 bits agree in one of 7 bands of bits: only those are compared.
 
@@ -137,7 +137,7 @@ def near_pairs(grey: np.ndarray) -> list[tuple[int, int]]:
         return []
     bits = perceptual_hashes(grey)
     contrast = grey.reshape(len(grey), -1).std(1)
-    usable = contrast > 4.0  # pictures of one colour have no features to agree in
+    usable = contrast > 4.0  # images of one colour have no features to agree in
     candidates = set()
     for band in np.array_split(np.arange(64), MOST_BITS + 1):
         keys = np.packbits(bits[:, band], axis=1).astype(np.int64) @ (256 ** np.arange((len(band) + 7) // 8))
@@ -157,7 +157,7 @@ def near_pairs(grey: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-def _tell_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ...]]) -> None:
+def _report_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ...]]) -> None:
     decoded = [k for k, (split, i) in enumerate(entries) if split.files[i].grey]
     grey = [np.frombuffer(entries[k][0].files[entries[k][1]].grey, np.uint8) for k in decoded]
     grids = np.stack(grey).reshape(-1, SIDE, SIDE) if grey else np.zeros((0, SIDE, SIDE), np.uint8)
@@ -173,14 +173,14 @@ def _tell_near(case: Examination, entries: list[Entry], exact: set[tuple[int, ..
         else:
             across.append((i, two.image_words(j)))
     for split in case.splits:
-        _tell_pairs(case, "near_duplicate", split, within[split.name])
+        _report_pairs(case, "near_duplicate", split, within[split.name])
     if across:
-        _tell_pairs(case, "near_duplicate_in_both_splits", case.splits[0], across)
-    _tell_mirrored(case, [entries[k] for k in decoded], grids, {i for i, _ in across})
+        _report_pairs(case, "near_duplicate_in_both_splits", case.splits[0], across)
+    _report_mirrored(case, [entries[k] for k in decoded], grids, {i for i, _ in across})
 
 
-def _tell_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, told: set[int]) -> None:
-    """Pictures of the first split whose mirror image is in the other; `told` are in it as they are."""
+def _report_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, reported: set[int]) -> None:
+    """Images of the first split whose mirror image is in the other; `reported` are in it as they are."""
     first = np.array([split is case.splits[0] for split, _ in entries], bool) if entries else np.zeros(0, bool)
     own, other = np.flatnonzero(first), np.flatnonzero(~first)
     if not len(own) or not len(other):
@@ -189,25 +189,25 @@ def _tell_mirrored(case: Examination, entries: list[Entry], grids: np.ndarray, t
     for a, b in near_pairs(np.concatenate([grids[own][:, :, ::-1], grids[other]])):
         if a < len(own) <= b:
             (_, i), (two, j) = entries[own[a]], entries[other[b - len(own)]]
-            if i not in told:
+            if i not in reported:
                 pairs.append((i, two.image_words(j)))
     if pairs:
-        _tell_pairs(case, "mirrored_in_both_splits", case.splits[0], pairs)
+        _report_pairs(case, "mirrored_in_both_splits", case.splits[0], pairs)
 
 
-def _tell_pairs(case: Examination, name: str, split: Split, pairs: list[tuple[int, str]]) -> None:
+def _report_pairs(case: Examination, name: str, split: Split, pairs: list[tuple[int, str]]) -> None:
     other = dict(reversed(pairs))
     case.found(name, split, "images", sorted(other), lambda i: f"like {other[i]}")
 
 
-def _tell_names(case: Examination, told: set[tuple[str, int]], entries: list[Entry]) -> None:
+def _report_names(case: Examination, reported: set[tuple[str, int]], entries: list[Entry]) -> None:
     train, val = case.split("train"), case.split("val")
     if train is None or val is None or train.annotation_file.resolve() == val.annotation_file.resolve():
         return
     theirs = {name for name in val.file_names if name}
-    rows = [i for i, name in enumerate(train.file_names) if name in theirs and ("train", i) not in told]
+    rows = [i for i, name in enumerate(train.file_names) if name in theirs and ("train", i) not in reported]
     same_place = {i for i in rows if train.files[i] is not None}
-    # Names alone say little where the pictures were looked at and are not the same.
+    # Names alone say little where the images were looked at and are not the same.
     rows = [i for i in rows if i not in same_place]
     case.found("name_in_both_splits", train, "images", rows,
                where=lambda i: Example(train.image_words(i), train.path(i)))  # fmt: skip

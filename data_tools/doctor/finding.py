@@ -1,4 +1,4 @@
-"""A `Check` is a fault that a data set may have, a `Finding` one that it has."""
+"""A `Check` is a problem that a data set may have, a `Finding` one that it has."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that is there, in one split ("" where it is about both)."""
+    """A problem that was found, in one split ("" where it is about both)."""
 
     name: str
     level: str
@@ -102,7 +102,7 @@ class Examination:
             examples.append(Example(f"{one.text}: {say(row)}", one.file, one.boxes_xyxy) if say else one)
         self._add(name, split.name, len(rows), examples, table, rows)
 
-    def told(self, name: str, split: str, examples: Sequence[Example | str], count: int | None = None) -> None:
+    def report(self, name: str, split: str, examples: Sequence[Example | str], count: int | None = None) -> None:
         """Add a finding that is not about entries of a list; nothing where there are no examples."""
         if examples:
             plain = [Example(one) if isinstance(one, str) else one for one in examples[:MOST_EXAMPLES]]

@@ -13,22 +13,22 @@ MOST_DETECTIONS = 100  # that COCO's evaluation counts in an image
 CHECKS = (
     Check("fit_vanishing", WARNING, "more than a twentieth of the boxes is below 4 pixels at the input size",
           "They fall between the cells of the finest feature map and are not found.",
-          "Give a larger --image-size, or cut the pictures into tiles."),
+          "Give a larger --image-size, or cut the images into tiles."),
     Check("fit_sizes", NOTE, "what is left of the boxes at several input sizes", "Small objects are what a small input "
           "costs.", "Choose --image-size by it."),
     Check("fit_below_stride", WARNING, "more than half of the boxes are smaller than one cell of the finest map",
           "Each cell gives one query: neighbours share it.", "A size with stride 8 (s, m, l, x), or a larger input."),
     Check("fit_queries", WARNING, "images with more objects than the model has queries", "Matching is one to one: the "
-          "rest can neither be learned nor found.", "Raise model.num_queries with --set, or cut the pictures."),
+          "rest can neither be learned nor found.", "Raise model.num_queries with --set, or cut the images."),
     Check("fit_detections", NOTE, "images with more than 100 objects", "COCO's AP counts the 100 best detections of "
           "an image: recall is bounded.", "Compare recipes with each other, not with other data sets."),
     Check("fit_denoising", NOTE, "images with more objects than denoising queries", "Denoising then works with a "
           "single group as long as the fullest image of the batch: more memory.", "Nothing, or a smaller batch."),
-    Check("fit_enlarged", NOTE, "pictures less than half as large as the input", "Enlarging adds work, no detail.",
+    Check("fit_enlarged", NOTE, "images less than half as large as the input", "Enlarging adds work, no detail.",
           "A smaller --image-size is as good and faster."),
-    Check("fit_shrunk", NOTE, "pictures more than 4 times as large as the input", "Most of the detail is thrown away, "
+    Check("fit_shrunk", NOTE, "images more than 4 times as large as the input", "Most of the detail is thrown away, "
           "and decoding takes most of the time.", "Shrink them once, or cut them into tiles."),
-    Check("fit_few_images", WARNING, "fewer than 100 training images", "A detector learns such a set by heart in a "
+    Check("fit_few_images", WARNING, "fewer than 100 training images", "A detector memorises such a set in a "
           "few epochs.", "Start from published weights (--weights), and label more."),
     Check("fit_batch", NOTE, "an epoch has fewer than 8 steps", "Averages and warm-up count steps. (A batch that "
           "nobody chose is lowered by `dfine train`.)", "Give --batch-size."),
@@ -51,13 +51,13 @@ def examine(case: Examination) -> None:
         batch = case.recipe.data.batch_size
         count = len(train.images)
         if 0 < count < 100:
-            case.told("fit_few_images", "train", [f"train: {count} images"], count)
+            case.report("fit_few_images", "train", [f"train: {count} images"], count)
         if 0 < count < 8 * batch:
-            case.told(
+            case.report(
                 "fit_batch", "train", [f"train: {count} images, recipe {case.recipe.name} takes {batch} a step"], 1
             )
     if val is not None and 0 < len(val.images) < 50:
-        case.told("fit_few_val", "val", [f"val: {len(val.images)} images"], len(val.images))
+        case.report("fit_few_val", "val", [f"val: {len(val.images)} images"], len(val.images))
     if train is not None and val is not None:
         _drift(case, train, val)
 
@@ -96,13 +96,13 @@ def _boxes(case: Examination, train: Split) -> None:
     stride = case.recipe.model.feat_strides[0]
     if (shorter < stride).mean() > 0.5:
         words = f"train: {(shorter < stride).mean():.0%} of the boxes, stride {stride} at {wide} x {high}"
-        case.told("fit_below_stride", "train", [words], int((shorter < stride).sum()))
-    told = []
+        case.report("fit_below_stride", "train", [words], int((shorter < stride).sum()))
+    examples = []
     for size in dict.fromkeys((*OTHER_SIZES, max(high, wide))):
         sides = size * relative.min(1)
-        told.append(f"at {size}: {(sides < VANISHES_PX).mean():.1%} of the boxes below 4 px, {(sides < 8).mean():.1%} "
+        examples.append(f"at {size}: {(sides < VANISHES_PX).mean():.1%} of boxes below 4 px, {(sides < 8).mean():.1%} "
                     f"below 8, {(sides < 16).mean():.1%} below 16; median side {np.median(sides):.0f} px")  # fmt: skip
-    case.told("fit_sizes", "train", told)
+    case.report("fit_sizes", "train", examples)
 
 
 def _drift(case: Examination, train: Split, val: Split) -> None:
@@ -114,6 +114,6 @@ def _drift(case: Examination, train: Split, val: Split) -> None:
         sides.append(float(np.median(np.sqrt((split.boxes_xywh[own, 2:] / split.size_of(own)).prod(1)))))
         objects.append(len(own) / len(split.images))
     if max(sides) > 2 * min(sides):
-        case.told("fit_size_drift", "", [f"median side: train {sides[0]:.1%} of the image, val {sides[1]:.1%}"], 1)
+        case.report("fit_size_drift", "", [f"median side: train {sides[0]:.1%} of the image, val {sides[1]:.1%}"], 1)
     if max(objects) > 2 * min(objects):
-        case.told("fit_count_drift", "", [f"objects an image: train {objects[0]:.1f}, val {objects[1]:.1f}"], 1)
+        case.report("fit_count_drift", "", [f"objects an image: train {objects[0]:.1f}, val {objects[1]:.1f}"], 1)

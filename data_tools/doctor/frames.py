@@ -85,7 +85,7 @@ def place(split: Split) -> None:
 
 
 def _good(split: Split) -> Iterator[tuple[int, ImageFile]]:
-    return ((i, file) for i, file in enumerate(split.files) if file is not None and not file.fault)
+    return ((i, file) for i, file in enumerate(split.files) if file is not None and not file.problem)
 
 
 def _said(split: Split, i: int) -> Size | None:

@@ -43,7 +43,7 @@ def find_and_look(case: Examination, data: Path) -> None:
                 split.files[i] = known[paths[i]]
         for i, reason in why.items():
             file = split.files[i]
-            if file is not None and file.fault == "image_missing":
+            if file is not None and file.problem == "image_missing":
                 split.files[i] = replace(file, message=reason)
     _orphans(case, listed, used, data)
 
@@ -92,13 +92,13 @@ def _find(split: Split, files: ImageFiles | None) -> dict[int, str]:
 
 
 def _orphans(case: Examination, listed: dict[Path, ImageFiles | None], used: set[str], data: Path) -> None:
-    told: set[Path] = set()
+    reported: set[Path] = set()
     for split in case.splits:
         folder = split.image_folder
         files = None if folder is None else listed[data if data.is_dir() else folder]
-        if folder is None or files is None or folder.resolve() in told:
+        if folder is None or files is None or folder.resolve() in reported:
             continue
-        told.add(folder.resolve())
+        reported.add(folder.resolve())
         names = (*files.files, *files.not_opened)
         start = "" if folder == files.home else folder.relative_to(files.home).as_posix() + "/"
         orphans = sorted(name for name in names
@@ -108,4 +108,4 @@ def _orphans(case: Examination, listed: dict[Path, ImageFiles | None], used: set
                     + (f": {files.not_opened[name]}" if name in files.not_opened else ""), files.home / name)
             for name in orphans[:8]
         ]  # fmt: skip
-        case.told("image_orphan", split.name, examples, len(orphans))
+        case.report("image_orphan", split.name, examples, len(orphans))

@@ -86,7 +86,7 @@ def examine(case: Examination) -> None:
 
 
 def shapes(case: Examination) -> None:
-    """What the annotation file alone tells of the pictures, no file opened."""
+    """What the annotation file alone tells of the images, no file opened."""
     for split in case.splits:
         wide, high = split.sizes_wh.T
         say = lambda i, sizes=split.sizes_wh: "{:.0f} x {:.0f}".format(*sizes[i])  # noqa: E731
@@ -102,13 +102,13 @@ def _check_files(case: Examination, split: Split) -> None:
     def found(name: str, rows: list[int], words=None) -> None:
         case.found(name, split, "images", rows, words)
 
-    faults: dict[str, list[int]] = {}
+    problems: dict[str, list[int]] = {}
     for i, file in looked:
-        if file.fault:
-            faults.setdefault(file.fault, []).append(i)
-    for name, rows in faults.items():
+        if file.problem:
+            problems.setdefault(file.problem, []).append(i)
+    for name, rows in problems.items():
         found(name, rows, lambda i: split.files[i].message)
-    good = [(i, file) for i, file in looked if not file.fault]
+    good = [(i, file) for i, file in looked if not file.problem]
     found("image_turned", [i for i, file in good if file.orientation > 1],
           lambda i: f"orientation {split.files[i].orientation}")  # fmt: skip
     found("image_cmyk", [i for i, file in good if file.mode == "CMYK"])

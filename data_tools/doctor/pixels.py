@@ -29,10 +29,10 @@ SIDE = 32  # of the grey thumbnail that images are compared by
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """What one image file is. `fault` names the check that it fails; then the rest may be missing."""
+    """What one image file is. `problem` names the check that it fails; then the rest may be missing."""
 
     path: Path
-    fault: str = ""
+    problem: str = ""
     message: str = ""
     size_bytes: int = 0
     format: str = ""
@@ -53,7 +53,7 @@ class ImageFile:
     @property
     def decodable(self) -> bool:
         """Whether it is small and whole enough to be drawn."""
-        return not self.fault and 0 < self.stored_wh[0] * self.stored_wh[1] <= MOST_DECODED
+        return not self.problem and 0 < self.stored_wh[0] * self.stored_wh[1] <= MOST_DECODED
 
 
 def look_at(paths: Sequence[Path], folder: Path) -> list[ImageFile]:
@@ -79,14 +79,14 @@ def _look(path: Path, home: str) -> ImageFile:
     outside = not os.path.realpath(path).startswith(home.rstrip(os.sep) + os.sep)
     known = dict(path=path, size_bytes=status.st_size, leaves_folder=outside)
     if not status.st_size:
-        return ImageFile(fault="image_empty", message="0 bytes", **known)
+        return ImageFile(problem="image_empty", message="0 bytes", **known)
     if (why := why_not_opened(path)) is not None:
-        return ImageFile(fault="image_unreadable", message=why, **known)
+        return ImageFile(problem="image_unreadable", message=why, **known)
     try:
         with Image.open(path) as image:
             if (why := why_not_read(image)) is not None:
-                fault = "image_mode_unknown" if why.startswith("mode") else "image_unreadable"
-                return ImageFile(fault=fault, message=why, **known)
+                problem = "image_mode_unknown" if why.startswith("mode") else "image_unreadable"
+                return ImageFile(problem=problem, message=why, **known)
             known |= dict(format=image.format or "", mode=image.mode, stored_wh=image.size)
             known["transparent"] = "A" in image.mode or "a" in image.mode or "transparency" in image.info
             known |= dict(orientation=exif_orientation(image), frames=frames(image))
@@ -96,13 +96,13 @@ def _look(path: Path, home: str) -> ImageFile:
             image.seek(0)
             return ImageFile(grey=_grey(image), **known)
     except Image.DecompressionBombError as error:
-        return ImageFile(fault="image_enormous", message=str(error)[:120], **known)
+        return ImageFile(problem="image_enormous", message=str(error)[:120], **known)
     except MemoryError:
-        return ImageFile(fault="image_enormous", message="does not fit into the memory", **known)
+        return ImageFile(problem="image_enormous", message="does not fit into the memory", **known)
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         why = damage(path, error)
         name = "image_truncated" if why == "truncated" else "image_unreadable"
-        return ImageFile(fault=name, message=why if why != type(error).__name__ else _in_words(error), **known)
+        return ImageFile(problem=name, message=why if why != type(error).__name__ else _in_words(error), **known)
 
 
 def _in_words(error: Exception) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from data_tools.convert.records import LARGEST, number
 from data_tools.convert.segmentation import box_around
+from data_tools.layouts import with_hint
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.data.images import DataError
@@ -223,7 +224,7 @@ def locate(data: Path, split: str) -> tuple[Path | None, Path | None, str]:
     try:
         return *find_split(data, split), ""
     except DataError as error:
-        message = str(error)
+        message = with_hint(error)
     except OSError as error:
         return None, None, f"{data}: {error.strerror or error}"
     candidates = [(data / "annotations" / f"instances_{split}{year}.json", folder) for year, folder in (

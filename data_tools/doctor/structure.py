@@ -16,7 +16,7 @@ CHECKS = (
     Check("split_missing", ERROR, "a split is not there", "A run needs a train split to learn from and a val split to "
           "choose its best weights by.", "Use one of the two layouts, or name the files in a JSON file."),
     Check("image_folder_missing", ERROR, "the image folder is not there", "There is nothing to train on.",
-          "Copy or link the pictures there."),
+          "Copy or link the images there."),
     Check("json_unreadable", ERROR, "the annotation file cannot be read", "Nothing of the split can be used.",
           "Export or copy the file again."),
     Check("list_missing", ERROR, "a list is missing from the annotation file", _REFUSED,
@@ -44,12 +44,12 @@ CHECKS = (
           "Write ids as numbers.", "writes whole numbers, here and where they are named"),
     Check("reference_text", ERROR, "image_id or category_id written as text", _REFUSED, "Write ids as numbers.",
           "writes whole numbers"),
-    Check("image_id_repeated", ERROR, "two images with one id", "It is not told which picture a box belongs to.",
+    Check("image_id_repeated", ERROR, "two images with one id", "It is not known which image a box belongs to.",
           "Renumber the images of merged files together with their annotations.",
           "keeps one where they name one file, else drops them with their annotations"),
     Check("annotation_id_repeated", ERROR, "two annotations with one id", "The evaluation counts one of them.",
           "Renumber them.", "numbers them anew"),
-    Check("category_id_repeated", ERROR, "two categories with one id", "It is not told what a label means.",
+    Check("category_id_repeated", ERROR, "two categories with one id", "It is not known what a label means.",
           "Renumber them.", "keeps the first"),
     Check("annotation_orphan", ERROR, "an annotation of an image that is not listed", _REFUSED,
           "Add the image or remove the annotation.", "drops it"),
@@ -57,13 +57,13 @@ CHECKS = (
           "Add the category or remove the annotation.", "drops it"),
     Check("image_size_invalid", ERROR, "an image without a usable width and height",
           "Boxes are divided by the size of the image before the loss sees them.", "Give pixels.",
-          "takes the size of the picture, or drops the image"),
-    Check("file_name_missing", ERROR, "an image without a usable file name", "The picture cannot be found.",
+          "takes the size of the image, or drops the image"),
+    Check("file_name_missing", ERROR, "an image without a usable file name", "The image cannot be found.",
           "Give a path inside the image folder.", "drops the image"),
     Check("file_name_leaves_folder", ERROR, "a file name that leaves the image folder",
           "Such a file would read whatever lies elsewhere on the machine; the reader refuses it.",
           "Make it relative to the image folder, without '..'.",
-          "takes the picture of that name where there is one, else drops the image"),
+          "takes the image of that name where there is one, else drops the image"),
     Check("file_name_repeated", ERROR, "two images with one file name",
           "Boxes that one entry lacks are taught as background when the other entry comes up.",
           "Merge the entries.", "moves all annotations to the first entry"),
@@ -88,7 +88,7 @@ def examine(case: Examination) -> None:
         _images(case, split)
     files = [split.annotation_file.resolve() for split in case.splits]
     if len(files) == 2 and files[0] == files[1]:
-        case.told("splits_are_one_file", "", [str(files[0])])
+        case.report("splits_are_one_file", "", [str(files[0])])
 
 
 def _lists(case: Examination, split: Split) -> None:
@@ -97,18 +97,18 @@ def _lists(case: Examination, split: Split) -> None:
         if not isinstance(value, list):
             found = ", ".join(shown(name, 30) for name in list(split.content)[:8]) or "none"
             what = "is missing" if key not in split.content else f"is {shown(value)}, no list"
-            case.told("list_missing", split.name, [f"{split.annotation_file}: {key!r} {what}; keys: {found}"])
+            case.report("list_missing", split.name, [f"{split.annotation_file}: {key!r} {what}; keys: {found}"])
         rows = split.not_objects.get(key, [])
-        told = [f"{split.name}: {key}[{i}] is {shown(value[i])}" for i in rows[:8]]
-        case.told("record_not_object", split.name, told, len(rows))
+        examples = [f"{split.name}: {key}[{i}] is {shown(value[i])}" for i in rows[:8]]
+        case.report("record_not_object", split.name, examples, len(rows))
     if isinstance(split.content.get("images"), list) and not split.images:
-        case.told("no_images", split.name, [str(split.annotation_file)])
+        case.report("no_images", split.name, [str(split.annotation_file)])
     if isinstance(split.content.get("categories"), list) and not split.categories:
-        case.told("no_categories", split.name, [str(split.annotation_file)])
+        case.report("no_categories", split.name, [str(split.annotation_file)])
     seen: Counter[str] = Counter()
     for record in split.annotations:
         seen.update(key for key in ("segmentation", "keypoints", "attributes") if record.get(key))
-    case.told("keys_ignored", split.name, [f"{split.name}: {key!r} in {n} annotations" for key, n in seen.items()])
+    case.report("keys_ignored", split.name, [f"{split.name}: {key!r} in {n} annotations" for key, n in seen.items()])
 
 
 def _ids(case: Examination, split: Split) -> None:

@@ -22,7 +22,7 @@ from dfine_lib.data.images import DataError
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 MOST_FILES = 5_000_000
-# JSON of boxes shrinks to a twentieth, pictures do not shrink at all; a bomb unpacks to a thousand times its size.
+# JSON of boxes shrinks to a twentieth, images do not shrink at all; a bomb unpacks to a thousand times its size.
 MOST_TIMES, MOST_BESIDES = 100, 64 << 20  # times the archive's size, plus bytes
 _BLOCK = 1 << 20
 _LONGEST_HEADER = 1 << 20  # bytes of a long name or of extended attributes, which tarfile reads into memory whole

@@ -43,7 +43,7 @@ class DataSet:
     terms: str
     gigabytes: float  # to fetch, all splits
     unpacked_gigabytes: float
-    next: str  # the command that goes on from the folder OUT
+    next: str  # the command to run next on the folder OUT
     files: tuple[RemoteFile, ...]
 
     def of_splits(self, splits: tuple[str, ...]) -> tuple[RemoteFile, ...]:
@@ -57,7 +57,7 @@ class DataSet:
             raise DataError(f"{self.name}: no split {unknown[0]!r}; there are {', '.join(sorted(known)) or 'none'}.")
         return tuple(file for file in self.files if file.split in (*splits, "both"))
 
-    def told(self, files: tuple[RemoteFile, ...]) -> str:
+    def summary(self, files: tuple[RemoteFile, ...]) -> str:
         """Title, size and terms, for a person to read before anything is fetched."""
         return (
             f"{self.title}\n{len(files)} of {len(self.files)} files; all of them are about {self.gigabytes:g} GB to "

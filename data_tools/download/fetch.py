@@ -1,4 +1,4 @@
-"""Fetch, check, unpack: several files at a time, going on where a run was stopped."""
+"""Fetch, check, unpack: several files at a time, resuming a run that was stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import bring, told_of
+from data_tools.convert.new_folder import bring, named_error
 from data_tools.convert.records import decoded
 from data_tools.download.archives import SUFFIXES, unpack
 from data_tools.download.data_set import DataSet, RemoteFile
@@ -64,7 +64,7 @@ def fetch_data_set(
     Raises:
         DownloadError: a file could not be had; the message says what to fetch and where to put it.
         DataError: `archives` lacks files (all are named, with their addresses), a checksum is wrong, an archive is
-            damaged or means harm, too little room, `out` holds something else or is busy.
+            damaged or means harm, too little space, `out` holds something else or is busy.
     """
     out = Path(out)
     files = data_set.of_splits(splits)
@@ -81,9 +81,9 @@ def fetch_data_set(
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
     except OSError as error:
-        if (told := told_of(error, out, out, "what is done is kept, and the same command goes on")) is None:
+        if (named := named_error(error, out, out, "what is done is kept, and the same command goes on")) is None:
             raise
-        raise told from error
+        raise named from error
     if not keep_archives:
         shutil.rmtree(store, ignore_errors=True)
     return result

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from dfine_lib.data.coco import CocoIndex
-from dfine_lib.data.images import DataError
+from dfine_lib.data.coco import CocoIndex, read_coco
+from dfine_lib.errors import DataError, DfineError
 
 SUFFIX = ".packed"
 _MAGIC = b"dfine packed index 1\n"
@@ -55,7 +55,7 @@ def write_packed(index: CocoIndex, file: str | Path) -> Path:
     """
     file = Path(file)
     if file.suffix != SUFFIX:
-        raise ValueError(f"{file}: the name of a packed index ends in {SUFFIX}")
+        raise DfineError(f"{file}: the name of a packed index ends in {SUFFIX}")
     arrays = {name: np.ascontiguousarray(getattr(index, name), dtype) for name, (dtype, _) in _ARRAYS.items()}
     place, places = 0, {}
     for name, array in arrays.items():
@@ -85,6 +85,24 @@ def write_packed(index: CocoIndex, file: str | Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return file
+
+
+def read_index(annotation_file: Path | str, image_folder: Path | str, **options: Any) -> CocoIndex:
+    """An index out of COCO JSON or a packed file; options are those of `read_coco`.
+
+    Raises:
+        DataError: as `read_coco`; or a packed file was given for evaluation, or holds other category ids.
+    """
+    file = Path(annotation_file)
+    if file.suffix != SUFFIX:
+        return read_coco(file, image_folder, **options)
+    if not options.get("training", True):
+        raise DataError(f"{file}: packed for training, so it cannot be evaluated on. Give the annotation file itself.")
+    index = read_packed(file, image_folder)
+    category_ids = options.get("category_ids")
+    if category_ids is not None and tuple(category_ids) != index.category_ids:
+        raise DataError(f"{file}: was packed with other category ids. Pack the annotation file again.")
+    return index
 
 
 def read_packed(file: str | Path, image_folder: str | Path) -> PackedIndex:

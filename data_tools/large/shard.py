@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 from data_tools.convert.image_headers import UnreadableImage, header_size
 from data_tools.convert.new_folder import bring, new_folder
 from data_tools.convert.records import clean_name, inside
-from data_tools.large.packed import write_packed
-from data_tools.large.tars import FORMAT, checksum
+from data_tools.large.packed import read_index, write_packed
+from data_tools.large.tars import FORMAT, SHARD_INDEX, checksum
 from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
-from dfine_lib.data.images import SHARD_INDEX, DataError
+from dfine_lib.errors import DataError, DfineError
 
 LARGEST_PICTURE = 1 << 30  # bytes of one picture file
 
@@ -49,7 +49,7 @@ def shard_data(
         ValueError: `images_per_shard` below 1.
     """
     if images_per_shard < 1:
-        raise ValueError(f"images_per_shard must be at least 1, got {images_per_shard}")
+        raise DfineError(f"images_per_shard must be at least 1, got {images_per_shard}")
     source, out = Path(source), Path(out)
     parts, told = read_parts(source), []
     for split, part in parts.items():  # what training would refuse is told now, not after hours of copying
@@ -139,7 +139,7 @@ def pack_data(source: Path | str, out: Path | str) -> str:
         DataError: the source is not sound.
     """
     source, out = Path(source), Path(out)
-    index = read_coco(*find_split(source, "train"))
+    index = read_index(*find_split(source, "train"))
     annotations, images = find_split(source, "val")
     with new_folder(out, source) as folder:
         write_packed(replace(index, image_folder=index.image_folder.resolve()), folder / "train.packed")

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from data_tools.large.tars import Shards, read_shards, webdataset
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
-from dfine_lib.data.images import SHARD_INDEX, DataError
 from dfine_lib.data.loader import (
     Batch,
     CocoImages,
@@ -39,14 +38,10 @@ from dfine_lib.data.loader import (
     pins_memory,
     workers_of,
 )  # fmt: skip
+from dfine_lib.errors import DataError, DfineError
 
 STREAMS = 12  # that a rank reads, whatever the number of workers; divides by most of their numbers
 SHUFFLED = 4096  # pictures of a rank, still encoded, among which the next one is drawn
-
-
-def is_sharded(index: CocoIndex) -> bool:
-    """Whether the pictures of an index lie in shards."""
-    return (index.image_folder / SHARD_INDEX).is_file()
 
 
 class ShardImages(CocoImages):
@@ -163,17 +158,17 @@ class ShardTrainLoader(TrainLoader):
 
     def __init__(self, index: CocoIndex, recipe: Recipe, **share: Any) -> None:
         if recipe.data.repeat_threshold is not None:
-            raise ValueError("repeat_threshold draws pictures from all over the set, shards are read in order: give "
+            raise DfineError("repeat_threshold draws pictures from all over the set, shards are read in order: give "
                              "the data folder that they were made of")  # fmt: skip
         super().__init__(index, recipe, **share)
         if len(index) < recipe.data.batch_size:
-            raise ValueError(f"{len(index)} pictures in shards are fewer than a batch of {recipe.data.batch_size}")
+            raise DfineError(f"{len(index)} pictures in shards are fewer than a batch of {recipe.data.batch_size}")
         self.images = ShardImages(index, read_shards(index), recipe, seed=self.seed)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches `start_batch`, `start_batch + 1`, … of that epoch."""
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+            raise DfineError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         size = self.recipe.data.batch_size // self.shares
         shards = len(self.images.shards.names)
         order = np.random.default_rng(derived_seed(Draw.SHARD_ORDER, self.seed, epoch)).permutation(shards)
@@ -205,13 +200,3 @@ class ShardEvalLoader(EvalLoader):
         streams = ShardStreams(self.images, order, self.start, self.sizes)
         for raw in _run(streams, workers_of(self.recipe.data), self.device):
             yield finish(raw, self.index, self.recipe.data.image_hw, self.device)
-
-
-def train_loader(index: CocoIndex, recipe: Recipe, **share: Any) -> TrainLoader:
-    """A `TrainLoader` of pictures in a folder or in shards; arguments are its."""
-    return (ShardTrainLoader if is_sharded(index) else TrainLoader)(index, recipe, **share)
-
-
-def eval_loader(index: CocoIndex, recipe: Recipe, **share: Any) -> EvalLoader:
-    """An `EvalLoader` of pictures in a folder or in shards; arguments are its."""
-    return (ShardEvalLoader if is_sharded(index) else EvalLoader)(index, recipe, **share)

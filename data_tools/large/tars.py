@@ -20,9 +20,10 @@ from typing import IO, Any
 import numpy as np
 
 from dfine_lib.data.coco import CocoIndex
-from dfine_lib.data.images import SHARD_INDEX, DataError
+from dfine_lib.errors import DataError
 
 FORMAT = "dfine shards 1"
+SHARD_INDEX = "shards.json"  # in an image folder: its images are in tars
 SOURCE = "DFINE_SHARDS_FROM"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\.tar")
 
@@ -103,6 +104,11 @@ class Shards:
 def checksum(image_id: int, content: bytes, before: int = 0) -> int:
     """CRC-32 over id and bytes of a picture, and over those `before` it; it tells damage that still decodes."""
     return zlib.crc32(content, zlib.crc32(b"%d:" % image_id, before))
+
+
+def is_sharded(index: CocoIndex) -> bool:
+    """Whether the images of an index are in shards."""
+    return (index.image_folder / SHARD_INDEX).is_file()
 
 
 def read_shards(index: CocoIndex) -> Shards:

@@ -10,14 +10,12 @@ from typing import Any
 
 from data_tools.convert.coco_layouts import spare_names
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import bring, told_of
-from data_tools.objects365.whole_files import remove_quietly
+from data_tools.convert.new_folder import bring, named_error
 from dfine_lib.data.images import DataError
 from dfine_lib.files import process_lock, write_atomically
 
 DATA_FILE = "objects365.json"  # what `dfine train --data` takes
 REPORT = "objects365_report.json"
-CACHE = ".remap.npz"
 _UNFINISHED, _LOCK = ".unfinished.json", ".lock"
 
 
@@ -53,10 +51,10 @@ def only_one(source: Path, out: Path) -> Iterator[None]:
     except BlockingIOError:
         raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
     except OSError as error:
-        if (told := told_of(error, out, out, "what is done is kept, and the same command goes on")) is None:
+        if (named := named_error(error, out, out, "what is done is kept, and the same command goes on")) is None:
             raise
-        raise told from error
-    remove_quietly(lock)
+        raise named from error
+    lock.unlink(missing_ok=True)
 
 
 def work_of(files: Mapping[str, Path], **settings: Any) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def resumable(out: Path, work: dict[str, Any], files_may_change: bool = False) -
     Args:
         out: the folder.
         work: of `work_of`.
-        files_may_change: their places must be the same, not their contents: a fault was mended in one of them.
+        files_may_change: their places must be the same, not their contents: one of them was corrected.
 
     Raises:
         DataError: `out` holds something else.
@@ -107,9 +105,10 @@ def resumable(out: Path, work: dict[str, Any], files_may_change: bool = False) -
         raise DataError(f"{out} is not empty: choose another folder, or empty it.")
     else:
         write_atomically(note, json.dumps(work).encode())
+    for part in out.glob("*/.*.part"):  # of a run that was killed
+        part.unlink()
     yield
-    remove_quietly(out / CACHE)
-    remove_quietly(note)
+    note.unlink(missing_ok=True)
 
 
 def _places(work: Any) -> Any:
@@ -135,11 +134,11 @@ def place_of(folder: Path, name: str) -> Path:
     )  # fmt: skip
 
 
-def link_picture(path: Path, target: Path, how: str) -> bool:
-    """Bring a picture to its place, unless it is there; `bring` says how. True: it is there now."""
+def link_image(path: Path, target: Path, how: str) -> bool:
+    """Bring an image to its place, unless it is there; `bring` says how. True: it is there now."""
     if not target.exists():
         part = target.with_name(f".{target.name}.part")
-        remove_quietly(part)
+        part.unlink(missing_ok=True)
         bring(path, part, how)
         part.replace(target)
     return True

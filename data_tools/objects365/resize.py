@@ -1,6 +1,6 @@
-"""D-FINE's shrinking of Objects365: pictures whose longer side exceeds 640 pixels, with their boxes.
+"""D-FINE's shrinking of Objects365: images whose longer side exceeds 640 pixels, with their boxes.
 
-A picture that is in its place is not made again, and each appears there whole: the folder itself is the record of how
+An image that is in its place is not made again, and each appears there whole: the folder itself is the record of how
 far a run has come. The annotation file is written last.
 
 Source: the authors' preparation (`tools/resize_obj365.py`).
@@ -27,29 +27,28 @@ from tqdm.auto import tqdm
 from data_tools.convert.image_headers import UnreadableImage, header_size
 from data_tools.convert.records import LARGEST, clean_name, inside, numbers
 from data_tools.image_frames import fits
-from data_tools.objects365.lists import LargeFile, Records
+from data_tools.objects365.lists import place, read_lists, whole_number, write_lists
 from data_tools.objects365.places import (
     annotations_of,
     finish,
     finished,
-    link_picture,
+    link_image,
     only_one,
     place_of,
     resumable,
     work_of,
 )
 from data_tools.objects365.shrink import shrink, target_size
-from data_tools.objects365.whole_files import FileInOrder, remove_quietly
 from dfine_lib.data.coco_json import short
-from dfine_lib.data.images import DataError
+from dfine_lib.errors import DataError
 
 MOST_LISTED = 10_000  # names of each kind in the report
-_TOGETHER = 8  # pictures of one task
+_TOGETHER = 8  # images of one task
 
 
 @dataclass
 class Resized:
-    """Counts, over all splits, and the pictures that were not as told."""
+    """Counts, over all splits, and the images that are not as the list says."""
 
     out: Path
     images: dict[str, int] = field(default_factory=dict)  # written, by split
@@ -57,7 +56,7 @@ class Resized:
     shrunk: int = 0
     made: int = 0  # of these, by this run
     counts: dict[str, int] = field(default_factory=dict)  # of the lists below
-    listed: dict[str, list[str]] = field(default_factory=dict)  # what → pictures
+    listed: dict[str, list[str]] = field(default_factory=dict)  # what → images
 
     def note(self, what: str, name: str) -> None:
         """Count it, and list it while the list is short."""
@@ -71,13 +70,13 @@ class Resized:
             f"{split} {count:,} images, {self.boxes[split]:,} boxes" for split, count in self.images.items()
         )
         there = f" ({self.shrunk - self.made:,} by an earlier run)" if self.made < self.shrunk else ""
-        parts = [f"objects365 resize: {splits}; {self.shrunk:,} pictures shrunk{there}; in {self.out}"]
+        parts = [f"objects365 resize: {splits}; {self.shrunk:,} images shrunk{there}; in {self.out}"]
         parts += [f"{what}: {count:,} ({', '.join(self.listed[what][:3])}{', …' if count > 3 else ''})"
                   for what, count in self.counts.items()]  # fmt: skip
         return "; ".join(parts)
 
 
-MISSING, UNREADABLE = "left out, picture missing", "left out, picture unreadable"
+MISSING, UNREADABLE = "left out, image missing", "left out, image unreadable"
 SWAPPED, NO_SIZE = "width and height were swapped in the list", "the list gave no size"
 RESIZED = "boxes scaled to the size of the image, which was resized before"
 OTHER_SIZE = "left out, image of another size than the list gives"
@@ -90,14 +89,14 @@ def resize(
     source: Path | str, out: Path | str, *, size: int = 640, splits: tuple[str, ...] = ("train", "val"),
     workers: int | None = None, follow_links: bool = False, progress: bool = True,
 ) -> Resized:  # fmt: skip
-    """Shrink the pictures of Objects365 and their boxes.
+    """Shrink the images of Objects365 and their boxes.
 
-    Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, pictures
+    Reads `new_zhiyuan_objv2_SPLIT.json` (of `remap`) or `zhiyuan_objv2_SPLIT.json`; writes `…_resized.json`, images
     that were shrunk with `_resized` in their name, and links to the others. Boxes are scaled by `size` / longer side,
     areas by its square. An image that is missing or unreadable is left out with its boxes, and so is one of another
     size than the list gives, unless it was resized (its boxes follow) or its sides are swapped in the list; a box that
     is not four numbers is left out; all are reported. Images are turned upright, as everywhere in this library. Stopped
-    at any moment, the same call goes on, also after a fault in an annotation file was repaired.
+    at any moment, the same call goes on, also after an annotation file was corrected.
 
     Args:
         source: folder that `remap` made, or as published; never changed.
@@ -105,15 +104,15 @@ def resize(
         size: longest side in pixels.
         splits: which.
         workers: threads; default: one a core.
-        follow_links: also read pictures that are links out of `source`.
+        follow_links: also read images that are links out of `source`.
         progress: show bars.
 
     Returns:
-        Counts and what was not as told.
+        Counts and what was not as the list says.
 
     Raises:
         DataError: an annotation file is missing or not what it should be (file, list, record, and the way out); not one
-            picture is there; `out` was begun with other files or settings, or another process is at it.
+            image is there; `out` was begun with other files or settings, or another process is at it.
     """
     source, out = Path(source), Path(out)
     if not 16 <= size <= 16384:
@@ -123,7 +122,7 @@ def resize(
     with only_one(source, out):
         if (done := finished(out, work)) is not None:
             return Resized(out, **done | {"made": 0})
-        with resumable(out, work, files_may_change=True):  # pictures are known by their names
+        with resumable(out, work, files_may_change=True):  # images are known by their names
             result = Resized(out)
             for split, file in files.items():
                 _Split(file, source / split, out / split, size, split, follow_links, progress).run(result, workers)
@@ -138,12 +137,12 @@ def resized_name(file_name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """What the list says of one picture."""
+class _Image:
+    """What the list says of one image."""
 
     identity: int
     name: str
-    told_wh: tuple[Any, Any]
+    listed_wh: tuple[Any, Any]
 
 
 def _of_the_list(given: tuple[Any, Any], true: tuple[int, int]) -> tuple[float, tuple[str, ...]]:
@@ -170,57 +169,44 @@ class _Outcome:
 
 
 class _Split:
-    def __init__(
-        self, file: Path, pictures: Path, out: Path, size: int, split: str, follow_links: bool, progress: bool
-    ):
-        self.large, self.pictures, self.out = LargeFile(file), pictures, out
+    def __init__(self, file: Path, images: Path, out: Path, size: int, split: str, follow_links: bool, progress: bool):
+        self.file, self.image_folder, self.out = file, images, out
         self.size, self.split = size, split
         self.follow_links, self.progress = follow_links, progress
         self.ids, self.widths, self.heights, self.scales = array("q"), array("i"), array("i"), array("d")
         self.box_scales = array("d")
 
     def run(self, result: Resized, workers: int | None) -> None:
-        """Pictures first, then the file that tells of them."""
+        """Images first, then the file that tells of them."""
         self._shrink_all(result, workers or os.cpu_count() or 1)
         if not any(self.widths):
             raise DataError(
-                f"{self.large.file}: not one of its {len(self.ids):,} pictures is usable in {self.pictures}. Bring "
+                f"{self.file}: not one of its {len(self.ids):,} images is usable in {self.image_folder}. Bring "
                 "them there, at the paths that 'file_name' gives."
             )
         ids, counts = np.unique(np.frombuffer(self.ids, np.int64), return_counts=True)
         if (counts > 1).any():
             raise DataError(
-                f"{self.large.file}: a second image with id {ids[counts > 1][0]}. Give every image an id of its own; "
+                f"{self.file}: a second image with id {ids[counts > 1][0]}. Give every image an id of its own; "
                 "then the same command goes on."
             )
-        target = self.out / f"{self.large.file.stem}_resized.json"
-        if target.exists():
-            target.unlink()  # of an earlier run; pictures may have come since
-        remove_quietly(target.with_name(f".{target.name}.part"))
         result.images[self.split] = sum(width > 0 for width in self.widths)
         result.boxes[self.split] = 0
-        with FileInOrder(target, progress=self.progress) as out:
-            out.write(b'{"images": [')
-            out.write_list(self._images())
-            out.write(b'], "annotations": [')
-            out.write_list(self._boxes(result))
-            out.write(b'], "categories": [')
-            out.copy(self.large.file, *self.large.spans["categories"])
-            out.write(b"]}\n")
+        write_lists(self.out / f"{self.file.stem}_resized.json", self._records(result))
 
-    # ---- pictures ----------------------------------------------------------------------------------------------
+    # ---- images ----------------------------------------------------------------------------------------------
 
     def _shrink_all(self, result: Resized, threads: int) -> None:
         """Fill ids, sizes and scales, in the file's order. Threads suffice: decoding and resizing let others run."""
-        waiting: deque[tuple[list[_Picture], Future[list[_Outcome]]]] = deque()
+        waiting: deque[tuple[list[_Image], Future[list[_Outcome]]]] = deque()
         bar = tqdm(
             desc=f"shrinking {self.split}", unit="image", leave=False, dynamic_ncols=True, delay=2.0,
             disable=not self.progress,
         )  # fmt: skip
         with bar, ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
             try:
-                for pictures in self._listed():
-                    waiting.append((pictures, pool.submit(self._several, pictures)))
+                for images in self._listed():
+                    waiting.append((images, pool.submit(self._several, images)))
                     while len(waiting) > 4 * threads:
                         self._settle(*waiting.popleft(), result)
                         bar.update(_TOGETHER)
@@ -230,9 +216,9 @@ class _Split:
             finally:  # after an error too, nothing is half done
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _settle(self, pictures: list[_Picture], future: Future[list[_Outcome]], result: Resized) -> None:
-        for picture, outcome in zip(pictures, future.result()):
-            self.ids.append(picture.identity)
+    def _settle(self, images: list[_Image], future: Future[list[_Outcome]], result: Resized) -> None:
+        for image, outcome in zip(images, future.result()):
+            self.ids.append(image.identity)
             self.widths.append(outcome.width)
             self.heights.append(outcome.height)
             self.scales.append(outcome.scale)
@@ -240,44 +226,43 @@ class _Split:
             result.shrunk += 0 < outcome.scale < 1
             result.made += outcome.made
             for note in outcome.notes:
-                result.note(note, f"{self.split}/{picture.name}")
+                result.note(note, f"{self.split}/{image.name}")
 
-    def _listed(self) -> Iterator[list[_Picture]]:
-        pictures = []
-        for records in self.large.records():
-            if records.key != "images":
+    def _listed(self) -> Iterator[list[_Image]]:
+        images = []
+        for key, i, record, _ in read_lists(self.file):
+            if key != "images" or i < 0:
                 continue
-            for i, identity in enumerate(records.integers("id").tolist()):
-                record = records.parsed(i)
-                name = clean_name(record.get("file_name"), records.place(i))
-                pictures.append(_Picture(identity, name, (record.get("width"), record.get("height"))))
-                if len(pictures) == _TOGETHER:
-                    yield pictures
-                    pictures = []
-        if pictures:
-            yield pictures
+            identity = whole_number(self.file, key, i, record, "id")
+            name = clean_name(record.get("file_name"), place(self.file, key, i, record))
+            images.append(_Image(identity, name, (record.get("width"), record.get("height"))))
+            if len(images) == _TOGETHER:
+                yield images
+                images = []
+        if images:
+            yield images
 
-    def _several(self, pictures: list[_Picture]) -> list[_Outcome]:
-        return [self._one(picture) for picture in pictures]
+    def _several(self, images: list[_Image]) -> list[_Outcome]:
+        return [self._one(image) for image in images]
 
-    def _one(self, picture: _Picture) -> _Outcome:
-        path = place_of(self.pictures, picture.name)
+    def _one(self, image: _Image) -> _Outcome:
+        path = place_of(self.image_folder, image.name)
         if not path.is_file():
             return _Outcome(notes=(MISSING,))
-        inside(path, self.pictures, self.follow_links)
+        inside(path, self.image_folder, self.follow_links)
         try:
             size_wh = header_size(path)
-            factor, notes = _of_the_list(picture.told_wh, size_wh)
+            factor, notes = _of_the_list(image.listed_wh, size_wh)
             if not factor:
                 return _Outcome(notes=notes)
             if max(size_wh) <= self.size:
-                link_picture(path, self.out / picture.name, "link")
+                link_image(path, self.out / image.name, "link")
                 return _Outcome(*size_wh, 1.0, factor, notes=notes)
-            target = self.out / resized_name(picture.name)
+            target = self.out / resized_name(image.name)
             made = not target.exists()
             if made:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{picture.identity}.part")
+                part = target.with_name(f".{image.identity}.part")
                 shrink(path, part, self.size)
                 part.replace(target)
         except (UnreadableImage, ValueError, RuntimeError, SyntaxError, EOFError):
@@ -291,51 +276,48 @@ class _Split:
 
     # ---- the annotation file -----------------------------------------------------------------------------------
 
-    def _images(self) -> Iterator[bytes]:
-        for records in self.large.again("images"):
-            for i in range(len(records)):
-                at = records.first + i
-                if not self.widths[at]:
-                    continue
-                record = records.parsed(i)
-                record |= {"width": self.widths[at], "height": self.heights[at]}
-                if self.scales[at] < 1:
-                    record["file_name"] = resized_name(clean_name(record.get("file_name"), records.place(i)))
-                yield json.dumps(record).encode()
+    def _records(self, result: Resized) -> Iterator[tuple[str, str]]:
+        row_of = {identity: row for row, identity in enumerate(self.ids)}
+        for key, i, record, text in read_lists(self.file, self.progress):
+            if i < 0:
+                continue
+            if key == "categories":
+                yield key, text
+            elif key == "images":
+                if self.widths[i]:
+                    yield key, self._image(record, i)
+            elif (row := row_of.get(whole_number(self.file, key, i, record, "image_id"))) is None:
+                result.note(LOST_BOXES, f"{self.file}, {key}[{i}]")
+            elif self.scales[row] and (box := self._scaled(record, text, i, row, result)) is not None:
+                result.boxes[self.split] += 1
+                yield key, box
 
-    def _boxes(self, result: Resized) -> Iterator[bytes]:
-        place = {identity: i for i, identity in enumerate(self.ids)}
-        for records in self.large.again("annotations"):
-            for i, owner in enumerate(records.integers("image_id").tolist()):
-                at = place.get(owner)
-                if at is None:
-                    result.note(LOST_BOXES, records.place(i))
-                elif self.scales[at]:
-                    box = self._scaled(records, i, at, result)
-                    result.boxes[self.split] += box is not None
-                    if box is not None:
-                        yield box
+    def _image(self, record: dict[str, Any], i: int) -> str:
+        record |= {"width": self.widths[i], "height": self.heights[i]}
+        if self.scales[i] < 1:
+            record["file_name"] = resized_name(clean_name(record["file_name"], place(self.file, "images", i, record)))
+        return json.dumps(record)
 
-    def _scaled(self, records: Records, i: int, at: int, result: Resized) -> bytes | None:
-        """The record of a box; None where it has none."""
-        scale, record = self.box_scales[at], records.parsed(i)
+    def _scaled(self, record: dict[str, Any], text: str, i: int, row: int, result: Resized) -> str | None:
+        """The text of a box's record; None where it has no box."""
+        scale, where = self.box_scales[row], place(self.file, "annotations", i, record)
         try:
             box = numbers(record.get("bbox"), 4, "", "'bbox'")
         except DataError:
-            result.note(ODD_BOXES, f"{records.place_and_id(i)}: {short(record.get('bbox'), 40)}")
+            result.note(ODD_BOXES, f"{where}: {short(record.get('bbox'), 40)}")
             return None
         area = record.get("area", 0)
         odd = type(area) not in (int, float) or not (type(area) is int or math.isfinite(area)) or abs(area) > LARGEST**2
         if scale == 1 and box == record["bbox"] and not odd:
-            return records.data[records.starts[i] : records.ends[i]]
+            return text
         record["bbox"] = [value * scale for value in box]
         if odd:
-            result.note(ODD_AREAS, f"{records.place_and_id(i)}: {short(area, 40)}")
+            result.note(ODD_AREAS, f"{where}: {short(area, 40)}")
             area = box[2] * box[3]
         if "area" in record:
             record["area"] = area * scale**2
         record.pop("segmentation", None)  # outlines are not carried; the boxes are what is trained on
         for key in ("size", "orig_size"):
             if key in record:
-                record[key] = [self.widths[at], self.heights[at]]
-        return json.dumps(record).encode()
+                record[key] = [self.widths[row], self.heights[row]]
+        return json.dumps(record)

@@ -1,4 +1,4 @@
-"""One picture, smaller: decoded at a reduced scale where that changes little, Lanczos, JPEG of quality 75."""
+"""One image, smaller: decoded at a reduced scale where that changes little, Lanczos, JPEG of quality 75."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from dfine_lib.data.images import exif_orientation, to_tensor, upright_rgb, upright_size
 
-QUALITY = 75  # Pillow's default, with which the published pictures were saved
+QUALITY = 75  # Pillow's default, with which the published images were saved
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where this many times the wanted size is left. On photographs that moves levels
 # by 1.3 of 255 on average, without spare it would be 3.3, and decoded whole it is 0.006 (the filter's rounding).
 # Measured by benchmarks/objects365_resize.py.
@@ -33,7 +33,7 @@ def shrink(source: Path, target: Path, size: int) -> None:
     """Write `source`, upright and with its longer side `size` pixels, as a JPEG to `target`.
 
     Raises:
-        OSError, ValueError: no picture, or a damaged one. (Pillow raises others besides.)
+        OSError, ValueError: no image, or a damaged one. (Pillow raises others besides.)
     """
     encoded = BytesIO()
     Image.fromarray(shrunk_pixels(source.read_bytes(), size)).save(encoded, "JPEG", quality=QUALITY)
@@ -43,16 +43,16 @@ def shrink(source: Path, target: Path, size: int) -> None:
 
 
 def shrunk_pixels(data: bytes, size: int, spare: int = SPARE) -> np.ndarray:
-    """The picture in a file's bytes, upright, longer side `size` pixels; uint8 [H, W, 3]."""
+    """The image in a file's bytes, upright, longer side `size` pixels; uint8 [H, W, 3]."""
     with Image.open(BytesIO(data)) as image:
         wanted = target_size(*upright_size(image), size)
         stored = wanted[::-1] if exif_orientation(image) >= 5 else wanted
         if image.format == "JPEG":
             image.draft("RGB", (spare * stored[0], spare * stored[1]))
-        picture = upright_rgb(image)
+        image = upright_rgb(image)
     if not _has_lanczos():
-        return np.asarray(picture.resize(wanted, Image.Resampling.LANCZOS))
-    smaller = interpolate(to_tensor(picture)[None], size=wanted[::-1], mode="lanczos", antialias=True)
+        return np.asarray(image.resize(wanted, Image.Resampling.LANCZOS))
+    smaller = interpolate(to_tensor(image)[None], size=wanted[::-1], mode="lanczos", antialias=True)
     return smaller[0].permute(1, 2, 0).contiguous().numpy()
 
 

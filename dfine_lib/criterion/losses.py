@@ -1,4 +1,4 @@
-"""The five loss terms as pure functions. K layers at once; every layer keeps its own sum."""
+"""The five loss terms as pure functions, for K predictions at once; each prediction keeps its own sum."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, paired_iou_giou
-from dfine_lib.criterion.matcher import Pairs
+from dfine_lib.criterion.matcher import MatchedIndices
 
 
-def at_pairs(values: Tensor, pairs: Pairs) -> Tensor:
-    """Values `[K, B, Q, ...]` of the paired queries: `[K, P, ...]`."""
-    layer = torch.arange(values.shape[0], device=values.device)[:, None]
-    return values[layer, pairs.image, pairs.query]
+def gather_matched(values: Tensor, indices: MatchedIndices) -> Tensor:
+    """Values `[K, B, Q, ...]` of the matched queries: `[K, P, ...]`."""
+    return values[_layer_index(values), indices.image, indices.query]
+
+
+def _layer_index(values: Tensor) -> Tensor:
+    """0 to K - 1, as the first of the indices of matched queries: int64 `[K, 1]`."""
+    return torch.arange(len(values), device=values.device)[:, None]
 
 
 def varifocal_loss(
-    logits: Tensor, pairs: Pairs, labels: Tensor, iou: Tensor, alpha: float = 0.75, gamma: float = 2.0
+    logits: Tensor, indices: MatchedIndices, labels: Tensor, iou: Tensor, alpha: float = 0.75, gamma: float = 2.0
 ) -> Tensor:
-    """VFL: the score that a class should have is the overlap that its box reached.
+    """VFL: the score of a class should be the IoU that the box of the query reaches.
 
-    Binary cross-entropy everywhere. Weight and soft target of a matched class are its IoU; elsewhere the target is
-    0 and the weight alpha * p^gamma, so easy negatives hardly count. Weights carry no gradient.
+    Binary cross-entropy of every query and class. A matched class has its IoU as weight and as soft target; every
+    other class has the target 0 and the weight alpha * p^gamma, so easy negatives hardly count. Weights carry no
+    gradient.
 
     Args:
         logits: `[K, B, Q, C]`.
-        pairs: `[K, P]`.
+        indices: matched indices of each prediction.
         labels: int64 `[M]`, classes of all boxes.
-        iou: `[K, P]` of the pairs, without gradient.
+        iou: `[K, P]` of the matched queries, without gradient.
 
     Returns:
         Sum over images, queries and classes, `[K]`.
@@ -36,20 +41,21 @@ def varifocal_loss(
     Source: VarifocalNet (arXiv 2008.13367), eq. 2.
     """
     weight = alpha * logits.detach().sigmoid() ** gamma
-    layer = torch.arange(logits.shape[0], device=logits.device)[:, None]
-    place = (layer, pairs.image, pairs.query, labels[pairs.box])
-    weight[place] = 0.0
-    negative = (F.softplus(logits) * weight).flatten(1).sum(1)
-    matched = logits[place]
-    positive = iou * (F.softplus(matched) - iou * matched)
-    return negative + positive.sum(1)
+    positive = (_layer_index(logits), indices.image, indices.query, labels[indices.box])
+    weight[positive] = 0.0
+    # softplus(z) = -log(1 - p): of the negatives; softplus(z) - q z is the cross-entropy with the soft target q.
+    negatives = (F.softplus(logits) * weight).flatten(1).sum(1)
+    matched = logits[positive]
+    positives = iou * (F.softplus(matched) - iou * matched)
+    return negatives + positives.sum(1)
 
 
 def box_losses(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """L1 and GIoU losses of paired boxes, and their IoU.
+    """L1 and GIoU losses of matched boxes, and their IoU.
 
     Args:
-        boxes_cxcywh, target_boxes_cxcywh: `[K, P, 4]`, 0..1.
+        boxes_cxcywh: `[K, P, 4]`, 0..1.
+        target_boxes_cxcywh: `[K or 1, P, 4]`.
 
     Returns:
         Sum of absolute cxcywh differences `[K]`, sum of 1 - GIoU `[K]`, IoU `[K, P]` without gradient.
@@ -61,16 +67,16 @@ def box_losses(boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor) -> tuple[Tenso
 
 
 def fine_grained_localization_loss(corner_logits: Tensor, left: Tensor, weight_right: Tensor, iou: Tensor) -> Tensor:
-    """FGL: cross-entropy of the two bins that the target edge lies between, weighted by nearness and by IoU.
+    """FGL: cross-entropy of the two bins on either side of the target edge, with interpolation weights, times IoU.
 
     Args:
-        corner_logits: of paired queries, `[K, P, 4, N + 1]`.
+        corner_logits: of matched queries, `[K, P, 4, N + 1]`.
         left: int64 `[K or 1, P, 4]`, bin at or before the target edge.
-        weight_right: `[K or 1, P, 4]`, the next bin's share.
+        weight_right: `[K or 1, P, 4]`, interpolation weight of the next bin.
         iou: `[K, P]`, without gradient.
 
     Returns:
-        Sum over pairs and edges, `[K]`.
+        Sum over matched queries and edges, `[K]`.
 
     Source: D-FINE, section 4.1, eq. 6.
     """
@@ -83,7 +89,7 @@ def fine_grained_localization_loss(corner_logits: Tensor, left: Tensor, weight_r
 
 
 def softened_divergence(corner_logits: Tensor, teacher_corner_logits: Tensor, temperature: float = 5.0) -> Tensor:
-    """How far each layer's softened edge distributions are from the last layer's.
+    """KL divergence of each layer's edge distributions from the last layer's, both softened by a temperature.
 
     Args:
         corner_logits: `[K, B, Q, 4, N + 1]`, students.
@@ -91,7 +97,7 @@ def softened_divergence(corner_logits: Tensor, teacher_corner_logits: Tensor, te
         temperature: T; the result is scaled by T^2 so that gradients keep their size.
 
     Returns:
-        KL divergence summed over bins, mean over the four edges, `[K, B, Q]`.
+        Sum over bins, mean over the four edges, `[K, B, Q]`.
     """
     teacher = (teacher_corner_logits.detach() / temperature).log_softmax(-1)
     student = (corner_logits / temperature).log_softmax(-1)
@@ -99,34 +105,27 @@ def softened_divergence(corner_logits: Tensor, teacher_corner_logits: Tensor, te
     return divergence.mean(-1) * temperature**2
 
 
-def mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each layer over the queries where the mask holds, 0 where it holds nowhere; `[K, B, Q]` to `[K]`."""
-    count = mask.flatten(1).sum(1).clamp(min=1)
-    return (values * mask).flatten(1).sum(1) / count
-
-
 def decoupled_distillation_loss(
-    divergence: Tensor, matched: Tensor, iou: Tensor, pairs: Pairs, teacher_logits: Tensor, shares: Tensor
-) -> Tensor:
-    """DDF: the last layer's distributions teach all others, matched and unmatched queries weighed apart.
+    divergence: Tensor, indices: MatchedIndices, iou: Tensor, teacher_logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """DDF: the last layer's distributions teach all earlier layers; matched and unmatched queries separately.
 
-    A matched query counts by the IoU of its box, an unmatched one by the teacher's best class probability.
+    A matched query is weighted by the IoU of its box, an unmatched query by the teacher's highest class probability.
 
     Args:
         divergence: `[K, B, Q]`, from `softened_divergence`.
-        matched: bool `[K, B, Q]`.
-        iou: `[K, P]` of the pairs, without gradient.
-        pairs: `[K, P]`.
-        teacher_logits: `[B, Q, C]`, quality head included.
-        shares: `[2]`, weight of the matched and of the unmatched mean, summing to 1.
+        indices: matched indices.
+        iou: `[K, P]` of the matched queries, without gradient.
+        teacher_logits: `[B, Q, C]`, location quality estimator (LQE) included.
 
     Returns:
-        `[K]`.
+        Sum over the matched queries and sum over the unmatched queries, `[K]` each.
 
     Source: D-FINE, section 4.2, eq. 8, with the weights of the released code.
     """
-    weight = teacher_logits.detach().sigmoid().amax(-1).expand(divergence.shape).clone()
-    layer = torch.arange(divergence.shape[0], device=divergence.device)[:, None]
-    weight[layer, pairs.image, pairs.query] = iou
-    weighted = divergence * weight
-    return shares[0] * mean_where(weighted, matched) + shares[1] * mean_where(weighted, ~matched)
+    matched = (_layer_index(divergence), indices.image, indices.query)
+    of_unmatched = teacher_logits.detach().sigmoid().amax(-1).repeat(len(divergence), 1, 1)
+    of_unmatched[matched] = 0.0
+    of_matched = torch.zeros_like(of_unmatched)
+    of_matched[matched] = iou
+    return (divergence * of_matched).flatten(1).sum(1), (divergence * of_unmatched).flatten(1).sum(1)

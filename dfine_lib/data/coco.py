@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_tools.layouts import how_to_divide, how_to_use, listing
 from dfine_lib.data.coco_json import integers, is_set, read_json, records_of, short, unique, where
-from dfine_lib.data.images import DataError, check_images
+from dfine_lib.data.images import check_images
 from dfine_lib.data.plausible import written_as_fractions
+from dfine_lib.errors import DataError
 
 __all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 
@@ -48,23 +48,31 @@ def find_split(data: Path | str, split: Literal["train", "val", "test"]) -> tupl
         if annotation_file.is_file() and image_folder.is_dir():
             return annotation_file, image_folder
     expected = " or ".join(f"{file.relative_to(data)} with {folder.relative_to(data)}/" for file, folder in layouts)
-    raise DataError(f"{data}: no {split} split; expected {expected}, {listing(data)}. {how_to_use(data, split)}")
+    raise DataError(
+        f"{data}: no {split} split; expected {expected}, {_listing(data)}", "another_layout", folder=data, split=split
+    )
+
+
+def _listing(folder: Path, most: int = 12) -> str:
+    """What a folder holds, in words."""
+    if not folder.is_dir():
+        return "but there is no such folder"
+    names = sorted(str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.glob("*"))
+    names += sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.json"))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"found {', '.join(names[:most])}{more}" if names else "but the folder is empty"
 
 
 def _named_split(file: Path, split: str) -> tuple[Path, Path]:
     content = read_json(file)
     if "annotations" in content and "images" in content:
-        raise DataError(
-            f"{file}: an annotation file itself, of one split. {how_to_divide(file, file.parent)} Where there is a val "
-            'file too, name both in a JSON file: {"train": {"annotations": "a.json", "images": "pictures"}, "val": '
-            "{...}}."
-        )
+        raise DataError(f"{file}: an annotation file itself, of one split", "one_annotation_file", file=file)
     named = content.get(split)
     if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("annotations", "images")):
         raise DataError(f"{file}: {split!r} should be an object with 'annotations' and 'images', both paths as text.")
     annotation_file, image_folder = (file.parent / named[key] for key in ("annotations", "images"))
     for key, found, path in (
-        ("annotations", annotation_file.is_file(), annotation_file),
+        ("annotations", annotation_file.exists(), annotation_file),
         ("images", image_folder.is_dir(), image_folder),
     ):
         if not found:
@@ -123,8 +131,6 @@ def read_coco(
 ) -> CocoIndex:
     """Read and check one COCO annotation file; no image is opened (see `check_images`).
 
-    A training split may be given packed (`data_tools.large.packed`), as a file ending in `.packed`.
-
     Ids may be sparse and in any order, but they are integers: an id written as text is refused, because the
     evaluation reads the same file and compares ids as they stand. `area`, `iscrowd` and `info` may be missing.
 
@@ -143,8 +149,6 @@ def read_coco(
             the image; no images; in training no boxes.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    if file.suffix == ".packed":
-        return _packed(file, folder, training, category_ids)
     content = read_json(file)
     images, annotations, categories = (
         records_of(file, content, key) for key in ("images", "annotations", "categories")
@@ -212,17 +216,6 @@ def read_coco(
         category_names=names,
         dropped=dropped,
     )
-
-
-def _packed(file: Path, folder: Path, training: bool, category_ids: Sequence[int] | None) -> CocoIndex:
-    from data_tools.large.packed import read_packed
-
-    if not training:
-        raise DataError(f"{file}: packed for training, so it cannot be evaluated on. Give the annotation file itself.")
-    index = read_packed(file, folder)
-    if category_ids is not None and tuple(category_ids) != index.category_ids:
-        raise DataError(f"{file}: was packed with other category ids. Pack the annotation file again.")
-    return index
 
 
 def _categories(

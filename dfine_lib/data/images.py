@@ -13,15 +13,13 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from dfine_lib.data.image_formats import register_heif, why_not_opened
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dfine_lib.data.coco import CocoIndex
 
-
-SHARD_INDEX = "shards.json"  # in an image folder: its pictures lie in tars (`data_tools.large.tars`)
 
 # EXIF orientation → what turns the stored picture upright. Every other value (0 and 65537 occur) is ignored.
 _UPRIGHT = {
@@ -65,7 +63,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode not in _PLAIN_MODES:
-        raise ValueError(f"pictures of mode {image.mode} have no known range of values; save it with 8 bits a channel")
+        raise DfineError(f"pictures of mode {image.mode} have no known range of values; save it with 8 bits a channel")
     if image.mode != "RGB":
         image = image.convert("RGB")
     else:
@@ -203,7 +201,7 @@ def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
 def check_images(index: CocoIndex, *, every: bool) -> None:
     """Open every image of the index: it exists, is readable, whole, and as large as the annotation file says.
 
-    The size is that of the upright picture, EXIF orientation applied. Of shards, their number and lengths are checked.
+    The size is that of the upright picture, EXIF orientation applied.
 
     Args:
         index: what to check; a file that stands behind several entries is opened once.
@@ -214,11 +212,6 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
     Raises:
         DataError: lists the first few faulty images by id and file, and how many there are.
     """
-    if (index.image_folder / SHARD_INDEX).is_file():  # then there are no pictures beside it
-        from data_tools.large.tars import check_shards
-
-        check_shards(index)
-        return
     first: dict[tuple[str, int, int], int] = {}
     for i, (width, height) in enumerate(index.sizes_wh.tolist()):
         first.setdefault((str(index.file_name(i)), width, height), i)
@@ -229,11 +222,6 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
     if faults:
         lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]
         more = [f"  … and {len(faults) - 5} more"] if len(faults) > 5 else []
-        if len(faults) == len(first) and next(index.image_folder.glob("*.tar"), None):
-            raise DataError(
-                f"{index.image_folder}: tar archives, but no {SHARD_INDEX} beside them and no pictures. Copy it there, "
-                "or write the shards again."
-            )
         count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
         way_out = "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong."
         raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more, way_out]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data_tools.large.repeat_factor import draw_epoch, draws_per_epoch, repeat_factors
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import DataError, read_image
 from dfine_lib.data.targets import Targets
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
+from dfine_lib.errors import DfineError
 from dfine_lib.heap import keep_freed_memory
 
 
@@ -264,8 +264,6 @@ class TrainLoader:
     accumulation passes; what is left over at the end is dropped. If the epoch has fewer images than one step takes,
     its only step takes them all, as evenly as can be (an image is repeated where a rank would have none).
 
-    With `data.repeat_threshold`, images of rare classes stand in an epoch several times, each time augmented anew.
-
     Args:
         index: a training index.
         recipe: batch size, accumulation, sizes and augmentation.
@@ -273,9 +271,12 @@ class TrainLoader:
         rank: this process.
         world_size: number of processes.
         device: where batches are put; bytes are sent and made floats there. None leaves them on the CPU.
+        sample_indices: gives the sample indices of an epoch, int64 `[S, 2]`: index of the image, and which of its
+            copies in this epoch this is, from 0; `S` is the same in every epoch. Default: every image once, shuffled.
 
     Raises:
-        ValueError: the batch size does not divide by ranks and accumulation passes.
+        ValueError: the recipe oversamples (`data.repeat_threshold`) and no `sample_indices` do; or the batch
+            size does not divide by ranks and accumulation passes.
     """
 
     def __init__(
@@ -287,19 +288,24 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str | None = None,
+        sample_indices: Callable[[int], np.ndarray] | None = None,
     ) -> None:
+        if recipe.data.repeat_threshold is not None and sample_indices is None:
+            raise DfineError(
+                "repeat_threshold oversamples images: train with source=data_tools.large.source.LargeFolder()"
+            )
         self.shares = world_size * recipe.train.accumulate
         if recipe.data.batch_size % self.shares:
-            raise ValueError(
+            raise DfineError(
                 f"batch_size {recipe.data.batch_size} cannot be shared out evenly over {world_size} ranks and "
                 f"{recipe.train.accumulate} accumulation passes; choose a multiple of {self.shares}"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.seed = index, recipe, seed
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.factors = repeat_factors(index, recipe.data.repeat_threshold)
-        self.steps_per_epoch = max(1, draws_per_epoch(self.factors) // recipe.data.batch_size)
+        self.sample_indices = sample_indices or self._shuffled
+        self.steps_per_epoch = max(1, len(self.sample_indices(0)) // recipe.data.batch_size)
         self._chunks = _Chunks([])
         images = CocoImages(index, recipe.data, seed=seed)
         self._loader = _data_loader(images, self._chunks, workers_of(recipe.data), device)
@@ -309,6 +315,11 @@ class TrainLoader:
         """Batches of one epoch on this rank: optimizer steps times accumulation passes."""
         return self.steps_per_epoch * self.recipe.train.accumulate
 
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        """Every image once, int64 `[I, 2]`."""
+        order = np.random.default_rng(derived_seed(Draw.ORDER, self.seed, epoch)).permutation(len(self.index))
+        return np.stack([order, np.zeros_like(order)], axis=1)
+
     def order(self, epoch: int) -> list[np.ndarray]:
         """Places in the index of every batch of this rank in that epoch."""
         return [batch[:, 0] for batch in self._draws(epoch)]
@@ -316,7 +327,7 @@ class TrainLoader:
     def _draws(self, epoch: int) -> list[np.ndarray]:
         """The same, each place with the number of the copy: int64 `[B, 2]`."""
         batch_size = self.recipe.data.batch_size
-        order = draw_epoch(self.factors, np.random.default_rng(derived_seed(Draw.ORDER, self.seed, epoch)))
+        order = self.sample_indices(epoch)
         if len(order) < batch_size:
             steps = [np.resize(order, (max(len(order), self.shares), 2))]
         else:
@@ -338,7 +349,7 @@ class TrainLoader:
         Only one epoch can be under way: a second call ends the first, which then raises RuntimeError.
         """
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
+            raise DfineError(f"start_batch must lie in 0..{len(self)}, got {start_batch}")
         strong = epoch < self.recipe.train.stop_epoch
         batches = self._draws(epoch)[start_batch:]
         chunks = [[SampleKey(epoch, i, strong, copy) for i, copy in batch.tolist()] for batch in batches]
@@ -380,7 +391,7 @@ class EvalLoader:
         device: torch.device | str | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
         self.index, self.recipe, self.device = index, recipe, device
         own = list(range(rank, len(index), world_size))
         size = max(1, recipe.data.eval_batch_size // world_size)

@@ -1,4 +1,4 @@
-"""Where a training takes its images from: a folder in COCO format, or anything that answers the same five questions."""
+"""Where a run takes its images and boxes from: a data folder in COCO format, unless another source is passed in."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ from dfine_lib.data.loader import EvalLoader, TrainLoader
 
 
 class CocoFolder:
-    """A folder of image files with annotation files in COCO format."""
+    """Annotation files in COCO format and folders of images, laid out as `find_split` knows them.
 
-    def open(self, data: Path) -> tuple[CocoIndex, CocoIndex]:
+    A subclass may open other forms of data: `data_tools.large.source.LargeFolder` opens packed annotations and
+    images in tar shards.
+    """
+
+    def open(self, data: Path | str) -> tuple[CocoIndex, CocoIndex]:
         """The training and the validation split, both with the classes of the training split; no image is opened.
 
         Raises:
-            DataError: something is wrong with the annotation files.
+            DataError: an annotation file is missing or cannot be used.
         """
-        train = read_coco(*find_split(data, "train"), training=True)
+        train = self.read(*find_split(data, "train"))
         classes = {"category_ids": train.category_ids, "category_names": train.category_names}
-        return train, read_coco(*find_split(data, "val"), training=False, **classes)
+        return train, self.read(*find_split(data, "val"), training=False, **classes)
+
+    def read(self, annotation_file: Path, image_folder: Path, **options: Any) -> CocoIndex:
+        """One split; options and errors are those of `read_coco`."""
+        return read_coco(annotation_file, image_folder, **options)
 
     def check(self, index: CocoIndex, every: bool) -> None:
-        """DataError for images that are missing or cut off; `every` decodes each one."""
+        """Open the images of an index; arguments and errors are those of `check_images`."""
         check_images(index, every=every)
 
     def samples_per_epoch(self, index: CocoIndex, recipe: Recipe) -> int:
-        """Training samples of one epoch."""
+        """Samples of one epoch: every image once."""
         return len(index)
 
     def train_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> TrainLoader:
-        """Shuffled, augmented batches; options are those of `TrainLoader`."""
+        """Training batches; options are those of `TrainLoader`."""
         return TrainLoader(index, recipe, **options)
 
     def eval_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> EvalLoader:
-        """Every image once; options are those of `EvalLoader`."""
+        """Validation batches; options are those of `EvalLoader`."""
         return EvalLoader(index, recipe, **options)

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from dfine_lib.data.coco_json import is_set, read_json
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.evaluate.postprocess import Detections, postprocess
+from dfine_lib.files import json_safe
 
 logger = logging.getLogger(__name__)
 ENGINES = ("faster-coco-eval", "pycocotools")
-MAX_DETECTIONS = 100  # of one image and class; COCO's evaluation looks at no more
 _AT_ONCE = 200_000  # detections handed to the engine at a time: it keeps a dict of about 1 kB for each
 
 
@@ -50,28 +50,7 @@ class CocoMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: floats, None where there is nothing to measure."""
-        plain = lambda value: float(value) if math.isfinite(value) else None  # noqa: E731
-        metrics = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "per_class"}
-        return metrics | {"per_class": {name: plain(ap) for name, ap in self.per_class.items()}}
-
-
-@dataclass(frozen=True, eq=False)
-class ImageBoxes:
-    """Ground truth and detections of one image. Boxes in pixels, left, top, right, bottom."""
-
-    image_id: int
-    truth_labels: np.ndarray  # int64 [G], 0..C-1
-    truth_boxes_xyxy: np.ndarray  # float64 [G, 4]
-    truth_iscrowd: np.ndarray  # bool [G]; any number of detections of its class match a crowd region
-    truth_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
-    labels: np.ndarray  # int64 [K], 0..C-1
-    boxes_xyxy: np.ndarray  # float64 [K, 4]
-    scores: np.ndarray  # float64 [K], falling
-
-    def above(self, score: float) -> ImageBoxes:
-        """With the detections of at least this score only."""
-        kept = self.scores >= score
-        return replace(self, labels=self.labels[kept], boxes_xyxy=self.boxes_xyxy[kept], scores=self.scores[kept])
+        return json_safe(asdict(self))
 
 
 class CocoEvaluator:
@@ -118,14 +97,14 @@ class CocoEvaluator:
         classes = {category_id: c for c, category_id in enumerate(self._class_ids)}
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
         self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int64)
-        self._image_ids = sorted({image["id"] for image in data["images"]})
-        self._index = {image_id: i for i, image_id in enumerate(self._image_ids)}  # the engine's id of an image
-        scored = self._image_ids if image_ids is None else sorted({int(i) for i in image_ids})
+        self.image_ids = sorted({image["id"] for image in data["images"]})
+        self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}  # the engine's id of an image
+        scored = self.image_ids if image_ids is None else sorted({int(i) for i in image_ids})
         if unknown := [i for i in scored if i not in self._index]:
             raise DataError(f"{name}: no image with id {unknown[:5]}")
-        self._scored = [self._index[i] for i in scored]
+        self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self._truth = self._ground_truth(data["annotations"], classes, name)
+        self.ground_truth = self._ground_truth(data["annotations"], classes, name)
         self.reset()
 
     def _ground_truth(self, annotations: list[dict[str, Any]], classes: dict[int, int], name: str) -> Any:
@@ -144,7 +123,7 @@ class CocoEvaluator:
         coco = self._engine[0]()
         coco.dataset = {
             "info": {},
-            "images": [{"id": i} for i in range(len(self._image_ids))],
+            "images": [{"id": i} for i in range(len(self.image_ids))],
             "categories": [{"id": c} for c in range(len(self._class_ids))],
             "annotations": annotations,
         }
@@ -190,7 +169,7 @@ class CocoEvaluator:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
         of_ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(of_ranks, (sorted(self._seen), self._rows()))
+        torch.distributed.all_gather_object(of_ranks, (sorted(self._seen), self.detections()))
         self.reset()
         for seen, rows in of_ranks:  # the last batch of a rank may repeat images of another
             self._parts.append(rows[np.isin(rows[:, 0], [i for i in seen if i not in self._seen])])
@@ -210,7 +189,7 @@ class CocoEvaluator:
 
     @property
     def class_names(self) -> list[str]:
-        """Of the file's categories, by rising id: what the labels in `by_image` mean."""
+        """Of the file's categories, by rising id: the classes 0..C-1 of `ground_truth` and `detections`."""
         return [self._names[i] for i in self._class_ids]
 
     def precision(self) -> np.ndarray:
@@ -221,32 +200,6 @@ class CocoEvaluator:
         precision = self._tables()[0][:, :, :, 0, 2]
         return np.where(precision < 0, np.nan, precision)
 
-    def by_image(self) -> list[ImageBoxes]:
-        """The scored images by rising id, each with its objects and those of its detections that COCO looks at.
-
-        Labels are indices into `class_names`; detections of a category that the file lacks are left out.
-        """
-        rows = self._rows()
-        order = np.lexsort((-rows[:, 5], rows[:, 6], rows[:, 0]))  # by image, class, falling score
-        group = (rows[:, 0] * len(self._class_ids) + rows[:, 6])[order]
-        rank = np.arange(len(rows)) - np.searchsorted(group, group)
-        rows = rows[np.sort(order[rank < MAX_DETECTIONS])]
-        rows = rows[np.lexsort((-rows[:, 5], rows[:, 0]))]
-        start, end = (np.searchsorted(rows[:, 0], self._scored, side=side) for side in ("left", "right"))
-        images = []
-        for i, first, last in zip(self._scored, start, end, strict=True):
-            truth, found = self._truth.imgToAnns[i], rows[first:last]
-            column = lambda key, kind, truth=truth: np.array([a.get(key, 0) for a in truth], dtype=kind)  # noqa: E731
-            images.append(ImageBoxes(
-                image_id=self._image_ids[i],
-                truth_labels=column("category_id", np.int64),
-                truth_boxes_xyxy=_to_xyxy(column("bbox", np.float64).reshape(-1, 4)),
-                truth_iscrowd=column("iscrowd", bool) & ~column("marked", bool),
-                truth_ignored=column("iscrowd", bool),
-                labels=found[:, 6].astype(np.int64), boxes_xyxy=_to_xyxy(found[:, 1:5]), scores=found[:, 5],
-            ))  # fmt: skip
-        return images
-
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
         """COCO's precision `[10, 101, C, 4, 3]` and recall `[10, C, 4, 3]`; -1 where there is nothing to find.
 
@@ -255,22 +208,22 @@ class CocoEvaluator:
         """
         precision = -np.ones((10, 101, len(self._class_ids), 4, 3))
         recall = -np.ones((10, len(self._class_ids), 4, 3))
-        rows, (_, evaluation) = self._rows(), self._engine
+        rows, (_, evaluation) = self.detections(), self._engine
         part = np.cumsum(np.bincount(rows[:, 6].astype(np.int64), minlength=len(self._class_ids))) // _AT_ONCE
-        for number in np.unique(part) if self._scored else ():
+        for number in np.unique(part) if self.scored else ():
             classes = np.flatnonzero(part == number)
             chosen = rows[np.isin(rows[:, 6], classes)]
             with contextlib.redirect_stdout(io.StringIO()):
-                found = self._truth.loadRes(chosen) if len(chosen) else self._coco([])
-                run = evaluation(self._truth, found, "bbox")
-                run.params.imgIds, run.params.catIds = self._scored, classes.tolist()
+                found = self.ground_truth.loadRes(chosen) if len(chosen) else self._coco([])
+                run = evaluation(self.ground_truth, found, "bbox")
+                run.params.imgIds, run.params.catIds = self.scored, classes.tolist()
                 run.evaluate()
                 run.accumulate()
             precision[:, :, classes], recall[:, classes] = run.eval["precision"], run.eval["recall"]
         return precision, recall
 
-    def _rows(self) -> np.ndarray:
-        """All finite detections `[K, 7]`."""
+    def detections(self) -> np.ndarray:
+        """All finite detections `[K, 7]`: index in `image_ids`, x, y, width, height (pixels), score, class."""
         rows = np.concatenate([np.empty((0, 7)), *self._parts])
         finite = np.isfinite(rows).all(1)
         if not finite.all():
@@ -369,10 +322,6 @@ def _annotation(annotation: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _array(values: Any) -> np.ndarray:
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
 def _mean(table: np.ndarray) -> float:

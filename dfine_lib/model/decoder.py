@@ -230,7 +230,7 @@ class DFINEDecoder(nn.Module):
         num_queries = min(self.config.num_queries, memory.shape[1])  # small inputs have fewer tokens than queries
         chosen = logits.amax(-1).topk(num_queries, dim=1).indices  # [B, Q]
         content = pick(tokens, chosen)
-        reference = self.enc_bbox_head(content) + pick(anchors.expand(len(memory), -1, -1), chosen)
+        reference = self.enc_bbox_head(content) + pick(anchors.expand(memory.shape[0], -1, -1), chosen)
         # The decoder's losses do not train the encoder through its choice, as in DINO: hence detach.
         return content.detach(), reference.detach(), LayerOutput(pick(logits, chosen), reference.sigmoid())
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from dfine_lib.errors import DfineError
 
 
 def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.0, uniform: bool = False) -> Tensor:
@@ -32,9 +33,9 @@ def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.
     Source: D-FINE (arXiv 2410.13842), section 4.1, eq. 4.
     """
     if reg_max < 4 or reg_max % 2:
-        raise ValueError(f"reg_max must be even and at least 4, got {reg_max}")
+        raise DfineError(f"reg_max must be even and at least 4, got {reg_max}")
     if up <= 0 or reg_scale <= 0:
-        raise ValueError(f"up and reg_scale must be positive, got {up} and {reg_scale}")
+        raise DfineError(f"up and reg_scale must be positive, got {up} and {reg_scale}")
     if uniform:
         return torch.arange(-(reg_max // 2), reg_max // 2 + 1) * (4 * up / reg_max)
     step = (up * reg_scale + 1) ** (2 / (reg_max - 2))

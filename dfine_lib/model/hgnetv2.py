@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfine_lib.errors import DfineError
 from dfine_lib.model.layers import FrozenBatchNorm2d
 
 
@@ -175,7 +176,7 @@ class HGNetV2(nn.Module):
     ) -> None:
         super().__init__()
         if name not in ARCHITECTURES:
-            raise ValueError(f"backbone must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+            raise DfineError(f"backbone must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
         architecture = ARCHITECTURES[name]
         self.num_maps = num_maps
         self.out_channels = [stage.out_channels for stage in architecture.stages[-num_maps:]]

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,15 +19,7 @@ from torch import Tensor, nn
 from dfine_lib.categories import COCO, OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import DataConfig, ModelConfig, Recipe
 from dfine_lib.files import write_atomically
-from dfine_lib.model.class_rows import (
-    WeightsError,
-    by_class,
-    checked_names,
-    how_to_name,
-    of_heads,
-    source_rows,
-    take_rows,
-)
+from dfine_lib.model.class_rows import WeightsError, checked_names, of_heads, source_rows, take_rows
 from dfine_lib.model.decoder import DERIVED_KEYS
 from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 from dfine_lib.model.published import COCO_FILES, OBJECTS365_FILES, described, locate_weights
@@ -39,12 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A state dict and what its file says of it."""
+    """A state dict and what its file says about it."""
 
     path: Path
     state_dict: dict[str, Tensor]
-    category_names: tuple[str, ...] = ()  # one a row of the class heads; empty where the file does not say
-    category_ids: tuple[int, ...] = ()  # one a name; likewise
+    category_names: tuple[str, ...] = ()  # one for each row of the class heads; empty where the file does not say
+    category_ids: tuple[int, ...] = ()  # one for each name; empty where the file does not say
     model: ModelConfig | None = None
     data: DataConfig | None = None
 
@@ -60,7 +53,7 @@ class Weights:
         return None if bias is None else len(bias)
 
     def model_config(self, recipe: str | Recipe | None = None) -> ModelConfig:
-        """Shape of the model: a recipe's, with the class rows of the file, or else what the file says.
+        """Shape of the model: a recipe's, with as many classes as the file has rows, or else what the file says.
 
         Raises:
             WeightsError: the file does not say it, and no recipe is given.
@@ -69,106 +62,46 @@ class Weights:
             config = get_recipe(recipe).model
             return replace(config, num_classes=self.num_classes or config.num_classes)
         if self.model is None:
-            raise WeightsError(
-                f"{self.path}: the file does not say which model it is of, and no recipe was given",
-                "name_recipe", source=self.path,
-            )  # fmt: skip
+            words = "the file does not say which model it is of, and no recipe was given"
+            raise WeightsError(f"{self.path}: {words}", "name_recipe", source=self.path)
         return self.model
+
+    def named_rows(self) -> Weights:
+        """Only the class rows that have names; all of them where the file names none."""
+        named = [i for i, name in enumerate(self.category_names) if name]
+        if len(named) == len(self.category_names):
+            return self
+        return replace(
+            self,
+            state_dict=take_rows(self.state_dict, named),
+            category_names=tuple(self.category_names[i] for i in named),
+            model=self.model and replace(self.model, num_classes=len(named)),
+        )
 
 
 def read_weights(path: str | Path, *, sha256: str | None = None, unnamed_rows: bool = False) -> Weights:
-    """Read our `.safetensors`, an authors' `.pth` (averaged weights where it holds them), or a Hugging Face folder.
+    """Read our `.safetensors`, an authors' `.pth` (its EMA weights where it holds them), or a Hugging Face folder.
 
-    Of a Hugging Face folder, or the `model.safetensors` in it, the `config.json` beside says which model it is. A
-    published file may be given by name, such as `dfine_l_coco`; it is downloaded if it is not in the cache yet.
-
-    Where a file names its classes, class rows without a name are left out here, as the first of the 366 rows of the
-    published Objects365 files: no model that is built from what this returns can answer them.
+    Class rows without a name are left out here, as row 0 of the 366 rows of the published Objects365 files: no model
+    that is built from what this returns can detect them.
 
     Args:
-        path: of the file or folder, or a published name.
+        path: of the file or folder, or a published name such as `dfine_l_coco`, which is downloaded once.
         sha256: refuse a file with another checksum, be it downloaded now or there already.
         unnamed_rows: keep class rows without a name; theirs is "", and they have no category id.
 
     Raises:
         WeightsError: missing, damaged, of another checksum, or holding anything but tensors and plain values.
-        DownloadError: a published file that could not be had.
+        DownloadError: a published file that cannot be downloaded.
     """
-    weights = _read(locate_weights(path, sha256))
+    path = locate_weights(path, sha256)
+    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
     if weights.num_classes is None:
         return weights
-    names = checked_names(weights.path, weights.category_names, weights.num_classes)
-    named = [name for name in names if name]
-    ids = weights.category_ids if names and len(weights.category_ids) == len(named) else ()
-    weights = replace(weights, category_names=names, category_ids=ids)
-    return weights if unnamed_rows else without_unnamed_rows(weights)
-
-
-def without_unnamed_rows(weights: Weights) -> Weights:
-    """Only the class rows that have names; all of them where the file names none."""
-    named = [i for i, name in enumerate(weights.category_names) if name]
-    if len(named) == len(weights.category_names):
-        return weights
-    return replace(
-        weights,
-        state_dict=take_rows(weights.state_dict, named),
-        category_names=tuple(weights.category_names[i] for i in named),
-        model=weights.model and replace(weights.model, num_classes=len(named)),
-    )
-
-
-def _read(path: Path) -> Weights:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that the next lines refuse
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in whatever way its bytes happen to lead to
-        reason = _without_advice(str(error))
-        if isinstance(error, pickle.UnpicklingError) and _starts_like_pytorch(path):
-            raise WeightsError(
-                f"{path}: holds more than tensors, so it is not opened: it could run code ({reason}). "
-                "Save its state dict alone, or as safetensors."
-            ) from error
-        if path.suffix.lower() not in (".pth", ".pt") and not _starts_like_pytorch(path):
-            raise WeightsError(
-                f"{path}: not a weights file. Weights are .safetensors or .pth files; exported files, .onnx and .xml, "
-                "are for `dfine predict` and `dfine bench`."
-            ) from error
-        raise WeightsError(f"{path}: damaged or not a PyTorch file ({reason}). Fetch it again.") from error
-    for outer, inner in (("ema", "module"), ("model", None)):
-        if isinstance(content, dict) and isinstance(content.get(outer), dict):
-            found = content[outer].get(inner, content[outer]) if inner else content[outer]
-            weights = _of_authors(path, _only_tensors(path, found))
-            return _of_our_run(weights) if "progress" in content else weights
-    return _of_authors(path, _only_tensors(path, content))
-
-
-def _of_authors(path: Path, state: dict[str, Tensor]) -> Weights:
-    """Their files hold tensors alone: size and classes are told from shapes and from the file's name."""
-    weights, names = Weights(path, state, model=described(state)), ()
-    if weights.num_classes == len(OBJECTS365) + 1:
-        names = ("", *OBJECTS365)  # their rows are the ids of the file, which begin at 1
-        if path.stem not in OBJECTS365_FILES:
-            log.warning("%s: names no classes; its 366 class rows are taken for Objects365's, by their number", path)
-    elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
-        names = COCO
-    ids = PUBLISHED_IDS.get(tuple(name for name in names if name), ())
-    return replace(weights, category_names=names, category_ids=ids)
-
-
-def _of_our_run(weights: Weights) -> Weights:
-    """The state of a run of ours holds tensors alone too; `run.json` beside it says what they are of."""
-    try:
-        run = json.loads((weights.path.parent / "run.json").read_text(encoding="utf-8"))
-        model, data = ModelConfig(**_tuples(run["recipe"]["model"])), DataConfig(**_tuples(run["recipe"]["data"]))
-        names = tuple(map(str, run["classes"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return weights
-    if model.num_classes != weights.num_classes:
-        return weights
-    return replace(weights, model=model, data=data, category_names=names)
+    names = checked_names(path, weights.category_names, weights.num_classes)
+    known_ids = len(weights.category_ids) == sum(map(bool, names))
+    weights = replace(weights, category_names=names, category_ids=weights.category_ids if known_ids else ())
+    return weights if unnamed_rows else weights.named_rows()
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -182,8 +115,7 @@ def _read_safetensors(path: Path) -> Weights:
     if is_huggingface(tensors):
         return _of_huggingface(path, tensors)
     try:
-        model = ModelConfig(**_tuples(about["model"])) if "model" in about else None
-        data = DataConfig(**_tuples(about["data"])) if "data" in about else None
+        model, data = (cls(**_tuples(about[key])) if key in about else None for key, cls in _CONFIGS.items())
         names, ids = tuple(about.get("category_names", ())), tuple(about.get("category_ids", ()))
     except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: written by another version of this library ({error}).") from error
@@ -191,6 +123,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
+    """Its `config.json`, next to the file, says which model it is."""
     file, model, names = path.parent / "config.json", None, ()
     if file.is_file():
         try:
@@ -201,33 +134,99 @@ def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{file}: not the configuration of a D-FINE ({error}).") from error
     try:
-        return Weights(path, from_huggingface(tensors), names, PUBLISHED_IDS.get(tuple(names), ()), model)
+        return Weights(path, from_huggingface(tensors), names, PUBLISHED_IDS.get(names, ()), model)
     except KeyError as error:
         raise WeightsError(f"{path}: an entry of the model is missing ({error}). Fetch it again.") from error
 
 
+def _read_pytorch(path: Path) -> Weights:
+    """The EMA weights of a checkpoint, else its model, else the file is the state dict itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that the next lines refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in whatever way its bytes happen to lead to
+        raise _why_not_opened(path, error) from error
+    state = content
+    if isinstance(content, dict) and isinstance(content.get("ema"), dict):
+        state = content["ema"].get("module", content["ema"])
+    elif isinstance(content, dict) and isinstance(content.get("model"), dict):
+        state = content["model"]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: no state dict of a model found in it.")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    weights = Weights(path, state, model=described(state))
+    return _of_our_run(weights) if "progress" in content else _of_authors(weights)
+
+
+def _of_authors(weights: Weights) -> Weights:
+    """Their files hold tensors only: the classes follow from the number of rows and from the file's name."""
+    path, names = weights.path, ()
+    if weights.num_classes == len(OBJECTS365) + 1:
+        names = ("", *OBJECTS365)  # the number of a row is the class's id in the data set; ids begin at 1
+        if path.stem not in OBJECTS365_FILES:
+            log.warning("%s: names no classes; its 366 class rows are taken for Objects365's, by their number", path)
+    elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
+        names = COCO
+    return replace(weights, category_names=names, category_ids=PUBLISHED_IDS.get(tuple(filter(None, names)), ()))
+
+
+def _of_our_run(weights: Weights) -> Weights:
+    """The state of a run of ours holds tensors only too; `run.json` in the same folder says which model they are of."""
+    try:
+        run = json.loads((weights.path.parent / "run.json").read_text(encoding="utf-8"))
+        model, data = (cls(**_tuples(run["recipe"][key])) for key, cls in _CONFIGS.items())
+        names = tuple(map(str, run["classes"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _of_authors(weights)
+    if model.num_classes != weights.num_classes:
+        return _of_authors(weights)
+    return replace(weights, model=model, data=data, category_names=names)
+
+
+_CONFIGS: dict[str, Any] = {"model": ModelConfig, "data": DataConfig}
+
+
+def _tuples(values: dict) -> dict:
+    """Fields of a config as JSON holds them: it has no tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _why_not_opened(path: Path, error: Exception) -> WeightsError:
+    """The error in our words, without torch's advice to open the file all the same."""
+    lines = [line.strip() for line in str(error).replace("WeightsUnpickler error:", "\n").split("\n") if line.strip()]
+    advice = ("Weights only load failed", "Please file an issue", "Check the documentation", "(1)", "(2)")
+    reasons = [line for line in lines if not line.startswith(advice) and "weights_only" not in line]
+    reason = (reasons or ["no reason given"])[0].removesuffix(".")
+    with open(path, "rb") as file:  # of a zip archive, or of a pickle of protocol 2 or later
+        starts_like_pytorch = file.read(2).startswith((b"PK", b"\x80"))
+    if isinstance(error, pickle.UnpicklingError) and starts_like_pytorch:
+        return WeightsError(
+            f"{path}: holds more than tensors, so it is not opened: it could run code ({reason}). "
+            "Save its state dict alone, or as safetensors."
+        )
+    if path.suffix.lower() not in (".pth", ".pt") and not starts_like_pytorch:
+        return WeightsError(f"{path}: not a weights file. Weights are .safetensors or .pth files", "exported_file")
+    return WeightsError(f"{path}: damaged or not a PyTorch file ({reason}). Fetch it again.")
+
+
 def save_weights(
-    path: str | Path,
-    model: nn.Module,
-    *,
-    data: DataConfig,
-    category_names: tuple[str, ...],
-    category_ids: tuple[int, ...],
-    half: bool = False,
-) -> Path:
+    path: str | Path, model: nn.Module, *, data: DataConfig, category_names: tuple[str, ...],
+    category_ids: tuple[int, ...], half: bool = False,
+) -> Path:  # fmt: skip
     """Write a model as safetensors with everything needed to use it again; the file appears whole or not at all.
 
     Args:
-        category_names: one a class row; empty where they are not known.
-        category_ids: one a name.
+        category_names: one for each class row; empty where they are not known.
+        category_ids: one for each name.
         half: store floating-point tensors as float16.
 
     Raises:
-        ValueError: names of another number than the model has class rows, or ids than names.
+        WeightsError: another number of names than the model has class rows, or of ids than names.
     """
     path, count = Path(path), len(category_names)
     if count not in (0, model.config.num_classes) or len(category_ids) not in (0, count):
-        raise ValueError(
+        raise WeightsError(
             f"{path}: {count} class names and {len(category_ids)} category ids, for {model.config.num_classes} classes"
         )
     about = {
@@ -243,107 +242,98 @@ def save_weights(
 
 
 def load_weights(
-    model: nn.Module,
-    weights: Weights,
-    category_names: tuple[str, ...] = (),
-    rows: Mapping[str, str] | None = None,
+    model: nn.Module, weights: Weights, category_names: tuple[str, ...] = (), rows: Mapping[str, str] | None = None
 ) -> dict[str, object]:
     """Fill a model; where its classes are others than the file's, carry over the rows of classes that both know.
 
     Rows are matched by class name; from Objects365 to COCO by the authors' table. Rows without a match, and the
     denoising embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
 
-    Rows of a file without names are taken in their order where the model has as many, which is logged, and otherwise
+    A file without class names is taken in the order of its rows where it has as many as the model, with a warning, or
     not at all.
 
     Args:
         model: to be filled.
         weights: from `read_weights`.
-        category_names: the model's classes, in order of its rows; empty: the model is the file's own.
-        rows: the file's class to take for a class of the model, by name, where names differ: `{"taxi": "car"}`; of a
-            file without names the number of the row, from 0: `{"taxi": "2"}`.
+        category_names: the model's classes, in the order of its rows; empty: the classes are the file's.
+        rows: the file's class for a class of the model, by name, where names differ: `{"taxi": "car"}`; of a file
+            without names the number of the row, from 0: `{"taxi": "2"}`.
 
     Returns:
-        `{"rows": {target name: source name, or number of the row in a file without names, or None}}`; empty where
-        every row was taken as it is, by equal names.
+        `{"rows": {class of the model: class of the file, or number of its row if it has no names, or None}}`; empty
+        where every row was taken as it is, by equal names.
 
     Raises:
         WeightsError: a model of another size, the first entries that differ are named; one with other bins, or of
             another number of classes without names for them; or a class in `rows` that the model or the file does not
             have.
     """
+    path, rows = weights.path, rows or {}
     if weights.backbone_only:
         if rows:
-            raise WeightsError(f"{weights.path}: a backbone alone has no classes to take, and rows were asked of it.")
+            raise WeightsError(f"{path}: a backbone alone has no classes to take, and rows were asked of it.")
         return _load_backbone(model, weights)
-    bins = model.config.uniform_bins
-    if weights.model is not None and weights.model.uniform_bins != bins:  # no entry's shape would tell
-        raise WeightsError(
-            f"{weights.path}: weights of another model, trained with uniform_bins={weights.model.uniform_bins}, for "
-            f"one with uniform_bins={bins}. Set model.uniform_bins={str(not bins).lower()}, or name no recipe where "
-            "the file tells its model, or start from fresh weights."
-        )
-    own = model.state_dict()
-    state = {k: v for k, v in weights.state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
-    for key in [k for k in own | state if k.endswith(".num_batches_tracked")]:
-        if key in own:  # frozen norms do not count batches, trained ones do; nothing depends on the count
-            state.setdefault(key, own[key])
-        else:
-            del state[key]
-    class_keys = [k for k in own if by_class(k)]
-    missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
-    other = [k for k in own if k in state and k not in class_keys and own[k].shape != state[k].shape]
-    if missing or unknown or other:
-        shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in other]
-        raise WeightsError(
-            f"{weights.path}: weights of another model. {_first('Missing', missing)}"
-            f"{_first('Not in this model', unknown)}{_first('Of another shape', shapes)}"
-            "Choose the recipe of the size that these weights were trained with."
-        )
-    same_number = all(own[k].shape == state[k].shape for k in class_keys)
-    if same_number and not rows and (not category_names or category_names == weights.category_names):
+    state = _matching_entries(model, weights)
+    same = category_names in ((), weights.category_names) and weights.num_classes == model.config.num_classes
+    if same and not rows:
         model.load_state_dict(state)
         return {}
     if not category_names and not rows:
         raise WeightsError(
-            f"{weights.path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose "
-            "classes are not named. Name them, or build the model with as many."
+            f"{path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose classes are "
+            "not named. Name them, or build the model with as many."
         )
-    if same_number and not rows and not weights.category_names:
-        log.warning(
-            "%s: names no classes, so its %d class rows are taken in their order, row 0 for %r. Where they are in "
-            "another: %s", weights.path, weights.num_classes, category_names[0],
-            how_to_name(weights.path, weights.model is None),
-        )  # fmt: skip
-        model.load_state_dict(state)
-        return {"rows": {name: i for i, name in enumerate(category_names)}}
-    sources = source_rows(weights.path, weights.category_names, weights.num_classes, category_names, rows or {})
-    for key in class_keys:
-        fresh, stored = own[key].clone(), state[key]
-        if of_heads(key):
-            for i, j in enumerate(sources):
-                if j is not None:
-                    fresh[i] = stored[j]
-        state[key] = fresh
+    sources = source_rows(path, weights.category_names, weights.num_classes, category_names, rows)
+    if sources != list(range(weights.num_classes)):
+        for key, fresh in model.state_dict().items():
+            if of_heads(key):
+                stored, state[key] = state[key], fresh.clone()
+                for row, source in enumerate(sources):
+                    if source is not None:
+                        state[key][row] = stored[source]
+            elif "denoising_class_embed" in key:
+                state[key] = fresh
     model.load_state_dict(state)
     names = weights.category_names or range(weights.num_classes)
     taken = {name: None if j is None else names[j] for name, j in zip(category_names, sources, strict=True)}
-    carried = ", ".join(name for name, j in zip(category_names, sources, strict=True) if j is not None) or "none"
-    fresh = ", ".join(name for name, j in zip(category_names, sources, strict=True) if j is None) or "none"
-    log.info("%s: classes carried over: %s; fresh: %s", weights.path, carried, fresh)
-    if not weights.category_names and not rows:
-        log.warning(
-            "%s: names no classes, and has %d class rows for %d classes, so none is carried over. %s", weights.path,
-            weights.num_classes, len(category_names), how_to_name(weights.path, weights.model is None),
-        )  # fmt: skip
+    carried, fresh = ([name for name in taken if (taken[name] is None) == new] for new in (False, True))
+    log.info("%s: classes carried over: %s; fresh: %s", path, ", ".join(carried) or "none", ", ".join(fresh) or "none")
     return {"rows": taken}
+
+
+def _matching_entries(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
+    """The file's entries, one for each of the model's; class rows may be of another number."""
+    path, bins, own = weights.path, model.config.uniform_bins, model.state_dict()
+    if weights.model is not None and weights.model.uniform_bins != bins:  # the shape of no entry shows it
+        raise WeightsError(
+            f"{path}: weights of another model, trained with uniform_bins={weights.model.uniform_bins}, for one with "
+            f"uniform_bins={bins}", "uniform_bins", value=str(not bins).lower(),
+        )  # fmt: skip
+    state = {key: value for key, value in weights.state_dict.items() if key.rsplit(".", 1)[-1] not in DERIVED_KEYS}
+    for key in [key for key in own | state if key.endswith(".num_batches_tracked")]:
+        if key in own:  # frozen norms do not count batches, trained ones do; nothing depends on the count
+            state.setdefault(key, own[key])
+        else:
+            del state[key]
+    missing, unknown = [key for key in own if key not in state], [key for key in state if key not in own]
+    by_class = {key for key in own if of_heads(key) or "denoising_class_embed" in key}
+    other = [
+        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+        for key in own.keys() & state.keys() - by_class if own[key].shape != state[key].shape
+    ]  # fmt: skip
+    if missing or unknown or other:
+        raise WeightsError(
+            f"{path}: weights of another model. {_first('Missing', missing)}{_first('Not in this model', unknown)}"
+            f"{_first('Of another shape', sorted(other))}Choose the recipe of the size that these weights were trained "
+            "with."
+        )
+    return state
 
 
 def _load_backbone(model: nn.Module, weights: Weights) -> dict[str, object]:
     own, state = model.backbone.state_dict(), weights.state_dict
-    other = [
-        k for k in own if not k.endswith("num_batches_tracked") and own[k].shape != getattr(state.get(k), "shape", 0)
-    ]
+    counted = "num_batches_tracked"
+    other = [k for k in own if not k.endswith(counted) and own[k].shape != getattr(state.get(k), "shape", None)]
     if other:
         raise WeightsError(
             f"{weights.path}: of another backbone than this model's {model.config.backbone}. "
@@ -352,30 +342,6 @@ def _load_backbone(model: nn.Module, weights: Weights) -> dict[str, object]:
     model.backbone.load_state_dict({key: state.get(key, value) for key, value in own.items()})
     log.info("%s: the backbone is filled; encoder and decoder are fresh", weights.path)
     return {"backbone": str(weights.path)}
-
-
-def _tuples(values: dict) -> dict:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _without_advice(words: str) -> str:
-    """What torch says of a file that it cannot open, without its advice to open it all the same."""
-    lines = [line.strip() for line in words.replace("WeightsUnpickler error:", "\n").split("\n") if line.strip()]
-    advice = ("Weights only load failed", "Please file an issue", "Check the documentation", "(1)", "(2)")
-    reasons = [line for line in lines if not line.startswith(advice) and "weights_only" not in line]
-    return (reasons or ["no reason given"])[0].removesuffix(".")
-
-
-def _starts_like_pytorch(path: Path) -> bool:
-    """Whether the first bytes are those of a zip archive or of a pickle of protocol 2 or later."""
-    with open(path, "rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))
-
-
-def _only_tensors(path: Path, state: object) -> dict[str, Tensor]:
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path}: no state dict of a model found in it.")
-    return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 def _first(what: str, keys: list[str]) -> str:

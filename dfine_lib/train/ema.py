@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is evaluated, kept and shipped."""
+"""Exponential moving average (EMA) of the weights: the model that is evaluated, kept and exported."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ import math
 import torch
 from torch import nn
 
-from dfine_lib.config import Recipe
-from dfine_lib.recipes import get_recipe
+from dfine_lib.config import TrainConfig
 
 
 class ModelEMA:
-    """Average over parameters and floating-point buffers; integer buffers keep their own value.
+    """EMA of parameters and floating-point buffers; integer buffers keep their own value.
 
-    The decay rises as decay * (1 - exp(-t / ramp)), t counted from 1 at the first update, so that early weights
-    are forgotten quickly; a ramp of 0 means none.
+    EMA warm-up: the decay rises as decay * (1 - exp(-t / ramp)), t counted from 1 at the first update, so that early
+    weights are forgotten quickly; a ramp of 0 means none.
 
     Attributes:
-        module: the averaged model, in eval mode, without gradients.
-        decay: may be lowered while training (the published restart of stage 2).
+        module: the model with the EMA weights, in eval mode, without gradients.
+        decay: may be lowered while training (as the published runs do in their second stage).
         updates: t.
     """
 
-    def __init__(self, model: nn.Module, recipe: str | Recipe) -> None:
-        train = get_recipe(recipe).train
+    def __init__(self, model: nn.Module, train: TrainConfig) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.ramp = train.ema_decay, train.ema_ramp
         self.updates = 0
@@ -36,10 +34,9 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's weights."""
+        """Move the EMA weights towards the model's weights."""
         self.updates += 1
-        averages, values = [], []
-        own = self.module.state_dict()
+        own, averages, values = self.module.state_dict(), [], []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 averages.append(own[name])

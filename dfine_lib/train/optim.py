@@ -1,4 +1,4 @@
-"""AdamW with the parameter groups of the published runs, and the learning-rate schedule."""
+"""AdamW with the parameter groups of the published runs, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import math
 from torch import nn
 from torch.optim import AdamW
 
-from dfine_lib.config import Recipe
-from dfine_lib.recipes import get_recipe
+from dfine_lib.config import TrainConfig
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 
-def parameter_groups(model: nn.Module, recipe: str | Recipe) -> list[dict]:
+def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict]:
     """Trainable parameters in named groups, each with its learning rate and weight decay.
 
-    Groups: `backbone`, `backbone_norm`, `other_norm_and_bias` and `other`. What is decayed in a published run is
-    what that run really decayed, even where its regular expression missed what it meant.
+    Groups: `backbone`, `backbone_norm`, `other_norm_and_bias` and `other`. Recipes of published runs decay what those
+    runs really decayed, even where a regular expression of theirs missed what it meant.
 
     Args:
         model: a module; parameters whose name starts with `backbone.` form the backbone groups.
-        recipe: a name or a recipe.
+        train: learning rates and weight decay.
     """
-    train = get_recipe(recipe).train
     norms = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()
@@ -39,8 +37,8 @@ def parameter_groups(model: nn.Module, recipe: str | Recipe) -> list[dict]:
         if name.startswith("backbone."):
             members["backbone_norm" if name in norms else "backbone"].append(parameter)
         else:
-            free = name in norms or (name.endswith("bias") and not train.decay_bias)  # of weight decay
-            members["other_norm_and_bias" if free else "other"].append(parameter)
+            undecayed = name in norms or (name.endswith("bias") and not train.decay_bias)
+            members["other_norm_and_bias" if undecayed else "other"].append(parameter)
     norm_decay = train.weight_decay if train.decay_backbone_norm else 0.0
     settings = {
         "backbone": (train.backbone_lr, train.weight_decay),
@@ -55,31 +53,26 @@ def parameter_groups(model: nn.Module, recipe: str | Recipe) -> list[dict]:
     ]
 
 
-def build_optimizer(model: nn.Module, recipe: str | Recipe) -> AdamW:
+def build_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
     """AdamW over `parameter_groups`, one fused update for all."""
-    recipe = get_recipe(recipe)
-    groups = parameter_groups(model, recipe)
-    return AdamW(
-        groups, lr=recipe.train.lr, betas=recipe.train.betas, weight_decay=recipe.train.weight_decay, fused=True
-    )
+    groups = parameter_groups(model, train)
+    return AdamW(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True)
 
 
-def warmup_factor(recipe: str | Recipe, iteration: int) -> float:
-    """Linear warm-up: share of the full rate at a 0-based iteration, 1 from the end of the warm-up on."""
-    steps = get_recipe(recipe).train.warmup_iterations
-    return 1.0 if steps <= 0 else min(1.0, (iteration + 1) / steps)
+def warmup_factor(train: TrainConfig, iteration: int) -> float:
+    """LR multiplier of the linear warm-up at a 0-based iteration; 1 from the end of the warm-up on."""
+    return 1.0 if train.warmup_iterations <= 0 else min(1.0, (iteration + 1) / train.warmup_iterations)
 
 
-def rate_factor(recipe: str | Recipe, iteration: int, total: int) -> float:
-    """Share of the full learning rate at a 0-based iteration of a run of `total`: warm-up, flat part, cosine.
+def lr_multiplier(train: TrainConfig, iteration: int, total: int) -> float:
+    """What the learning rates are multiplied by at a 0-based iteration of a run of `total`: warm-up, constant, cosine.
 
-    Published runs are flat to the end (`flat_fraction` 1).
+    Published runs have a constant learning rate to the end (`flat_fraction` 1).
     """
-    train = get_recipe(recipe).train
-    factor = warmup_factor(recipe, iteration)
-    flat = train.flat_fraction * total
-    if iteration <= flat or total <= flat:
+    factor = warmup_factor(train, iteration)
+    constant = train.flat_fraction * total
+    if iteration <= constant or total <= constant:
         return factor
-    progress = min(1.0, (iteration - flat) / (total - flat))
+    progress = min(1.0, (iteration - constant) / (total - constant))
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return factor * (train.final_lr_fraction + (1 - train.final_lr_fraction) * cosine)

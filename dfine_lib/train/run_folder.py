@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import shlex
@@ -20,7 +19,8 @@ import torch
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.device import describe_device
-from dfine_lib.files import write_atomically
+from dfine_lib.errors import DfineError
+from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.train.checkpoint import save_state
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock_file.seek(0)
             holder = self._lock_file.read().strip() or "unknown"
-            raise ValueError(
+            raise DfineError(
                 f"{self.path}: process {holder} is training into this folder; wait for it, end it, or choose "
                 "another --out"
             ) from error
@@ -116,7 +116,7 @@ class RunFolder:
             return
         try:
             with open(self.rows, "a", encoding="utf-8") as file:
-                file.write(json.dumps(_plain(row)) + "\n")
+                file.write(json.dumps(json_safe(row)) + "\n")
         except OSError as error:
             raise OSError(error.errno, f"{self.rows} could not be written ({error.strerror})") from error
 
@@ -139,7 +139,7 @@ class RunFolder:
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         """Write one JSON file, whole or not at all; numbers that are not finite become null."""
         if self.writes:
-            write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+            write_atomically(path, (json.dumps(json_safe(content), indent=1) + "\n").encode())
 
     def save_state(self, path: Path, state: dict[str, Any]) -> None:
         """Write one state file, whole or not at all."""
@@ -166,16 +166,22 @@ class RunFolder:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Whole lines of a `metrics.jsonl`; none where it does not exist. What was cut off, or is no row, is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict) and "kind" in row:
-                rows.append(row)
-    return rows
+    return [row for row in read_lines(path)[0] if "kind" in row] if path.exists() else []
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a file, one a line, and how many other lines there are, as one that was cut off."""
+    rows, unreadable = [], 0
+    for line in filter(str.strip, path.read_text(encoding="utf-8-sig", errors="replace").splitlines()):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            unreadable += 1
+    return rows, unreadable
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -224,13 +230,3 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -14,7 +14,7 @@ from typing import Any
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.source import CocoFolder
-from dfine_lib.errors import DataError
+from dfine_lib.errors import DataError, DfineError
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
@@ -97,7 +97,7 @@ def plan_run(
         WeightsError: there are no such weights.
     """
     if rows and not weights:
-        raise ValueError("rows say which classes of a weights file to take: name the weights too")
+        raise DfineError("rows say which classes of a weights file to take: name the weights too")
     index, val_index = source.open(data)
     _check_names(index, val_index)
     located = locate_weights(weights) if weights else None

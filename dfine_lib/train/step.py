@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward passes, clipping, update, average; nothing non-finite gets through."""
+"""One optimizer step: forward and backward passes, clipping, update, EMA; nothing non-finite gets through."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from dfine_lib.config import TrainConfig
-from dfine_lib.criterion.criterion import Criterion, Share, term_names
+from dfine_lib.criterion.criterion import Criterion, Normalizers, term_names
 from dfine_lib.data.loader import Batch
 from dfine_lib.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.errors import DfineError
-from dfine_lib.model.outputs import DFINEOutput
+from dfine_lib.model.denoising import num_dn_groups
 from dfine_lib.train.ema import ModelEMA
 
-# Of fp16's loss scale, which doubles every 2,000 steps. From torch's own 65,536 on, a run's first four steps or more
-# overflow and are skipped: fresh heads have gradient norms of hundreds; batches of black images overflow at 1,024.
+# First loss scale of fp16; it doubles every 2,000 steps. With torch's own 65,536, the first four steps or more of a run
+# overflow and are skipped: randomly initialised heads have gradient norms of hundreds; black images overflow at 1,024.
 FIRST_SCALE = 512.0
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,16 +31,12 @@ class NonFiniteLoss(DfineError, ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, over all ranks.
-
-    `broken` names the terms that were not finite: if any, the step was skipped. With `overflowed` it was skipped too,
-    since gradients left the range of fp16; the next step has half the loss scale, and nothing is wrong.
-    """
+    """What a step did, over all ranks."""
 
     losses: dict[str, float]
     grad_norm: float
-    broken: tuple[str, ...] = ()
-    overflowed: bool = False
+    non_finite: tuple[str, ...] = ()  # names of the terms that were not finite, or "grad_norm": the step was skipped
+    overflowed: bool = False  # gradients left the range of fp16: the step was skipped, the next has half the loss scale
 
     @property
     def loss(self) -> float:
@@ -49,10 +45,11 @@ class StepResult:
 
 
 class TrainStep:
-    """Model, criterion, optimizer and average, moved on by one step at a time.
+    """Model, criterion, optimizer and EMA, and the steps that change them.
 
-    With several ranks, each takes its share of the images: gradients and losses are those of all, so every rank takes
-    the same step, or skips it. Running statistics of batch norms that are not synchronised become means over ranks.
+    With several ranks, each takes its part of the images: gradients and losses are those of all images, so every rank
+    takes the same step, or skips it. Running statistics of batch norms that are not synchronised become means over
+    ranks.
     """
 
     def __init__(
@@ -72,50 +69,38 @@ class TrainStep:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=train.precision == "fp16")
 
-    def __call__(self, batches: Sequence[Batch]) -> StepResult:
-        """Take one step over `batches`, one pass each: the step that all their images together would make.
+    def __call__(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """Take one step over the images of all micro-batches.
 
-        What losses are divided by, boxes and union pairs, is that of the step, and known once all passes were matched.
-        So several passes go forward twice, first without gradients; without `exact_accumulation` they go once, and each
-        divides by its own numbers, which gives images of passes with few boxes more weight.
+        The normalizers of the losses are those of the step, known once all micro-batches were matched. So several
+        micro-batches go forward twice, first without gradients. Without `exact_accumulation` they go forward once, and
+        each has its own normalizers, which gives more weight to images of micro-batches with few boxes.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        share = self._share(batches) if len(batches) > 1 and self.train.exact_accumulation else None
-        terms: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            with self._exchange(i + 1 == len(batches)):
-                with self._autocast():
-                    outputs = self.forward(_channels_last(batch), batch.targets)
-                losses = self.criterion(outputs, batch.targets, share)  # float32, outside autocast
-                self.scaler.scale(sum(losses.values()) / len(batches)).backward()
-            for name, value in losses.items():
-                terms[name] = terms.get(name, 0.0) + value.detach() / len(batches)
-        terms = self._over_ranks(terms)
+        exact = len(micro_batches) > 1 and self.train.exact_accumulation
+        terms = self._backward(micro_batches, self._normalizers(micro_batches) if exact else None)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_max_norm)
 
-        values = torch.stack([norm, *terms.values()]).tolist()  # the step's one transfer to the host
-        finite = [math.isfinite(value) for value in values]
-        named = dict(zip(terms, values[1:], strict=True))
-        # In fp16 a gradient may overflow: the scaler skips that step and halves its scale, until that reaches 1.
-        scaled_down = self.scaler.is_enabled() and not finite[0] and self.scaler.get_scale() > 1
-        broken = [name for name, ok in zip(terms, finite[1:], strict=True) if not ok]
-        if not finite[0] and not broken and not scaled_down:
-            broken = ["grad_norm"]
-        if broken:
+        grad_norm, *values = torch.stack([norm, *terms.values()]).tolist()  # the step's one transfer to the host
+        losses = dict(zip(terms, values, strict=True))
+        non_finite, overflowed = [name for name, value in losses.items() if not math.isfinite(value)], False
+        if not non_finite and not math.isfinite(grad_norm):
+            overflowed = self.scaler.get_scale() > 1  # in fp16 only; from 1 on, the scale is no longer the cause
+            non_finite = [] if overflowed else ["grad_norm"]
+        if non_finite:
             self.optimizer.zero_grad(set_to_none=True)
-            self._mend_statistics()
-            self.ranks.average_(self.statistics)
+            self._restore_statistics()
         else:
-            self.scaler.step(self.optimizer)
-            self.ranks.average_(self.statistics)
-            if finite[0]:
-                self.ema.update(self.model)
+            self.scaler.step(self.optimizer)  # which leaves the weights alone where gradients overflowed
+        self.ranks.average_(self.statistics)
+        if not non_finite and not overflowed:
+            self.ema.update(self.model)
         self.scaler.update()
-        return StepResult(named, values[0], tuple(broken), scaled_down and not broken)
+        return StepResult(losses, grad_norm, tuple(non_finite), overflowed)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that steps change, the average's decay aside, which is the run's."""
+        """All that steps change, except the decay of the EMA, which the run sets."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
@@ -125,52 +110,58 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to what `state_dict` gave; other entries are left aside."""
+        """Restore what `state_dict` returned; other entries are ignored."""
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         self.ema.updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
-    @torch.no_grad()
-    def _share(self, batches: Sequence[Batch]) -> Share:
-        """What the passes' losses are divided by; running statistics stay as they are."""
-        buffers = list(self.model.buffers())
-        before = [buffer.clone() for buffer in buffers]
-
-        def forward(batch: Batch) -> DFINEOutput:
-            with self._autocast():
-                return self.model(_channels_last(batch))
-
-        targets = [batch.targets for batch in batches]
-        share = self.criterion.share(map(forward, batches), targets, self.model.config.num_denoising)
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
-        return share
-
-    def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
-        """Ranks exchange gradients once a step, in its last backward pass."""
-        return contextlib.nullcontext() if last or self.ranks.size == 1 else self.forward.no_sync()
-
-    def _over_ranks(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Terms as means over ranks, so that all see the same; a rank without boxes has no denoising terms: 0."""
+    def _backward(self, micro_batches: Sequence[Batch], normalizers: Normalizers | None) -> dict[str, Tensor]:
+        """Add up the gradients of all micro-batches; the loss terms, as means over micro-batches and ranks."""
+        terms: dict[str, Tensor] = {}
+        number = len(micro_batches)
+        for i, batch in enumerate(micro_batches, 1):
+            # Ranks all-reduce gradients once a step, in its last backward pass.
+            with contextlib.nullcontext() if i == number or self.ranks.size == 1 else self.forward.no_sync():
+                with self._autocast():
+                    outputs = self.forward(_channels_last(batch), batch.targets)
+                losses = self.criterion(outputs, batch.targets, normalizers)  # float32, outside autocast
+                self.scaler.scale(sum(losses.values()) / number).backward()
+            for name, value in losses.items():
+                terms[name] = terms.get(name, 0.0) + value.detach() / number
         if self.ranks.size == 1:
             return terms
+        # A rank without boxes has no denoising terms: 0. All ranks need the same names for one all-reduce.
         names = term_names(self.criterion.config, self.model.config.num_decoder_layers)
         values = torch.stack([terms.get(name, torch.zeros((), device=self.device)) for name in names])
         self.ranks.average_([values])
         return dict(zip(names, values, strict=True))
 
+    @torch.no_grad()
+    def _normalizers(self, micro_batches: Sequence[Batch]) -> Normalizers:
+        """Normalizers of the step, by one more forward pass of each micro-batch, which leaves the buffers alone."""
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        counts = []
+        for batch in micro_batches:
+            with self._autocast():
+                outputs = self.model(_channels_last(batch))
+            groups = num_dn_groups(batch.targets.counts, self.model.config.num_denoising)
+            counts.append(self.criterion.counts(outputs, batch.targets, groups))
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        return Normalizers.of_step(counts, self.device)
+
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = _DTYPES.get(self.train.precision)
         return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
-    def _mend_statistics(self) -> None:
-        """A forward pass on NaN poisons running means: take those back from the average."""
-        average = dict(self.ema.module.named_buffers())
+    def _restore_statistics(self) -> None:
+        """A forward pass on NaN makes running statistics NaN: take those from the EMA."""
+        ema = dict(self.ema.module.named_buffers())
         for name, buffer in self.model.named_buffers():
             if buffer.is_floating_point() and not torch.isfinite(buffer).all():
-                buffer.copy_(average[name])
+                buffer.copy_(ema[name])
 
 
 def _channels_last(batch: Batch) -> Tensor:

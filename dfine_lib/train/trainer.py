@@ -21,6 +21,7 @@ from dfine_lib.data.loader import Batch, Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import pick_device, set_backends, usable_precision
 from dfine_lib.distributed import Ranks, joined, was_restarted
+from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.heap import keep_freed_memory
@@ -30,7 +31,7 @@ from dfine_lib.recipes import get_recipe
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.meter import Meter, in_words, memory_mb, over_a_run
-from dfine_lib.train.optim import build_optimizer, rate_factor
+from dfine_lib.train.optim import build_optimizer, lr_multiplier
 from dfine_lib.train.run_folder import RunFolder, describe_machine
 from dfine_lib.train.run_plan import RunPlan, plan_run
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
@@ -120,7 +121,7 @@ class _Run:
         """All epochs that are still to do."""
         folder = self.folder
         if not resume and self.ranks.on_first(lambda: folder.last.exists() or folder.result.exists()):
-            raise ValueError(f"{folder.path} already holds a run; choose another --out, or resume it")
+            raise DfineError(f"{folder.path} already holds a run; choose another --out, or resume it")
         state = self._stored(folder.last)
         if self.device.type == "cpu":
             keep_freed_memory(2047, huge_pages=True)  # a step asks for what the step before gave back
@@ -180,9 +181,9 @@ class _Run:
         self.numerics = set_backends(recipe.train, device)
         self.numerics["precision"] = usable_precision(recipe.train.precision, device)
         train = replace(recipe.train, precision=self.numerics["precision"])
-        self.optimizer = build_optimizer(self.model, recipe)
+        self.optimizer = build_optimizer(self.model, train)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.ema = ModelEMA(self.model, recipe)
+        self.ema = ModelEMA(self.model, train)
         self.step = TrainStep(
             self.model, build_criterion(recipe), self.optimizer, self.ema, train, device, self.ranks
         )  # fmt: skip
@@ -212,7 +213,7 @@ class _Run:
             before = time.perf_counter()
             micro = [next(batches) for _ in range(train.accumulate)]
             meter.add(sum(len(batch.targets) for batch in micro) * self.ranks.size, time.perf_counter() - before)
-            factor = rate_factor(self.recipe, number, self.total)
+            factor = lr_multiplier(train, number, self.total)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
             result = self._step(number, micro)
@@ -240,21 +241,27 @@ class _Run:
         if result.overflowed:
             self.progress["overflowed"] += 1
             log.info("step %d skipped: its gradients overflow in fp16; the next loss scale is half", number)
-        if not result.broken:
+        if not result.non_finite:
             self.skipped_in_a_row = 0
             return
         self.skipped_in_a_row += 1
         self.progress["skipped"] += 1
         own = [int(i) for batch in batches for i in batch.image_ids]
         image_ids = [i for ids in self.ranks.gather(own) for i in ids]
-        log.warning("step %d skipped: %s not finite; images %s", number, ", ".join(result.broken), image_ids)
+        log.warning("step %d skipped: %s not finite; images %s", number, ", ".join(result.non_finite), image_ids)
         self.folder.append(
-            {"kind": "skipped", "step": number, "epoch": epoch, "terms": list(result.broken), "image_ids": image_ids}
+            {
+                "kind": "skipped",
+                "step": number,
+                "epoch": epoch,
+                "terms": list(result.non_finite),
+                "image_ids": image_ids,
+            }
         )
         if self.skipped_in_a_row >= self.recipe.train.max_skipped_steps:
             raise NonFiniteLoss(
                 f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {number} in "
-                f"{', '.join(result.broken)} (images {image_ids[:8]}). Look at those images; then start again in "
+                f"{', '.join(result.non_finite)} (images {image_ids[:8]}). Look at those images; then start again in "
                 f"another --out with --set train.lr={self.recipe.train.lr / 3:.1g} or --precision fp32, from "
                 f"{self.folder.model} as --weights where it is there"
             )

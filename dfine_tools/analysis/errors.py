@@ -1,15 +1,15 @@
-"""What the detections of a model get wrong, in six kinds, and how much AP each kind costs.
+"""What the detections of a model get wrong, in six error types, and how much AP each type costs.
 
-Kinds and thresholds are those of TIDE: Bolya et al., A General Toolbox for Identifying Object Detection Errors (arXiv
-2008.08558). A detection that finds no object of its class is, by the object it overlaps most,
+Types and thresholds are those of TIDE: Bolya et al., A General Toolbox for Identifying Object Detection Errors (arXiv
+2008.08558). A false positive is, by the object it overlaps most,
 
-- `localisation`: on an object of its class, but not well enough (IoU from 0.1 to 0.5);
-- `classification`: on an object of another class, well enough (IoU 0.5 or more);
-- `duplicate`: on an object of its class that a surer detection has found;
-- `background`: on nothing (IoU 0.1 or less with every object);
-- `both`: on an object of another class, and not well enough.
+- `localisation`: on an object of its class, with an IoU from 0.1 to 0.5;
+- `classification`: on an object of another class, with an IoU of 0.5 or more;
+- `duplicate`: on an object of its class that a detection of a higher score has matched;
+- `background`: on no object (IoU 0.1 or less with every one);
+- `both`: on an object of another class, with an IoU below 0.5.
 
-`missed` is an object that nothing found, and that mending a class or a place would not find either.
+`missed` is a false negative that fixing the class or the box of a detection would not match either.
 """
 
 from __future__ import annotations
@@ -21,83 +21,83 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dfine_lib.evaluate.coco_ap import ImageBoxes
+from dfine_tools.analysis.image_boxes import ImageBoxes
 
-KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
-RIGHT, IGNORED = -1, -2  # beside 0..4, the place in KINDS of a detection's error
+ERROR_TYPES = ("classification", "localisation", "both", "duplicate", "background", "missed")
+TRUE_POSITIVE, IGNORED = -1, -2  # beside 0..4, a detection's index in ERROR_TYPES
 _CLASSIFICATION, _LOCALISATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 _RECALLS = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, eq=False)
-class Verdicts:
-    """A verdict on each of K detections and each of M objects of many images, as columns; ignored objects are none."""
+class Matches:
+    """The match status of K detections and M objects of many images, as columns; ignored objects are left out."""
 
     labels: np.ndarray  # int64 [K], 0..C-1
     scores: np.ndarray  # float64 [K]
-    kinds: np.ndarray  # int64 [K]: place in KINDS, RIGHT, or IGNORED (on an ignored object, or in a crowd region)
-    objects: np.ndarray  # int64 [K], the object that the verdict is about, 0..M-1; -1 for background, both, ignored
-    images: np.ndarray  # int64 [K], place of the image in the list that was judged
+    status: np.ndarray  # int64 [K]: index in ERROR_TYPES, TRUE_POSITIVE, or IGNORED (on an ignored object or a crowd)
+    objects: np.ndarray  # int64 [K], the object that the status refers to, 0..M-1; -1 for background, both, ignored
+    images: np.ndarray  # int64 [K], index of the image in the list
     object_labels: np.ndarray  # int64 [M]
     object_images: np.ndarray  # int64 [M]
-    found: np.ndarray  # bool [M], by a right detection
+    found: np.ndarray  # bool [M], matched by a true positive
 
     @property
     def missed(self) -> np.ndarray:
-        """bool `[M]`: objects not found, on which no detection lies that has only its class or its place wrong."""
-        mendable = self.objects[np.isin(self.kinds, (_CLASSIFICATION, _LOCALISATION))]
+        """bool `[M]`: false negatives without a detection whose class or box alone is wrong."""
+        fixable = self.objects[np.isin(self.status, (_CLASSIFICATION, _LOCALISATION))]
         missed = ~self.found
-        missed[mendable] = False
+        missed[fixable] = False
         return missed
 
 
 @dataclass(frozen=True)
 class ErrorBreakdown:
-    """How often each kind of error happens, and the AP that would be gained if it did not; AP at one IoU, 0..1.
+    """How often each error type occurs, and ΔAP: the rise in AP without it; AP at one IoU, 0..1.
 
-    Gains do not add up: each is of mending one kind alone.
+    ΔAP does not add up: each is of fixing one type alone.
     """
 
     ap: float  # at the foreground threshold; NaN without objects
-    counts: dict[str, int]  # by kind
-    gains: dict[str, float]  # by kind
-    gain_false_positives: float  # of removing every wrong detection
-    gain_false_negatives: float  # of counting only the objects that were found
-    foreground: float  # IoU from which a detection is right
-    background: float  # IoU up to which it is on nothing
+    counts: dict[str, int]  # by type
+    delta_ap: dict[str, float]  # by type
+    delta_ap_false_positives: float  # of removing every false positive
+    delta_ap_false_negatives: float  # of counting only the objects that were matched
+    foreground: float  # IoU from which a detection can match
+    background: float  # IoU up to which it is background
 
     def rows(self) -> list[dict[str, Any]]:
-        """A table: kind, count, gained AP."""
-        return [{"error": kind, "count": self.counts[kind], "AP gained": self.gains[kind]} for kind in KINDS]
+        """A table: error type, count, ΔAP."""
+        return [{"error": name, "count": self.counts[name], "ΔAP": self.delta_ap[name]} for name in ERROR_TYPES]
 
 
-def judge_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, background: float = 0.1) -> Verdicts:
-    """Match detections with objects as COCO does, the surest first, and say of every other one what is wrong.
+def match_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, background: float = 0.1) -> Matches:
+    """Match detections with objects as COCO does, by falling score, and give every false positive its error type.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
-        foreground: IoU from which a detection is right.
-        background: IoU up to which it is on nothing.
+        images: as `boxes_by_image` gives them.
+        foreground: IoU from which a detection can match an object.
+        background: IoU up to which a detection is on no object.
 
     Raises:
         ValueError: thresholds that are not 0 < background < foreground <= 1.
 
-    Source: section 2 of the paper; the order in which kinds are tried is that of its code (tidecv 1.0.1), but a
+    Source: section 2 of the paper; the order in which types are tried is that of its code (tidecv 1.0.1), but a
     detection on an ignored object of its class, or inside a crowd region, is left out altogether.
     """
     if not 0 < background < foreground <= 1:
         raise ValueError(f"thresholds should be 0 < background < foreground <= 1, got {background} and {foreground}")
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in Verdicts.__dataclass_fields__}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in Matches.__dataclass_fields__}
     before = 0  # objects of earlier images
-    for i, image in enumerate(tqdm(images, desc="judge", unit="image", leave=False, disable=len(images) < 500)):
-        kinds, objects, found = _judge_image(image, foreground, background)
+    for i, image in enumerate(tqdm(images, desc="match", unit="image", leave=False, disable=len(images) < 500)):
+        status, objects, found = _match_image(image, foreground, background)
         real = ~image.truth_ignored
         values = {
             "labels": image.labels,
             "scores": image.scores,
-            "kinds": kinds,
+            "status": status,
             "objects": np.where(objects >= 0, objects + before, -1),
-            "images": np.full(len(kinds), i),
+            "images": np.full(len(status), i),
             "object_labels": image.truth_labels[real],
             "object_images": np.full(real.sum(), i),
             "found": found,
@@ -106,7 +106,7 @@ def judge_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, b
             parts[name].append(value)
         before += int(real.sum())
     types = {"scores": np.float64, "found": bool}
-    return Verdicts(**{
+    return Matches(**{
         name: np.concatenate([np.zeros(0), *columns]).astype(types.get(name, np.int64))
         for name, columns in parts.items()
     })  # fmt: skip
@@ -115,49 +115,50 @@ def judge_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, b
 def error_breakdown(
     images: Sequence[ImageBoxes], *, foreground: float = 0.5, background: float = 0.1
 ) -> ErrorBreakdown:
-    """Count the errors of each kind, and mend each kind alone to see what it costs.
+    """Count the errors of each type, and fix each type alone to measure its ΔAP.
 
-    Mending gives a detection with a wrong class or place the right one, if it is the surest of both kinds on an object
-    that was not found, and removes it otherwise. Detections of the other kinds are removed, missed objects are not
-    asked for.
+    Fixing gives a detection with a wrong class or box the correct one, if it has the highest score of both types on a
+    false negative, and removes it otherwise. Detections of the other types are removed, missed objects no longer count.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
-        foreground, background: as in `judge_detections`.
+        images: as `boxes_by_image` gives them.
+        foreground, background: as in `match_detections`.
 
     Raises:
-        ValueError: as in `judge_detections`.
+        ValueError: as in `match_detections`.
 
-    Source: section 2.3 of the paper; equal to its code (tidecv 1.0.1) but for crowds, see `judge_detections`, an IoU
+    Source: section 2.3 of the paper; equal to its code (tidecv 1.0.1) but for crowds, see `match_detections`, an IoU
     that is exactly a threshold, and rounding where a recall falls on a hundredth: here as in COCO's evaluation.
     """
-    verdicts = judge_detections(images, foreground=foreground, background=background)
-    asked = np.bincount(verdicts.object_labels) if len(verdicts.object_labels) else np.zeros(0, np.int64)
-    counted = verdicts.kinds != IGNORED
-    labels, scores, kinds = (column[counted] for column in (verdicts.labels, verdicts.scores, verdicts.kinds))
-    objects, right = verdicts.objects[counted], kinds == RIGHT
-    classes = np.flatnonzero(asked)  # COCO's mean is over the classes that have objects
-    ap = _mean_ap(labels, scores, right, asked, classes)
+    matches = match_detections(images, foreground=foreground, background=background)
+    num_objects = np.bincount(matches.object_labels) if len(matches.object_labels) else np.zeros(0, np.int64)
+    counted = matches.status != IGNORED
+    labels, scores, status = (column[counted] for column in (matches.labels, matches.scores, matches.status))
+    objects, correct = matches.objects[counted], status == TRUE_POSITIVE
+    classes = np.flatnonzero(num_objects)  # COCO's mean is over the classes that have objects
+    ap = _mean_ap(labels, scores, correct, num_objects, classes)
 
-    mendable = np.isin(kinds, (_CLASSIFICATION, _LOCALISATION))
-    surest = _surest_on_unfound(mendable, objects, scores, verdicts.found)
+    fixable = np.isin(status, (_CLASSIFICATION, _LOCALISATION))
+    best = _best_on_false_negatives(fixable, objects, scores, matches.found)
     after: dict[str, float] = {}
-    for number, kind in enumerate(KINDS[:-1]):
-        own = kinds == number
-        mended = own & surest
-        kept = ~own | mended
+    for number, name in enumerate(ERROR_TYPES[:-1]):
+        own = status == number
+        fixed = own & best
+        kept = ~own | fixed
         new_labels = labels.copy()
-        new_labels[mended] = verdicts.object_labels[objects[mended]]
-        after[kind] = _mean_ap(new_labels[kept], scores[kept], (right | mended)[kept], asked, classes)
-    lost = np.bincount(verdicts.object_labels[verdicts.missed], minlength=len(asked))
-    after["missed"] = _mean_ap(labels, scores, right, asked - lost, classes)
-    hits = np.bincount(verdicts.object_labels[verdicts.found], minlength=len(asked))
+        new_labels[fixed] = matches.object_labels[objects[fixed]]
+        after[name] = _mean_ap(new_labels[kept], scores[kept], (correct | fixed)[kept], num_objects, classes)
+    lost = np.bincount(matches.object_labels[matches.missed], minlength=len(num_objects))
+    after["missed"] = _mean_ap(labels, scores, correct, num_objects - lost, classes)
+    hits = np.bincount(matches.object_labels[matches.found], minlength=len(num_objects))
     return ErrorBreakdown(
         ap=ap,
-        counts={kind: int((kinds == n).sum()) for n, kind in enumerate(KINDS[:-1])} | {"missed": int(lost.sum())},
-        gains={kind: after[kind] - ap for kind in KINDS},
-        gain_false_positives=_mean_ap(labels[right], scores[right], right[right], asked, classes) - ap,
-        gain_false_negatives=_mean_ap(labels, scores, right, hits, classes) - ap,
+        counts={name: int((status == n).sum()) for n, name in enumerate(ERROR_TYPES[:-1])}
+        | {"missed": int(lost.sum())},
+        delta_ap={name: after[name] - ap for name in ERROR_TYPES},
+        delta_ap_false_positives=_mean_ap(labels[correct], scores[correct], correct[correct], num_objects, classes)
+        - ap,
+        delta_ap_false_negatives=_mean_ap(labels, scores, correct, hits, classes) - ap,
         foreground=foreground,
         background=background,
     )
@@ -166,21 +167,21 @@ def error_breakdown(
 def confusion_matrix(
     images: Iterable[ImageBoxes], num_classes: int, *, score: float = 0.4, iou: float = 0.5
 ) -> np.ndarray:
-    """What objects were taken for.
+    """The confusion matrix of a detector.
 
-    Detections take objects of their own class first, the surest first, so the diagonal counts what COCO would call
-    right; those left over then take what is left over of other classes. A detection on an ignored object of
-    its class, or inside a crowd region, is left out.
+    Detections match objects of their own class first, by falling score, so the diagonal counts COCO's true positives;
+    unmatched detections then match unmatched objects of other classes. A detection on an ignored object of its class,
+    or inside a crowd region, is left out.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
+        images: as `boxes_by_image` gives them.
         num_classes: C.
         score: leave out detections below it.
-        iou: overlap from which a detection can take an object.
+        iou: IoU from which a detection can match an object.
 
     Returns:
-        int64 `[C + 1, C + 1]`: row the true class, column the detected one. The last row is objects that are not there
-        (false detections), the last column objects that were not found.
+        int64 `[C + 1, C + 1]`: row the true class, column the detected one. The last row is false positives on no
+        object, the last column false negatives.
 
     Raises:
         ValueError: a label outside 0..C-1, or `iou` not in 0..1.
@@ -210,42 +211,42 @@ def confusion_matrix(
 
 
 @dataclass(frozen=True)
-class ImageMistakes:
-    """What went wrong in one image, at some score."""
+class ImageErrors:
+    """The errors in one image, above some score."""
 
-    place: int  # in the list that was judged
+    index: int  # in the list
     image_id: int
     objects: int
-    missed: int  # objects without a right detection
-    false: int  # detections that are not right
+    false_negatives: int
+    false_positives: int
 
 
 def worst_images(
     images: Sequence[ImageBoxes], *, score: float = 0.4, iou: float = 0.5, most: int | None = None
-) -> list[ImageMistakes]:
-    """Images with the most missed objects and false detections, worst first; those without a mistake are left out.
+) -> list[ImageErrors]:
+    """Images with the most false negatives and false positives, worst first; those without an error are left out.
 
     Args:
-        images: as `CocoEvaluator.by_image` gives them.
+        images: as `boxes_by_image` gives them.
         score: leave out detections below it.
-        iou: overlap from which a detection is right.
+        iou: IoU from which a detection can match.
         most: at most so many.
 
     Raises:
         ValueError: `iou` not above 0.1 and at most 1.
     """
-    verdicts = judge_detections([image.above(score) for image in images], foreground=iou)
-    count = lambda places: np.bincount(places, minlength=len(images))  # noqa: E731
-    objects = count(verdicts.object_images)
-    missed = count(verdicts.object_images[~verdicts.found])
-    false = count(verdicts.images[verdicts.kinds >= 0])
+    matches = match_detections([image.above(score) for image in images], foreground=iou)
+    count = lambda indices: np.bincount(indices, minlength=len(images))  # noqa: E731
+    objects = count(matches.object_images)
+    missed = count(matches.object_images[~matches.found])
+    false = count(matches.images[matches.status >= 0])
     order = np.argsort(-(missed + false), kind="stable")
     order = [int(i) for i in order if missed[i] + false[i]][:most]
-    return [ImageMistakes(i, images[i].image_id, int(objects[i]), int(missed[i]), int(false[i])) for i in order]
+    return [ImageErrors(i, images[i].image_id, int(objects[i]), int(missed[i]), int(false[i])) for i in order]
 
 
-def _judge_image(image: ImageBoxes, foreground: float, background: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`kinds` and `objects` of K detections, `found` of the G objects that count."""
+def _match_image(image: ImageBoxes, foreground: float, background: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`status` and `objects` of K detections, `found` of the G objects that count."""
     truth_labels, (overlap, on_ignored) = image.truth_labels[~image.truth_ignored], _overlaps(image)
     same = image.labels[:, None] == truth_labels  # [K, G]
     own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)
@@ -254,7 +255,7 @@ def _judge_image(image: ImageBoxes, foreground: float, background: float) -> tup
     found[taken[taken >= 0]] = True
     best_own, best_other = own.max(1, initial=0), other.max(1, initial=0)
     rules = [
-        (taken >= 0, RIGHT, taken),
+        (taken >= 0, TRUE_POSITIVE, taken),
         (_on_ignored(image, on_ignored, foreground), IGNORED, None),
         ((best_own >= background) & (best_own < foreground), _LOCALISATION, own),
         (best_other >= foreground, _CLASSIFICATION, other),
@@ -262,18 +263,18 @@ def _judge_image(image: ImageBoxes, foreground: float, background: float) -> tup
         (np.maximum(best_own, best_other) <= background, _BACKGROUND, None),
         (np.ones(len(taken), dtype=bool), _BOTH, None),
     ]
-    kinds, objects = np.full(len(taken), _BOTH), np.full(len(taken), -1)
-    for holds, kind, about in reversed(rules):  # the first rule that holds has the last word
-        kinds[holds] = kind
+    status, objects = np.full(len(taken), _BOTH), np.full(len(taken), -1)
+    for holds, value, about in reversed(rules):  # the first rule that holds has the last word
+        status[holds] = value
         if about is None or not len(truth_labels):
             objects[holds] = -1
         else:
             objects[holds] = (about if about.ndim == 1 else about.argmax(1))[holds]
-    return kinds, objects, found
+    return status, objects, found
 
 
 def _match(overlap: np.ndarray, least: float) -> np.ndarray:
-    """Object of each detection, -1 for none. Detections choose in turn; of equal overlaps the later, as COCO does."""
+    """Object of each detection, -1 for none: detections choose by falling score, of equal IoUs the later object."""
     taken = np.full(len(overlap), -1)
     if not overlap.size:
         return taken
@@ -308,10 +309,12 @@ def _on_ignored(image: ImageBoxes, overlap: np.ndarray, least: float) -> np.ndar
     return (same & (overlap >= min(least, 1 - 1e-10))).any(1)
 
 
-def _surest_on_unfound(mendable: np.ndarray, objects: np.ndarray, scores: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """bool `[K]`: of those that can be mended, the surest one on every object that was not found."""
-    chosen = np.zeros(len(mendable), dtype=bool)
-    which = np.flatnonzero(mendable & (objects >= 0))
+def _best_on_false_negatives(
+    fixable: np.ndarray, objects: np.ndarray, scores: np.ndarray, found: np.ndarray
+) -> np.ndarray:
+    """bool `[K]`: of those that can be fixed, the one of the highest score on every false negative."""
+    chosen = np.zeros(len(fixable), dtype=bool)
+    which = np.flatnonzero(fixable & (objects >= 0))
     which = which[~found[objects[which]]]
     which = which[np.argsort(-scores[which], kind="stable")]
     chosen[which[np.unique(objects[which], return_index=True)[1]]] = True
@@ -319,18 +322,18 @@ def _surest_on_unfound(mendable: np.ndarray, objects: np.ndarray, scores: np.nda
 
 
 def _mean_ap(
-    labels: np.ndarray, scores: np.ndarray, right: np.ndarray, asked: np.ndarray, classes: np.ndarray
+    labels: np.ndarray, scores: np.ndarray, correct: np.ndarray, num_objects: np.ndarray, classes: np.ndarray
 ) -> float:
     """Mean of COCO's 101-point average precision over `classes`; NaN without classes. A class of 0 objects has 0."""
     if not len(classes):
         return float("nan")
-    return float(np.mean([_ap(scores[labels == c], right[labels == c], int(asked[c])) for c in classes]))
+    return float(np.mean([_ap(scores[labels == c], correct[labels == c], int(num_objects[c])) for c in classes]))
 
 
-def _ap(scores: np.ndarray, right: np.ndarray, objects: int) -> float:
+def _ap(scores: np.ndarray, correct: np.ndarray, objects: int) -> float:
     if not objects or not len(scores):
         return 0.0
-    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    hits = np.cumsum(correct[np.argsort(-scores, kind="stable")])
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / objects
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(recall, _RECALLS, side="left")

@@ -24,17 +24,6 @@ from dfine_lib.model.hybrid_encoder import Bottleneck, EncoderLayer
 from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention
 from dfine_lib.recipes import get_recipe
 
-# Millions of parameters and GFLOPs in the table of the authors' README (github.com/Peterande/D-FINE), COCO.
-PUBLISHED: dict[str, tuple[int, int]] = {"n": (4, 7), "s": (10, 25), "m": (19, 57), "l": (31, 91), "x": (62, 202)}
-# Deployed parameters and FLOPs at 640 px that the authors' code gives when run (tests/golden/manifest_*.json).
-MEASURED: dict[str, tuple[int, int]] = {
-    "n": (3_753_799, 7_164_977_456),
-    "s": (10_237_491, 25_171_350_256),
-    "m": (19_248_189, 56_684_440_584),
-    "l": (30_724_195, 91_034_417_712),
-    "x": (61_601_635, 202_486_424_112),
-}
-
 
 @dataclass(frozen=True)
 class PartProfile:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
-from data_tools.large.shards import eval_loader
+from data_tools.large.source import LargeFolder
 from dfine_lib.config import DataConfig, Recipe
-from dfine_lib.data import EvalLoader, check_images, find_split, read_coco
+from dfine_lib.data import EvalLoader, find_split
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.distributed import current_ranks
 from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
-from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
 from dfine_lib.recipes import changed, get_recipe
@@ -108,15 +107,16 @@ def open_saved(
     recipe = changed(recipe, settings or {})
 
     annotation_file, image_folder = find_split(data, "val")
-    index = read_coco(annotation_file, image_folder, training=False)
-    ranks.on_first(lambda: check_images(index, every=False))
+    source = LargeFolder()
+    index = source.read(annotation_file, image_folder, training=False)
+    ranks.on_first(lambda: source.check(index, every=False))
     named, rows = bool(stored.category_names), rows or {}
     if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(
             f"{weights}: {stored.num_classes} class rows without names, for the {index.num_classes} classes of "
-            f"{annotation_file}: nothing says which row is which class. Name the row of every class, counted from 0, "
-            f"as --row {shlex.quote(index.category_names[0])}=ROW. Or: {how_to_name(weights, stored.model is None)}"
-        )
+            f"{annotation_file}: nothing says which row is which class",
+            "name_row_of_each_class", class_name=shlex.quote(index.category_names[0]), path=stored.path,
+        )  # fmt: skip
     model = DFINE.from_recipe(recipe, num_classes=index.num_classes)
     taken = load_weights(model, stored, index.category_names, rows).get("rows", {})
     unknown = [name for name, source in taken.items() if source is None]
@@ -130,5 +130,5 @@ def open_saved(
         )
     where = pick_device(device, ranks)
     set_float32(recipe.train.matmul_precision, where)
-    loader = eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
+    loader = source.eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
     return Saved(model.to(where), loader, where, taken)

@@ -13,12 +13,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from opcode import opmap
 
 from dfine_lib import __version__
 from dfine_lib.errors import DfineError
 from dfine_tools.cli import bench, compare, data, doctor, export, predict, recipes, training, waiting, weights
-from dfine_tools.cli.remedies import with_remedy
+from dfine_tools.cli.remedies import RemedyFormatter, with_remedy
 
 GROUPS = (training, compare, predict, export, bench, doctor, weights, data, recipes)
 USERS_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 where `dfine doctor` has found errors, or an export is not what its weights are; 2 for what the caller can
-        put right, told on stderr without a traceback; 130 after Ctrl-C, 141 where nobody reads on. Everything else
+        put right, reported on stderr without a traceback; 130 after Ctrl-C, 141 where nobody reads on. Everything else
         leaves as the exception that it is.
     """
     try:
@@ -43,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: waiting threads spin for a moment, then sleep
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(RemedyFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     word = waiting.start(arguments.command)
     try:
         status = arguments.call(arguments)
@@ -111,10 +112,9 @@ def _keep_examples_whole(parser: argparse.ArgumentParser) -> None:
 
 
 def _message_to_the_caller(error: ValueError | OSError) -> str | None:
-    """The error in words if the caller can put it right, None if it is a fault of the code.
+    """The error in words if the caller can put it right, None if it is a bug of the code.
 
-    The caller's are `DfineError`, a ValueError that a check of ours raised, and files and folders that are not there,
-    not to be written, or full.
+    The caller's are `DfineError`, and files and folders that are not there, not to be written, or full.
     """
     if isinstance(error, OSError):
         if error.errno not in _ABOUT_FILES:
@@ -123,20 +123,4 @@ def _message_to_the_caller(error: ValueError | OSError) -> str | None:
         if error.errno in _ABOUT_ROOM and error.filename2:
             place = error.filename2
         return f"{place}: {error.strerror}" if place else (error.strerror or str(error))
-    if isinstance(error, DfineError):
-        return with_remedy(error)
-    return str(error) if _raised_on_purpose(error) else None
-
-
-def _raised_on_purpose(error: ValueError) -> bool:
-    """Whether a `raise` statement of this project made the error, as its checks of arguments do.
-
-    A ValueError of a built-in function (`int("x")`, unpacking, `zip(strict=True)`) or of another library also comes
-    out of our code, but is a fault of it. What tells them apart is the instruction at which the innermost frame stands.
-    """
-    innermost = error.__traceback__
-    while innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    frame = innermost.tb_frame
-    ours = frame.f_globals.get("__name__", "").partition(".")[0] in ("dfine_lib", "data_tools", "dfine_tools")
-    return ours and frame.f_code.co_code[innermost.tb_lasti] == opmap["RAISE_VARARGS"]
+    return with_remedy(error) if isinstance(error, DfineError) else None

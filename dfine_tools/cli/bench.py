@@ -7,6 +7,9 @@ import io
 import json
 from pathlib import Path
 
+from dfine_lib.errors import DfineError
+from dfine_tools.cli.aliases import image_size_of
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what measures how fast a detector is."""
@@ -15,7 +18,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="parameters, operations, milliseconds, images/s, peak memory",
         description="Each MODEL is weights, an exported .onnx or .xml file, or a published size (n, s, m, l, x) with "
         "random weights. Parameters and FLOPs are counted as in the published table. Model only: pixels in memory to "
-        "boxes; end to end: from the picture's file. Median and middle half of repeated calls after a warm-up.",
+        "boxes; end to end: from the image's file. Median and interquartile range of repeated calls after a warm-up.",
         epilog="example: dfine bench model.safetensors detector.onnx detector.xml --batch 1,4 --json bench.json "
         "--figure bench.png",
     )
@@ -23,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     bench.add_argument("--backend", default="auto", metavar="B,…", help="auto, torch, onnxruntime, openvino")
     bench.add_argument("--batch", default="1", metavar="N,…", help="images a call, several by commas (default: 1)")
     bench.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the file's)")
-    bench.add_argument("--images", metavar="DIR", help="pictures to read (default: two that scikit-learn brings)")
+    bench.add_argument("--images", metavar="DIR", help="images to read (default: two that scikit-learn brings)")
     bench.add_argument("--seconds", type=float, default=3.0, metavar="T", help="each kind of call (default: 3)")
     bench.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, gpu (OpenVINO)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write all numbers, with the machine")
@@ -36,19 +39,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from dfine_tools.cli.predict import image_size_of
     from dfine_tools.deploy.backends import DeviceError, open_backend
     from dfine_tools.deploy.bench import bench
     from dfine_tools.deploy.timing import authors_latency
 
     if arguments.as_authors and arguments.images is None:
-        raise ValueError("--as-authors needs --images: the folder of COCO's val2017, say")
+        raise DfineError("--as-authors needs --images: the folder of COCO's val2017, say")
     formats = (".png", ".svg", ".pdf")
     if arguments.figure is not None and arguments.figure.suffix.lower() not in formats:
-        raise ValueError(f"--figure {arguments.figure}: a figure is a {', '.join(formats)} file")
+        raise DfineError(f"--figure {arguments.figure}: a figure is a {', '.join(formats)} file")
     for name, file in (("--json", arguments.json), ("--figure", arguments.figure)):
         if file is not None and file.is_dir():  # said before the work
-            raise ValueError(f"{name} {file}: is a folder; give the name of a file")
+            raise DfineError(f"{name} {file}: is a folder; give the name of a file")
     image_size = image_size_of(arguments.image_size)
     report = bench(
         arguments.models, backends=arguments.backend.split(","), batches=_numbers(arguments.batch),
@@ -79,7 +81,7 @@ def _numbers(words: str) -> list[int]:
     try:
         return [int(word) for word in words.split(",")]
     except ValueError as error:
-        raise ValueError(f"--batch {words}: numbers with commas between them, such as 1,4") from error
+        raise DfineError(f"--batch {words}: numbers with commas between them, such as 1,4") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -27,7 +27,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from dfine_tools.runs.compare import CompareError, as_text, comparison, differences, read_runs, summaries
+    from dfine_tools.runs.compare import CompareError, comparison, differences, read_runs, summaries
+    from dfine_tools.tables import as_text
 
     if arguments.out is not None and arguments.out.suffix.lower() not in _FORMATS:
         raise CompareError(f"--out {arguments.out}: a figure is a {', '.join(_FORMATS)} file")

@@ -1,4 +1,4 @@
-"""`dfine data`: other tools' annotations to COCO's form, and back; COCO folders split, shrunk, merged."""
+"""`dfine data`: other tools' annotations to COCO format, and back; COCO folders split, shrunk, merged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dfine_tools.cli import published_data
+from dfine_tools.cli.aliases import add_image_files
 from dfine_tools.cli.doctor import add_stats
 
 NOTHING_LEFT = 1  # exit code
@@ -50,19 +51,16 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     add("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
     add("--from", dest="read", required=True, choices=FROM, help="format of SOURCE")
     add("--to", dest="write", default="coco", choices=("coco", "yolo", "voc"), help="format of OUT (default: coco)")
-    add("--images", type=Path, metavar="DIR", help="folder of the pictures, where they are not in SOURCE")
+    add("--images", type=Path, metavar="DIR", help="folder of the images, where they are not in SOURCE")
     add(
         "--categories", metavar="LIST",
-        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO's form, "
+        help="classes to keep, in order: person,car, or a .txt file with a name a line, or a .json file (COCO format, "
         "ids kept), or a data.yaml with names. Default: those of SOURCE with their ids, else ids from 1; names from "
         "boxes alone are sorted",
     )  # fmt: skip
     add("--split", default="train", metavar="NAME", help="name of the only split, where SOURCE has none (train)")
-    add(
-        "--pictures", default="link", choices=("link", "copy", "none"),
-        help="link (default): hard links, no space taken, copies where the disk has none; copy; none: annotations only",
-    )  # fmt: skip
-    add("--sizes", type=Path, metavar="FILE", help="sizes of pictures that are not at hand: COCO JSON, or CSV with "
+    add_image_files(convert)
+    add("--sizes", type=Path, metavar="FILE", help="sizes of images that are not at hand: COCO JSON, or CSV with "
         "file_name,width,height")  # fmt: skip
     add(
         "--exif", choices=("upright", "stored"),
@@ -104,8 +102,8 @@ def _convert(arguments: argparse.Namespace) -> None:
     from data_tools.convert.conversion import convert
     from data_tools.convert.report import Options, summary
 
-    names = ("images", "categories", "split", "pictures", "sizes", "keep_outside", "keep_groups", "fractions", "exif",
-             "follow_links", "voc_corners", "person_box")  # fmt: skip
+    names = ("images", "categories", "split", "image_files", "sizes", "keep_outside", "keep_groups", "fractions",
+             "exif", "follow_links", "voc_corners", "person_box")  # fmt: skip
     options = Options(**{name: getattr(arguments, name) for name in names})
     result = convert(arguments.source, arguments.out, read=arguments.read, write=arguments.write, options=options)
     print(summary(result, arguments.read, arguments.write))
@@ -114,12 +112,12 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _add_split(kinds: argparse._SubParsersAction) -> None:
     split = kinds.add_parser(
         "split",
-        help="divide one set of pictures into train, val and test",
-        description="Every class is spread over the parts as evenly as whole pictures allow, rare classes first.",
-        epilog="example: dfine data split labels.json my_set --images pictures --val 0.2 --group-by-name '^([^_]+)_'",
+        help="divide one set of images into train, val and test",
+        description="Every class is spread over the parts as evenly as whole images allow, rare classes first.",
+        epilog="example: dfine data split labels.json my_set --images photos --val 0.2 --group-by-name '^([^_]+)_'",
     )
     _add_places(split)
-    split.add_argument("--val", type=float, default=0.2, metavar="F", help="share of the pictures (default: 0.2)")
+    split.add_argument("--val", type=float, default=0.2, metavar="F", help="share of the images (default: 0.2)")
     split.add_argument("--test", type=float, default=0.0, metavar="F", help="likewise (default: none)")
     _add_chance(split)
     split.set_defaults(call=_split, after_interrupt="")
@@ -128,12 +126,12 @@ def _add_split(kinds: argparse._SubParsersAction) -> None:
 def _add_subset(kinds: argparse._SubParsersAction) -> None:
     subset = kinds.add_parser(
         "subset",
-        help="keep a part of the pictures",
-        description="Classes keep their shares as evenly as whole pictures allow. Splits not named stay whole.",
+        help="keep a part of the images",
+        description="Classes keep their shares as evenly as whole images allow. Splits not named stay whole.",
         epilog="example: dfine data subset COCO2017 coco_tenth --fraction 0.1",
     )
     _add_places(subset)
-    subset.add_argument("--fraction", type=float, metavar="F", help="share of the pictures to keep")
+    subset.add_argument("--fraction", type=float, metavar="F", help="share of the images to keep")
     subset.add_argument("--count", type=int, metavar="N", help="or their number")
     subset.add_argument("--of", default="train", metavar="A,B", help="splits to make smaller (default: train)")
     _add_chance(subset)
@@ -143,14 +141,14 @@ def _add_subset(kinds: argparse._SubParsersAction) -> None:
 def _add_filter(kinds: argparse._SubParsersAction) -> None:
     only = kinds.add_parser(
         "filter",
-        help="keep some classes, boxes of some size, pictures with boxes",
+        help="keep some classes, boxes of some size, images with boxes",
         description="Ids stay as they are.",
         epilog="example: dfine data filter COCO2017 people --categories person --min-boxes 1",
     )
     _add_places(only)
     only.add_argument("--categories", metavar="A,B", help="names of the classes to keep (default: all)")
     only.add_argument("--min-side", type=float, default=0.0, metavar="PX", help="leave out boxes with a shorter side")
-    only.add_argument("--min-boxes", type=int, default=0, metavar="N", help="leave out pictures with fewer boxes")
+    only.add_argument("--min-boxes", type=int, default=0, metavar="N", help="leave out images with fewer boxes")
     only.set_defaults(call=_filter, after_interrupt="")
 
 
@@ -158,20 +156,20 @@ def _add_merge(kinds: argparse._SubParsersAction) -> None:
     merge = kinds.add_parser(
         "merge",
         help="put data folders together",
-        description="Split by split; classes meet by name. Pictures of the first folder go to images/SPLIT/1/, …",
+        description="Split by split; classes meet by name. Images of the first folder go to images/SPLIT/1/, …",
         epilog="example: dfine data merge day night all_day",
     )
     merge.add_argument("sources", type=Path, nargs="+", metavar="SOURCE")
     merge.add_argument("out", type=Path, metavar="OUT")
-    _add_pictures(merge)
+    _add_images(merge)
     merge.set_defaults(call=_merge, after_interrupt="")
 
 
 def _add_shard(kinds: argparse._SubParsersAction) -> None:
     shard = kinds.add_parser(
         "shard",
-        help="pictures into tars, for object storage and network disks",
-        description="OUT is a data folder whose images/SPLIT/ holds tars in the form of webdataset, picture files "
+        help="images into tars, for object storage and network disks",
+        description="OUT is a data folder whose images/SPLIT/ holds tars in the form of webdataset, image files "
         "unchanged, and shards.json; `dfine train --data OUT` reads them from end to end. If the tars lie elsewhere, "
         "DFINE_SHARDS_FROM says where: https://host/set, gs://bucket/set, or 'pipe:aws s3 cp s3://bucket/set/{} -'.",
         epilog="example: dfine data shard COCO2017 coco_shards --images-per-shard 1000",
@@ -180,7 +178,7 @@ def _add_shard(kinds: argparse._SubParsersAction) -> None:
     shard.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
     shard.add_argument("--images-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
     shard.add_argument("--seed", type=int, default=0, metavar="S", help="of the order of training images (default: 0)")
-    shard.add_argument("--follow-links", action="store_true", help="take pictures that are links out of their folder")
+    shard.add_argument("--follow-links", action="store_true", help="take images that are links out of their folder")
     shard.set_defaults(call=_shard, after_interrupt=" Nothing was left behind; the same command starts again.")
 
 
@@ -189,7 +187,7 @@ def _add_pack(kinds: argparse._SubParsersAction) -> None:
         "pack",
         help="annotations of millions of images into one file that opens at once",
         description="OUT holds train.packed, whose arrays are mapped into memory and shared by all workers, and "
-        "data.json, which is given as --data in place of DATA. Pictures and the val split stay where they are.",
+        "data.json, which is given as --data in place of DATA. Images and the val split stay where they are.",
         epilog="example: dfine data pack objects365 o365_packed && dfine train --data o365_packed/data.json …",
     )
     pack.add_argument("source", type=Path, metavar="DATA", help="data folder")
@@ -200,7 +198,7 @@ def _add_pack(kinds: argparse._SubParsersAction) -> None:
 def _add_view(kinds: argparse._SubParsersAction) -> None:
     view = kinds.add_parser(
         "view",
-        help="pictures, boxes and predictions in the FiftyOne app",
+        help="images, boxes and predictions in the FiftyOne app",
         description="Opens one split in the browser, on this machine only, until Ctrl-C or the page is closed. Needs "
         "the extra fiftyone and its database; `dfine stats DATA --html page.html` needs neither.",
         epilog="example: dfine data view my_set --predictions found.json",
@@ -215,47 +213,44 @@ def _add_view(kinds: argparse._SubParsersAction) -> None:
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="data folder, or one COCO file with --images")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, where SOURCE is a file")
-    _add_pictures(parser)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, where SOURCE is a file")
+    _add_images(parser)
 
 
-def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--pictures", default="link", choices=("link", "copy", "none"),
-        help="link (default): hard links, copies where the disk has none; copy; none: annotations only",
-    )  # fmt: skip
-    parser.add_argument("--follow-links", action="store_true", help="take pictures that are links out of their folder")
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    add_image_files(parser)
+    parser.add_argument("--follow-links", action="store_true", help="take images that are links out of their folder")
 
 
 def _add_chance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="equal seeds give equal parts (default: 0)")
-    parser.add_argument("--group-by", metavar="KEY", help="pictures with the same KEY in their records stay together")
+    parser.add_argument("--group-by", metavar="KEY", help="images with the same KEY in their records stay together")
     parser.add_argument("--group-by-name", metavar="REGEX", help="likewise, by what REGEX finds in the file name")
 
 
-_PLACES = ("images", "pictures", "follow_links")
+_PLACES = ("images", "image_files", "follow_links")
 
 
-def _told(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
-    told = {name: getattr(arguments, name) for name in names}
+def _settings(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
+    settings = {name: getattr(arguments, name) for name in names}
     if hasattr(arguments, "group_by"):
-        told |= {"seed": arguments.seed, "group_key": arguments.group_by, "group_pattern": arguments.group_by_name}
-    return told
+        settings |= {"seed": arguments.seed, "group_key": arguments.group_by, "group_pattern": arguments.group_by_name}
+    return settings
 
 
 @_or_nothing
 def _split(arguments: argparse.Namespace) -> None:
     from data_tools.subset import split_data
 
-    print(split_data(arguments.source, arguments.out, **_told(arguments, "val", "test", *_PLACES)))
+    print(split_data(arguments.source, arguments.out, **_settings(arguments, "val", "test", *_PLACES)))
 
 
 @_or_nothing
 def _subset(arguments: argparse.Namespace) -> None:
     from data_tools.subset import subset_data
 
-    told = _told(arguments, "fraction", "count", *_PLACES)
-    print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **told))
+    settings = _settings(arguments, "fraction", "count", *_PLACES)
+    print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **settings))
 
 
 @_or_nothing
@@ -263,15 +258,15 @@ def _filter(arguments: argparse.Namespace) -> None:
     from data_tools.subset import filter_data
 
     names = arguments.categories and [name.strip() for name in arguments.categories.split(",") if name.strip()]
-    told = _told(arguments, "min_side", "min_boxes", *_PLACES)
-    print(filter_data(arguments.source, arguments.out, categories=names, **told))
+    settings = _settings(arguments, "min_side", "min_boxes", *_PLACES)
+    print(filter_data(arguments.source, arguments.out, categories=names, **settings))
 
 
 @_or_nothing
 def _merge(arguments: argparse.Namespace) -> None:
     from data_tools.subset import merge_data
 
-    print(merge_data(arguments.sources, arguments.out, **_told(arguments, "pictures", "follow_links")))
+    print(merge_data(arguments.sources, arguments.out, **_settings(arguments, "image_files", "follow_links")))
 
 
 def _shard(arguments: argparse.Namespace) -> None:

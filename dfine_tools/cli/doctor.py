@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dfine_tools.cli.aliases import old_name
+
 FOUND_ERRORS = 1
 
 
@@ -41,7 +43,7 @@ def add_stats(commands: argparse._SubParsersAction, name: str) -> None:
     """Add what counts; it is `dfine stats` and `dfine data stats`."""
     stats = commands.add_parser(
         "stats",
-        help="what a data set holds: classes, sizes of objects, where they lie, a page of pictures",
+        help="what a data set holds: classes, sizes of objects, where they lie, a page of images",
         epilog=f"example: {name} my_set --image-size 320 --html stats.html",
     )
     stats.add_argument("data", type=Path, metavar="DATA", help="folder, or a JSON file that names the paths")
@@ -49,8 +51,11 @@ def add_stats(commands: argparse._SubParsersAction, name: str) -> None:
     stats.add_argument("--recipe", default="n_custom", metavar="NAME", help="whose anchors are counted (n_custom)")
     stats.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
     stats.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with figures")
-    stats.add_argument("--pictures", type=int, default=9, metavar="N", help="on the page, at random (default: 9)")
-    stats.add_argument("--seed", type=int, default=0, metavar="N", help="which pictures (default: 0)")
+    images = stats.add_argument(
+        "--images", type=int, default=9, metavar="N", help="on the page, at random (default: 9)"
+    )
+    old_name(stats, "--pictures", images)
+    stats.add_argument("--seed", type=int, default=0, metavar="N", help="which images (default: 0)")
     stats.add_argument(
         "--repeat-threshold", type=float, metavar="T",
         help="also tell what `dfine train --repeat-threshold T` would draw: the length of an epoch, factors by class",
@@ -104,9 +109,9 @@ def _stats(arguments: argparse.Namespace) -> None:
         counts = ", ".join(f"{split.name} {split.per_class[i]:,}" for split in found.splits)
         name = repr(found.names[i])[1:-1]
         print(f"  {name:{min(width, 40)}}  {counts}")
-    told = found.to_dict()
+    numbers = found.to_dict()
     if arguments.repeat_threshold is not None:
-        told["repeats"] = drawn = repeats(arguments.data, arguments.repeat_threshold)
+        numbers["repeats"] = drawn = repeats(arguments.data, arguments.repeat_threshold)
         print(f"repeated below {arguments.repeat_threshold:g} of the images: {drawn['images']:,} images are drawn "
               f"{drawn['draws']:,} times in an epoch")  # fmt: skip
         for name, factor in drawn["class_factors"].items():
@@ -115,7 +120,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if arguments.json:
         from dfine_tools.pages.report import write_metrics
 
-        print(f"numbers  {write_metrics(arguments.json, told)}")
+        print(f"numbers  {write_metrics(arguments.json, numbers)}")
     if arguments.html:
-        page = write_statistics_page(found, arguments.html, pictures=max(0, arguments.pictures), seed=arguments.seed)
+        page = write_statistics_page(found, arguments.html, images=max(0, arguments.images), seed=arguments.seed)
         print(f"page     {page}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dfine_tools.cli.aliases import image_size_of, old_name
+
 NOT_RUN = 3
 
 
@@ -12,39 +14,41 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what writes files that other programs run."""
     export = commands.add_parser(
         "export",
-        help="write a file that other programs run, and prove that it finds the same",
-        description="The exported file is held against the weights: the same objects on photographs, in batches of 1, "
-        "2 and 7, one answer for one image, and with --data the same AP. The report lies beside it as FILE.gate.json. "
-        "Exit code 1: the file was written, but it is not the same; 3: a TensorRT engine was built, but not run, for "
-        "want of a GPU.",
+        help="write a file that other programs run, and validate that it detects the same",
+        description="Export validation compares the file with the weights: the same objects on photographs, in batches "
+        "of 1, 2 and 7, the same output for a repeated image, and with --data the same AP. The report is written next "
+        "to the file as FILE.gate.json. Exit code 1: the file was written and failed validation; 3: a TensorRT engine "
+        "was built, but not run, because there is no GPU.",
         epilog="example: dfine export --weights runs/mine/model.safetensors --to onnx --out detector.onnx "
         "--data my_set",
     )
     export.add_argument("--weights", required=True, metavar="FILE", help="or the name of a published file")
-    export.add_argument("--to", required=True, choices=("onnx", "openvino", "tensorrt"), help="which form")
+    export.add_argument("--to", required=True, choices=("onnx", "openvino", "tensorrt"), help="file format")
     export.add_argument(
-        "--out",
-        required=True,
-        type=Path,
-        metavar="FILE",
+        "--out", required=True, type=Path, metavar="FILE",
         help="NAME.onnx, NAME.xml for openvino, NAME.engine for tensorrt",
-    )
+    )  # fmt: skip
     export.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the weights')")
     export.add_argument("--data", type=Path, metavar="DIR", help="folder with a val split: compare AP too")
-    export.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="int8 needs --data")
-    export.add_argument("--dynamic-sides", action="store_true", help="take images of any sides, multiples of 32")
+    export.add_argument(
+        "--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="number format; int8 needs --data"
+    )
+    dynamic = export.add_argument(
+        "--dynamic-shapes", action="store_true", help="dynamic input shapes: any height and width, multiples of 32"
+    )
+    old_name(export, "--dynamic-sides", dynamic)
     export.add_argument("--raw", action="store_true", help="without post-processing: logits and boxes of all queries")
-    export.set_defaults(call=_export, after_interrupt=" A file that was not held against its weights is not done.")
+    export.set_defaults(call=_export, after_interrupt=" A file that was not validated is not finished.")
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from dfine_tools.cli.predict import image_size_of
     from dfine_tools.deploy.export_file import export_file
-    from dfine_tools.deploy.gate import report_path
+    from dfine_tools.deploy.validation import report_path
 
     report = export_file(
         arguments.weights, arguments.out, to=arguments.to, image_size=image_size_of(arguments.image_size),
-        data=arguments.data, precision=arguments.precision, dynamic_sides=arguments.dynamic_sides, raw=arguments.raw,
+        data=arguments.data, number_format=arguments.precision, dynamic_shapes=arguments.dynamic_shapes,
+        raw=arguments.raw,
     )  # fmt: skip
     print(report)
     about = report_path(arguments.out)
@@ -52,7 +56,7 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"done: {arguments.out}\n  report: {about}")
         return 0
     if report.not_run:
-        print(f"built, not run: {arguments.out} was not held against its weights.\n  report: {about}")
+        print(f"built, not run: {arguments.out} was not validated.\n  report: {about}")
         return NOT_RUN
-    print(f"not done: {arguments.out} does not find what its weights find; it was left there.\n  report: {about}")
+    print(f"validation failed: {arguments.out} does not detect what its weights do; it stays there.\n  report: {about}")
     return 1

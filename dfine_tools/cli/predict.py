@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+from dfine_tools.cli.aliases import image_size_of
+
 log = logging.getLogger(__name__)
 NO_IMAGES = 1  # exit code
 
@@ -24,11 +26,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         epilog="example: dfine predict photos --weights runs/mine/model.safetensors --out found --json found.json",
     )
     predict.add_argument("source", nargs="+", metavar="SOURCE", help="one of these, or several images")
-    predict.add_argument("--weights", required=True, metavar="FILE", help="what finds them")
+    predict.add_argument("--weights", required=True, metavar="FILE", help="what detects them")
     predict.add_argument("--out", type=Path, metavar="DIR", help="write every image, or the video, with its boxes")
     predict.add_argument("--json", type=Path, metavar="FILE", help="write the detections, boxes in pixels")
-    predict.add_argument("--score", type=float, default=0.4, metavar="P", help="score threshold (default: 0.4)")
-    predict.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 1; images: 4)")
+    predict.add_argument("--score", type=float, default=0.4, metavar="P", help="score threshold, 0..1 (default: 0.4)")
+    predict.add_argument(
+        "--batch-size", type=int, metavar="N", help="images in a forward pass (default: 4; of cameras and streams 1)"
+    )
     predict.add_argument("--image-size", metavar="S", help="side of the network's input, or HEIGHT,WIDTH")
     predict.add_argument("--backend", default="auto", metavar="B", help="auto, torch, onnxruntime, openvino")
     predict.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, gpu (OpenVINO)")
@@ -36,13 +40,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--follow-links", action="store_true", help="in a folder, also take what links to files and folders lead to"
     )
     predict.set_defaults(call=_predict, after_interrupt=" What was found until then is written.")
-
-
-def image_size_of(words: str | None) -> int | tuple[int, int] | None:
-    """`--image-size` as a side or (height, width); None stays None."""
-    from dfine_lib.recipes import changed, get_recipe
-
-    return None if words is None else changed(get_recipe("l_coco"), {"data.image_size": words}).data.image_size
 
 
 def _predict(arguments: argparse.Namespace) -> int | None:
@@ -75,7 +72,7 @@ def _find_objects(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     _say(str(summary))
     if summary.images and not summary.objects:
-        log.info("Nothing is as sure as --score %g; a lower one shows what else was seen.", arguments.score)
+        log.info("No detection reaches the score threshold, --score %g; a lower one shows more.", arguments.score)
 
 
 def _say(words: str) -> None:

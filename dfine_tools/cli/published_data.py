@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dfine_lib.errors import DfineError
+from dfine_tools.cli.aliases import add_image_files
+
 
 def add_kinds(kinds: argparse._SubParsersAction) -> None:
     """Add what prepares published data sets to `dfine data`."""
@@ -49,10 +52,10 @@ def _download(arguments: argparse.Namespace) -> None:
 
     sets = known_sets(arguments.addresses) if arguments.addresses else known_sets()
     if arguments.set not in sets:
-        raise ValueError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
+        raise DfineError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
     data_set, splits = sets[arguments.set], tuple(arguments.splits.split(","))
     files = data_set.of_splits(splits)
-    print(data_set.told(files), flush=True)
+    print(data_set.summary(files), flush=True)
     if arguments.list:
         print("\n".join(f"{file.key}  {file.address}" + f"  ({file.page})" * bool(file.page) for file in files))
         return
@@ -68,17 +71,14 @@ def _add_remap(steps: argparse._SubParsersAction) -> None:
         help="keep the first 5,000 validation images, move the rest to training",
         description="SOURCE/{train,val}/zhiyuan_objv2_{train,val}.json become OUT/{train,val}/new_zhiyuan_objv2_"
         "{train,val}.json, moved images under images_from_val/. OUT/objects365.json names both for `dfine train`. "
-        "Images of which the picture is missing stay in the lists (as published); `resize` leaves them out.",
+        "Images of which the image is missing stay in the lists (as published); `resize` leaves them out.",
         epilog="example: dfine data objects365 remap Objects365 O365",
     )
     _add_places(remap, "folder with train/ and val/ of Objects365 v2")
     remap.add_argument(
         "--keep", type=int, default=5000, metavar="N", help="validation images that stay (default: 5000)"
     )
-    remap.add_argument(
-        "--pictures", default="link", choices=("link", "copy", "none"),
-        help="link (default): hard links, copies where the disk has none; copy; none: annotations only",
-    )  # fmt: skip
+    add_image_files(remap)
     remap.set_defaults(call=_remap, after_interrupt=" The same command goes on.")
 
 
@@ -86,7 +86,7 @@ def _remap(arguments: argparse.Namespace) -> None:
     from data_tools.objects365 import remap
 
     print(remap(
-        arguments.source, arguments.out, keep=arguments.keep, pictures=arguments.pictures,
+        arguments.source, arguments.out, keep=arguments.keep, image_files=arguments.image_files,
         follow_links=arguments.follow_links,
     ))  # fmt: skip
 
@@ -94,9 +94,9 @@ def _remap(arguments: argparse.Namespace) -> None:
 def _add_resize(steps: argparse._SubParsersAction) -> None:
     resize = steps.add_parser(
         "resize",
-        help="shrink pictures whose longer side exceeds 640 pixels, with their boxes",
-        description="Writes OUT/SPLIT/…_resized.json, shrunk pictures with _resized in their name, links to the "
-        "others, and OUT/objects365.json for `dfine train`. Pictures that are missing, unreadable or of another size "
+        help="shrink images whose longer side exceeds 640 pixels, with their boxes",
+        description="Writes OUT/SPLIT/…_resized.json, shrunk images with _resized in their name, links to the "
+        "others, and OUT/objects365.json for `dfine train`. Images that are missing, unreadable or of another size "
         "than the list says are counted, and listed in OUT/objects365_report.json.",
         epilog="example: dfine data objects365 resize O365 O365_640",
     )
@@ -119,4 +119,4 @@ def _resize(arguments: argparse.Namespace) -> None:
 def _add_places(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help=what)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE, or to go on with")
-    parser.add_argument("--follow-links", action="store_true", help="take pictures that are links out of SOURCE")
+    parser.add_argument("--follow-links", action="store_true", help="take images that are links out of SOURCE")

@@ -24,7 +24,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
         parent = parent_of(recipe)
         own, others = flat(recipe), flat(parent) if parent else {}
         differing = {name: value for name, value in own.items() if not parent or value != others[name]}
-        print(f"{recipe.name}, told from {parent.name}:" if parent else f"{recipe.name}:")
+        print(f"{recipe.name}, differs from {parent.name} in:" if parent else f"{recipe.name}:")
         width = max(map(len, differing), default=0)
         for name, value in differing.items():
             print(f"  {name:{width}}  {value!r}" + (f"  (there {others[name]!r})" if parent else ""))

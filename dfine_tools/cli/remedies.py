@@ -1,13 +1,28 @@
-"""Ways out of the library's errors, in the words of the command line; an error names one by `remedy`."""
+"""Ways out of the library's errors and warnings, in the words of the command line, by the key that names one."""
 
 from __future__ import annotations
 
+import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from dfine_lib.errors import DfineError
 
 REMEDIES: dict[str, str] = {
+    "exported_file": "Exported files, .onnx and .xml, are for `dfine predict` and `dfine bench`",
+    "name_row_of_each_class": (
+        "Name the row of every class, counted from 0, as --row {class_name}=ROW. Or write names into a copy: dfine "
+        "weights {path} --to NAMED.safetensors --names NAMES.txt, one name on each line in the order of the rows"
+    ),
+    "name_rows": (
+        "Write names into a copy: dfine weights {path} --to NAMED.safetensors --names NAMES.txt (and --recipe NAME "
+        "where the file does not say its model either), one name on each line in the order of the rows, and an empty "
+        "line for a row that stands for no class, as row 0 does where a training took ids from 1 as labels"
+    ),
+    "uniform_bins": (
+        "Set model.uniform_bins={value}, or name no recipe where the file says its model, or start from fresh weights"
+    ),
     "name_recipe": (
         "Name it by --recipe, as l_coco; for a command without --recipe write a copy that says it: "
         "dfine weights {source} --to NAMED.safetensors --recipe l_coco"
@@ -17,8 +32,22 @@ REMEDIES: dict[str, str] = {
 
 def with_remedy(error: DfineError) -> str:
     """The error's message, followed by the way out that it names."""
-    remedy = getattr(error, "remedy", None)
-    if not remedy:
-        return str(error)
-    values = {name: shlex.quote(str(v)) if isinstance(v, Path) else v for name, v in error.values.items()}
-    return f"{error}. {REMEDIES[remedy].format(**values)}."
+    if error.remedy is not None and error.remedy not in REMEDIES:
+        from data_tools.layouts import with_hint  # looks into the folder, and imports numpy
+
+        return with_hint(error)
+    return _worded(str(error), error.remedy, error.values)
+
+
+class RemedyFormatter(logging.Formatter):
+    """Log messages, each followed by the way out that the library names (`extra={"remedy": …, "values": …}`)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _worded(super().format(record), getattr(record, "remedy", None), getattr(record, "values", {}))
+
+
+def _worded(message: str, remedy: str | None, values: Mapping[str, object]) -> str:
+    if remedy is None:
+        return message
+    quoted = {name: shlex.quote(str(value)) if isinstance(value, Path) else value for name, value in values.items()}
+    return f"{message}. {REMEDIES[remedy].format(**quoted)}."

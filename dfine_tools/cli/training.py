@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
+from dfine_lib.errors import DfineError
 from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
+from dfine_tools.cli.remedies import with_remedy
 
 if TYPE_CHECKING:
     from dfine_lib.distributed import Ranks
@@ -155,7 +157,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     def work(ranks: Ranks) -> None:
         from data_tools.large.source import LargeFolder
-        from dfine_lib.data.images import DataError
+        from dfine_lib.errors import DataError
         from dfine_lib.train.trainer import train
         from dfine_tools.forms import FORMS
 
@@ -177,7 +179,7 @@ def _train(arguments: argparse.Namespace) -> int:
         except DataError as error:  # a picture or a tar, perhaps after days
             if not (out / "last.pt").exists():
                 raise
-            raise DataError(f"{error} The run is kept in {out}{goes_on}, once that is mended.") from error
+            raise DataError(f"{with_remedy(error)} The run is kept in {out}{goes_on}, once that is mended.") from error
         if ranks.first:
             _print_result(out)
 
@@ -292,7 +294,7 @@ def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_o
 
 def _result(arguments: argparse.Namespace) -> None:
     if not (arguments.run / "metrics.json").exists():
-        raise ValueError(
+        raise DfineError(
             f"{arguments.run}: no metrics.json, so no finished run; the same command again goes on with it"
         )
     _print_result(arguments.run)
@@ -317,7 +319,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     if arguments.epochs is not None:
         recipe = for_epochs(recipe, arguments.epochs)
     if arguments.scale_rates and arguments.batch_size is None:
-        raise ValueError("--scale-rates scales the rates to a batch: give --batch-size too")
+        raise DfineError("--scale-rates scales the rates to a batch: give --batch-size too")
     if arguments.scale_rates:
         recipe = scaled(recipe, arguments.batch_size)
     settings = {
@@ -333,7 +335,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
     for setting in arguments.set:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
+            raise DfineError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
         settings[name.strip()] = value.strip()
     return changed(recipe, settings)
 
@@ -344,10 +346,10 @@ def _rows_of(arguments: argparse.Namespace) -> dict[str, str]:
     for word in arguments.row:
         name, equals, source = (part.strip() for part in word.partition("="))
         if not (name and equals and source):
-            raise ValueError(f"--row wants NEW=OLD, two names of classes, as taxi=car, got {word!r}")
+            raise DfineError(f"--row wants NEW=OLD, two names of classes, as taxi=car, got {word!r}")
         rows[name] = source
     if rows and not arguments.weights:
-        raise ValueError("--row says which classes of a weights file to take: give --weights too")
+        raise DfineError("--row says which classes of a weights file to take: give --weights too")
     return rows
 
 

@@ -6,22 +6,23 @@ import argparse
 import os
 from pathlib import Path
 
-from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.errors import DfineError
+from dfine_tools.cli.aliases import image_size_of
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add what looks into weights files and converts them."""
     weights = commands.add_parser(
         "weights",
-        help="look into a weights file, or write it in another form",
+        help="describe a weights file, or convert it to another format",
         description="SOURCE is a .safetensors or .pth file, a folder of Hugging Face's, or the name of a published "
-        "file such as dfine_l_coco, which is downloaded. Of a training checkpoint the averaged weights are taken.",
+        "file such as dfine_l_coco, which is downloaded. Of a training checkpoint the EMA weights are taken.",
         epilog="example: dfine weights dfine_l_coco --to my_l.safetensors",
     )
     weights.add_argument("source", metavar="SOURCE")
     weights.add_argument(
         "--to", type=Path, metavar="OUT",
-        help="write them: NAME.safetensors (ours), NAME.pth (the authors'), else a folder (Hugging Face's)",
+        help="convert: NAME.safetensors (ours), NAME.pth (the authors'), else a folder (Hugging Face's)",
     )  # fmt: skip
     weights.add_argument("--recipe", metavar="NAME", help="the model, where the file does not tell it")
     weights.add_argument(
@@ -42,9 +43,7 @@ def _weights(arguments: argparse.Namespace) -> None:
             print(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
         return
     names = _names(arguments.names) if arguments.names else ()
-    size = None
-    if arguments.image_size is not None:
-        size = changed(get_recipe("l_coco"), {"data.image_size": arguments.image_size}).data.image_size
+    size = image_size_of(arguments.image_size)
     print(convert_weights(
         arguments.source, arguments.to, recipe=arguments.recipe, names=names, image_size=size, half=arguments.half
     ))  # fmt: skip
@@ -54,6 +53,6 @@ def _names(value: str) -> list[str]:
     """Those of a text file, one a line, or those between commas."""
     is_file = os.path.isfile(value)  # a list of names may be longer than a path can be, which is an OSError to pathlib
     if not is_file and "," not in value and Path(value).suffix:
-        raise ValueError(f"{value}: no such file. --names wants a text file with one class name a line, or A,B,…")
+        raise DfineError(f"{value}: no such file. --names wants a text file with one class name a line, or A,B,…")
     names = Path(value).read_text(encoding="utf-8-sig").splitlines() if is_file else value.split(",")
     return [name.strip() for name in names]

@@ -1,9 +1,9 @@
-"""Some detectors on some backends, counted and timed side by side: one table, beside the published numbers."""
+"""Some detectors on some backends, counted and timed: one table, next to the published numbers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,15 @@ import torch
 
 from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import locate_weights, read_weights
 from dfine_lib.train.run_folder import describe_machine
-from dfine_tools.deploy.backends import Backend, DeviceError, open_backend
-from dfine_tools.deploy.gate import report_path
-from dfine_tools.deploy.timing import Cost, Peak, Spread, cost, latency, picture_files
-from dfine_tools.runs.compare import as_text
-from dfine_tools.runs.results import PUBLISHED_AP
-
-# Milliseconds an image in the table of the authors' README: one T4, batch 1, fp16, TensorRT 10.4.
-PUBLISHED_LATENCY_MS = {"n": 2.12, "s": 3.49, "m": 5.62, "l": 8.07, "x": 12.89}
-_EXPORTED = (".onnx", ".xml", ".engine")
+from dfine_tools.deploy.backends import KINDS, DeviceError, open_backend
+from dfine_tools.deploy.timing import CallTimes, Cost, PeakMemory, cost, image_files, latency
+from dfine_tools.deploy.validation import report_path
+from dfine_tools.published import PUBLISHED_AP, PUBLISHED_LATENCY_MS
+from dfine_tools.tables import as_text
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class Latency:
     device: str
     image_hw: tuple[int, int]
     batch: int
-    model_only: Spread  # pixels in memory to boxes in memory, top-k included
-    end_to_end: Spread  # files opened, decoded, resized, and the same; one after the other
+    model_only: CallTimes  # pixels in memory to boxes in memory, top-k included
+    end_to_end: CallTimes  # files opened, decoded, resized, and the same; one after the other
     images_per_second: float  # model only: batch / median
     end_to_end_per_second: float  # of `Predictor.stream`, where reading and inference overlap
     memory_mb: float | None  # peak over opening and running, where it can be counted
@@ -52,7 +49,7 @@ class BenchReport:
 
     costs: tuple[Cost, ...]
     latencies: tuple[Latency, ...]
-    pictures: str
+    images: str
     ledger: Ledger  # of the images
     machine: dict[str, Any]
     not_run: tuple[str, ...] = ()  # why a backend did not run a file: it does not run on the device that was asked for
@@ -75,9 +72,10 @@ class BenchReport:
             {
                 "model": row.model, "backend": row.backend, "precision": row.precision or None, "device": row.device,
                 "input": _sides(row.image_hw), "batch": row.batch, "model ms": row.model_only.median,
-                "middle half": f"{row.model_only.low:.1f}..{row.model_only.high:.1f}", "runs": row.model_only.runs,
+                "interquartile range": f"{row.model_only.low:.1f}..{row.model_only.high:.1f}",
+                "runs": row.model_only.runs,
                 "images/s": row.images_per_second, "end to end ms": row.end_to_end.median,
-                "its middle half": f"{row.end_to_end.low:.1f}..{row.end_to_end.high:.1f}",
+                "its interquartile range": f"{row.end_to_end.low:.1f}..{row.end_to_end.high:.1f}",
                 "overlapped images/s": row.end_to_end_per_second,
                 "peak memory MB": None if row.memory_mb is None else round(row.memory_mb),
                 "memory counted": row.memory_counts or None, "AP": row.ap,
@@ -94,7 +92,7 @@ class BenchReport:
                 size: {"latency_ms": ms, "ap": PUBLISHED_AP[f"{size}_coco"], "of": "the authors; T4, TensorRT fp16"}
                 for size, ms in PUBLISHED_LATENCY_MS.items()
             },
-            "pictures": self.pictures,
+            "pictures": self.images,
             "ledger": self.ledger.to_dict(),
             "not_run": list(self.not_run),
             **self.machine,
@@ -106,7 +104,7 @@ class BenchReport:
         about = f"{machine['processor']}, {machine['cores']} cores, {self.machine['threads']} thread(s) of torch"
         tables = [as_text(rows) for rows in (self.cost_rows(), self.latency_rows()) if rows]
         not_run = [f"not run: {reason}" for reason in self.not_run]
-        return "\n\n".join([*tables, f"{about}; pictures: {self.pictures}", *left_out, *not_run])
+        return "\n\n".join([*tables, f"{about}; images: {self.images}", *left_out, *not_run])
 
 
 def bench(
@@ -119,7 +117,7 @@ def bench(
     device: str = "auto",
     seconds: float = 3.0,
 ) -> BenchReport:
-    """Count and measure some models by the same pictures.
+    """Count and measure some models by the same images.
 
     Args:
         models: files as `open_backend` takes them, or a size (`n`, `s`, `m`, `l`, `x`, `pico`): that model with random
@@ -135,25 +133,24 @@ def bench(
 
     Raises:
         BackendError, WeightsError: a file that cannot be run by any of `backends`, or nothing that runs on `device`.
-        SourceError: no pictures.
+        SourceError: no images.
         ValueError: no model, a batch below 1, or no time.
     """
     if not models:
-        raise ValueError("no model to measure")
+        raise DfineError("no model to measure")
     if min(batches, default=0) < 1:
-        raise ValueError(f"batches must be at least 1, got {list(batches)}")
+        raise DfineError(f"batches must be at least 1, got {list(batches)}")
     if not seconds > 0:
-        raise ValueError(f"seconds must be above 0, got {seconds:g}")
-    files, ledger = picture_files(images)
+        raise DfineError(f"seconds must be above 0, got {seconds:g}")
+    files, ledger = image_files(images)
     costs, latencies, not_run = [], [], []
     for model in models:
-        source = _random(str(model)) if str(model) in SIZES else model
-        opened = [_opener(source, name, device, image_size) for name in _runs(source, backends)]
-        for opening in opened:
+        source, name = _random(str(model)) if str(model) in SIZES else model, Path(model).name
+        for runs in _runs(source, backends):
             for number, batch in enumerate(batches):
-                peak = Peak(device)
+                peak = PeakMemory(device)
                 try:
-                    backend = opening()
+                    backend = open_backend(source, backend=runs, device=device, image_size=image_size)
                 except DeviceError as error:
                     not_run.append(error)
                     break
@@ -163,19 +160,21 @@ def bench(
                 known = known_ap(model, backend.name)
                 memory_mb, memory_counts = peak.megabytes(backend.name, backend.device)
                 latencies.append(Latency(
-                    model=_short(model), memory_mb=memory_mb, memory_counts=memory_counts, ap=known and known[0],
+                    model=name, memory_mb=memory_mb, memory_counts=memory_counts, ap=known and known[0],
                     ap_from=known[1] if known else "", **row,
                 ))  # fmt: skip
                 image_hw = backend.image_hw
                 del backend
         config = _config(source)
         if config is not None:
-            costs.append(cost(config, _short(model), image_hw))
+            costs.append(cost(config, name, image_hw))
     if not latencies:
         raise not_run[0]
     machine = describe_machine(_measured_on(latencies)) | {"devices": sorted({row.device for row in latencies})}
     machine["versions"] = _versions(machine)
-    return BenchReport(tuple(costs), tuple(latencies), _told(files, images), ledger, machine, tuple(map(str, not_run)))
+    return BenchReport(
+        tuple(costs), tuple(latencies), _source_of(files, images), ledger, machine, tuple(map(str, not_run))
+    )
 
 
 def _measured_on(latencies: Sequence[Latency]) -> torch.device:
@@ -185,13 +184,13 @@ def _measured_on(latencies: Sequence[Latency]) -> torch.device:
 
 
 def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
-    """AP that stands beside a model's file, and where: an export's gate report, or the result of a finished run."""
-    gate_report, run = report_path(model), Path(model).parent / "metrics.json"
+    """AP in a file next to a model, and which file: an export's validation report, or the result of a finished run."""
+    report, run = report_path(model), Path(model).parent / "metrics.json"
     try:
-        if gate_report.is_file():
-            checks = json.loads(gate_report.read_text(encoding="utf-8"))["checks"]
+        if report.is_file():
+            checks = json.loads(report.read_text(encoding="utf-8"))["checks"]
             found = [c["numbers"]["exported"]["ap"] for c in checks if c["name"] == f"{backend}: AP"]
-            return (float(found[0]), gate_report.name) if found and found[0] is not None else None
+            return (float(found[0]), report.name) if found and found[0] is not None else None
         if Path(model).suffix == ".safetensors" and run.is_file():
             ap = json.loads(run.read_text(encoding="utf-8"))["ap"]
             return None if ap is None else (float(ap), run.name)
@@ -200,18 +199,10 @@ def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
     return None
 
 
-def _runs(source: str | Path | DFINE, backends: Sequence[str]) -> Iterator[str]:
+def _runs(source: str | Path | DFINE, backends: Sequence[str]) -> Sequence[str]:
     """Those of the backends that run this file; all of them where none does, so that the error says why."""
-    if isinstance(source, DFINE) or Path(source).suffix not in _EXPORTED:
-        able = {"auto", "torch"}
-    else:
-        able = {"auto", *({"onnxruntime", "openvino"} if Path(source).suffix == ".onnx" else set(backends) - {"torch"})}
-        able -= {"onnxruntime"} if Path(source).suffix == ".xml" else set()
-    return iter([name for name in backends if name in able] or backends)
-
-
-def _opener(source, name, device, image_size) -> Callable[[], Backend]:
-    return lambda: open_backend(source, backend=name, device=device, image_size=image_size)
+    able = KINDS.get("" if isinstance(source, DFINE) else Path(source).suffix, ("torch",))
+    return [name for name in backends if name in ("auto", *able)] or backends
 
 
 def _random(size: str) -> DFINE:
@@ -222,10 +213,10 @@ def _random(size: str) -> DFINE:
 def _config(source: str | Path | DFINE) -> ModelConfig | None:
     if isinstance(source, DFINE):
         return source.config
-    return None if Path(source).suffix in _EXPORTED else read_weights(locate_weights(source)).model
+    return None if Path(source).suffix in KINDS else read_weights(locate_weights(source)).model
 
 
-def _told(files: Sequence[Path], images: Any) -> str:
+def _source_of(files: Sequence[Path], images: Any) -> str:
     return "two photographs that scikit-learn brings" if images is None else f"{len(files)} of {images}"
 
 
@@ -239,10 +230,6 @@ def _versions(machine: dict[str, Any]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _short(model: str | Path) -> str:
-    return Path(model).name
 
 
 def _sides(image_hw: tuple[int, int]) -> str:

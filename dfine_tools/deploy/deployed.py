@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import ConvBlock, LearnableAffine
 from dfine_lib.model.hybrid_encoder import Bottleneck
 from dfine_lib.model.layers import ConvNorm, FrozenBatchNorm2d
 
 
-def deployed_form(model: DFINE) -> DFINE:
+def deploy_mode(model: DFINE) -> DFINE:
     """A copy of the model for inference alone, with the same last-layer outputs up to float rounding.
 
     Args:
@@ -44,7 +45,7 @@ class _Removed(nn.Module):
     """In place of what only training, or a look at all layers, needs."""
 
     def forward(self, *_: Tensor) -> Tensor:
-        raise ValueError("this model is in deploy mode, which has the last layer's output only")
+        raise DfineError("this model is in deploy mode, which has the last layer's output only")
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> nn.Conv2d:

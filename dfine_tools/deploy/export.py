@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import ModelConfig
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends.exported import INPUTS, OUTPUTS, RAW_OUTPUTS
@@ -28,7 +29,7 @@ from dfine_tools.deploy.half import half_form
 from dfine_tools.deploy.int8 import quantize_int8
 
 OPSET = 18  # LayerNorm is one node from 17 on
-PRECISIONS = ("fp32", "fp16", "int8")
+NUMBER_FORMATS = ("fp32", "fp16", "int8")
 _LARGEST_SIDE = 4096
 
 
@@ -79,16 +80,16 @@ def export_onnx(
     top_k: int = 300,
     category_ids: Sequence[int] = (),
     *,
-    precision: str = "fp32",
-    dynamic_sides: bool = False,
+    number_format: str = "fp32",
+    dynamic_shapes: bool = False,
     raw: bool = False,
     calibration: Iterable[Tensor] = (),
     symmetric: bool = False,
 ) -> Path:
-    """Write the model's deployed form as ONNX, for any batch.
+    """Write the fused model as ONNX, for batches of any size.
 
-    Inputs and outputs are those of `Detector`, float32 whatever the precision. The file's metadata says how images are
-    to be prepared.
+    Inputs and outputs are those of `Detector`, float32 whatever the number format. The file's metadata says how images
+    are to be prepared.
 
     Args:
         model: any D-FINE, on any device; left as it is.
@@ -97,8 +98,8 @@ def export_onnx(
         class_names: name of each class, kept in the metadata.
         top_k: most detections an image.
         category_ids: the data set's id of each class, kept in the metadata.
-        precision: `fp32`; `fp16`, as `half_form` has it; `int8`, as `quantize_int8` has it.
-        dynamic_sides: take images of any height and width, multiples of 32 that give enough tokens for all queries;
+        number_format: `fp32`; `fp16`, as `half_form` has it; `int8`, as `quantize_int8` has it.
+        dynamic_shapes: take images of any height and width, multiples of 32 that give enough tokens for all queries;
             anchors and positions are computed in the file then.
         raw: without post-processing, with the outputs of `RawDetector`.
         calibration: for `int8`, images uint8 `[3, H, W]` of `image_size`.
@@ -108,7 +109,7 @@ def export_onnx(
         The file.
 
     Raises:
-        ValueError: sides that are no multiples of 32, an unknown precision, or 8 bits without images.
+        ValueError: sides that are no multiples of 32, an unknown number format, or 8 bits without images.
         ImportError: onnx, onnxscript or onnxslim is not installed (`pip install -e ".[deploy]"`).
     """
     try:
@@ -118,29 +119,29 @@ def export_onnx(
     except ImportError as error:
         raise ImportError(f'exporting needs {error.name}: pip install -e ".[deploy]"') from error
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    least = least_side(model.config) if dynamic_sides else 32
+    least = least_side(model.config) if dynamic_shapes else 32
     if height % 32 or width % 32 or min(height, width) < least:
-        raise ValueError(f"image_size must be multiples of 32, at least {least}, got {image_size}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        raise DfineError(f"image_size must be multiples of 32, at least {least}, got {image_size}")
+    if number_format not in NUMBER_FORMATS:
+        raise DfineError(f"number format {number_format!r} is none of {', '.join(NUMBER_FORMATS)}")
     # Folded and traced on the CPU, wherever the model is: the same file from every device.
-    graph = graph_form(copy.deepcopy(model).cpu(), None if dynamic_sides else (height, width))
-    graph = half_form(graph) if precision == "fp16" else graph
+    graph = graph_form(copy.deepcopy(model).cpu(), None if dynamic_shapes else (height, width))
+    graph = half_form(graph) if number_format == "fp16" else graph
     detector = RawDetector(graph).eval() if raw else Detector(graph, top_k).eval()
-    content = onnxslim.slim(join_padding(_traced(detector, (height, width), least if dynamic_sides else None)))
+    content = onnxslim.slim(join_padding(_traced(detector, (height, width), least if dynamic_shapes else None)))
     about = {
         "task": "detect",
         "image_size": json.dumps([height, width]),
         "preprocessing": "stretch to image_size, RGB, 0..1, EXIF applied",
         "names": json.dumps(list(class_names)),
         "category_ids": json.dumps([int(i) for i in category_ids]),
-        "precision": precision,
+        "precision": number_format,
     }
-    if dynamic_sides:
+    if dynamic_shapes:
         about["least_side"] = str(least)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if precision == "int8":
+    if number_format == "int8":
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as folder:
             whole = Path(folder) / "fp32.onnx"
             onnx.save(content, whole)
@@ -197,7 +198,7 @@ def export_openvino(
     """
     path = Path(path)
     if path.suffix != ".xml":
-        raise ValueError(f"{path}: OpenVINO's files end in .xml")
+        raise DfineError(f"{path}: OpenVINO's files end in .xml")
     try:
         import onnx
         import openvino

@@ -1,4 +1,4 @@
-"""From a weights file to an exported file that is proven: what `dfine export` does."""
+"""From a weights file to an exported file that is validated: what `dfine export` does."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from dfine_lib.config import DataConfig
 from dfine_lib.data import CocoIndex, find_split, read_coco
-from dfine_lib.model.class_rows import how_to_name
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import open_model
 from dfine_lib.model.weights import Weights, WeightsError
 from dfine_tools.deploy.backends import BackendError
 from dfine_tools.deploy.export import export_onnx, export_openvino
-from dfine_tools.deploy.gate import Check, GateReport, gate
 from dfine_tools.deploy.predict import network_input
-from dfine_tools.deploy.sources import read_picture
+from dfine_tools.deploy.sources import read_image
 from dfine_tools.deploy.tensorrt_engine import build_engine, tensorrt_library
+from dfine_tools.deploy.validation import Check, ValidationReport, validate_export
 
 CALIBRATION = 100  # images that the ranges of 8-bit files are measured on
 FORMS = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
@@ -33,11 +33,11 @@ def export_file(
     to: str,
     image_size: int | tuple[int, int] | None = None,
     data: str | Path | None = None,
-    precision: str = "fp32",
-    dynamic_sides: bool = False,
+    number_format: str = "fp32",
+    dynamic_shapes: bool = False,
     raw: bool = False,
-) -> GateReport:
-    """Export, then hold the file against the weights. The file stays, whatever the gate says; its report lies beside.
+) -> ValidationReport:
+    """Export, then validate the file, which stays whatever comes out; the report is written next to it.
 
     Args:
         weights: `.safetensors`, `.pth`, a folder of Hugging Face's, or a published name.
@@ -46,31 +46,35 @@ def export_file(
         image_size: side, or (height, width); None: as the weights say, else 640.
         data: folder with a val split, to compare the average precision too; of its training images the ranges of
             8-bit files are measured.
-        precision: `fp32`, `fp16` or `int8`, which needs `data`.
-        dynamic_sides: take images of any sides that are multiples of 32.
+        number_format: `fp32`, `fp16` or `int8`, which needs `data`.
+        dynamic_shapes: take images of any sides that are multiples of 32.
         raw: without post-processing.
 
     Raises:
-        ValueError: an unknown form or precision, an ending that does not belong to it, a size that the model cannot
-            take, or `int8` without `data`.
+        ValueError: an unknown format or number format, an ending that does not belong to it, a size that the model
+            cannot take, or `int8` without `data`.
         WeightsError: weights that cannot be used.
         BackendError: what exports is not installed.
     """
     out = Path(out)
     if to not in FORMS:
-        raise ValueError(f"form {to!r} is none of {', '.join(FORMS)}")
+        raise DfineError(f"format {to!r} is none of {', '.join(FORMS)}")
     if out.suffix != FORMS[to]:
-        raise ValueError(f"{out}: a file of the form {to} ends in {FORMS[to]}")
-    if precision == "int8" and data is None:
-        raise ValueError("int8 needs --data: ranges of 8 bits are measured on its training images")
+        raise DfineError(f"{out}: a file of the format {to} ends in {FORMS[to]}")
+    if number_format == "int8" and data is None:
+        raise DfineError("int8 needs --data: ranges of 8 bits are measured on its training images")
     model, stored = open_model(weights)
     if data is not None:
         _check_classes(stored, read_coco(*find_split(data, "val"), training=False))
     own = stored.data or DataConfig()
     image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own.image_hw
-    images = calibration_images(data, image_hw) if precision == "int8" else ()
+    images = calibration_images(data, image_hw) if number_format == "int8" else ()
     options = dict(
-        category_ids=stored.category_ids, precision=precision, dynamic_sides=dynamic_sides, raw=raw, calibration=images
+        category_ids=stored.category_ids,
+        number_format=number_format,
+        dynamic_shapes=dynamic_shapes,
+        raw=raw,
+        calibration=images,
     )
     before: list[Check] = []
     try:
@@ -78,7 +82,7 @@ def export_file(
             tensorrt_library()  # said before the work, if it is not there
             with tempfile.TemporaryDirectory(prefix="dfine-engine") as folder:
                 file = Path(folder) / "model.onnx"
-                symmetric = precision == "int8"
+                symmetric = number_format == "int8"
                 export_onnx(model, file, image_hw, stored.category_names, symmetric=symmetric, **options)
                 before = _engine(weights, file, out, data)
         else:
@@ -86,7 +90,7 @@ def export_file(
             write(model, out, image_hw, stored.category_names, **options)
     except ImportError as error:
         raise BackendError(str(error)) from error
-    return gate(weights, out, data=data, image_size=image_hw, before=before)
+    return validate_export(weights, out, data=data, image_size=image_hw, before=before)
 
 
 def _check_classes(stored: Weights, val: CocoIndex) -> None:
@@ -95,9 +99,9 @@ def _check_classes(stored: Weights, val: CocoIndex) -> None:
     what = f"{stored.path}: {stored.num_classes} class rows"
     if not names and stored.num_classes != val.num_classes:
         raise WeightsError(
-            f"{what} without names, for the {val.num_classes} classes of {val.annotation_file}. "
-            f"{how_to_name(stored.path)} Or export without --data."
-        )
+            f"{what} without names, for the {val.num_classes} classes of {val.annotation_file}",
+            "name_rows", path=stored.path,
+        )  # fmt: skip
     if names and not set(names) & set(val.category_names):
         raise WeightsError(
             f"{what}, of which none has the name of a class of {val.annotation_file}; they are {', '.join(names[:8])}"
@@ -106,8 +110,8 @@ def _check_classes(stored: Weights, val: CocoIndex) -> None:
 
 
 def _engine(weights: str | Path, file: Path, out: Path, data: str | Path | None) -> list[Check]:
-    """Build an engine from an ONNX file; what the gate says of that file, and what was built."""
-    report = gate(weights, file, data=data, backends=["onnxruntime"], report=file.with_suffix(".json"))
+    """Build an engine from an ONNX file: the checks of that file, and what was built."""
+    report = validate_export(weights, file, data=data, backends=["onnxruntime"], report=file.with_suffix(".json"))
     checks = [replace(check, name=f"its ONNX file, {check.name}") for check in report.checks]
     built = build_engine(file, out, timing_cache=out.with_suffix(".timing"))
     norms = ", ".join(f"{count} in {kind}" for kind, count in built.layers.get("NORMALIZATION", {}).items())
@@ -120,4 +124,4 @@ def calibration_images(data: str | Path, image_hw: tuple[int, int], most: int = 
     annotation_file, folder = find_split(data, "train")
     index = read_coco(annotation_file, folder, training=False)
     for i in range(0, len(index), max(1, math.ceil(len(index) / most))):
-        yield network_input(read_picture(index.file_name(i)), image_hw)
+        yield network_input(read_image(index.file_name(i)), image_hw)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dfine_lib.errors import DfineError
+
 
 def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bool = False) -> Path:
     """Make the convolutions of an ONNX file 8-bit; all else, attention and boxes among it, stays float32.
@@ -64,7 +66,7 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
     except ValueError as error:
         if reader.count:
             raise
-        raise ValueError("8 bits need images to measure ranges on") from error
+        raise DfineError("8 bits need images to measure ranges on") from error
     finally:
         levels[1].setLevel(levels[0])
     model = onnx.load(out)

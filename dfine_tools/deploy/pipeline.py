@@ -12,22 +12,16 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def in_background(items: Iterable[T], ahead: int, drop_oldest: bool = False) -> Iterator[T]:
-    """The same items, made by a thread that runs at most `ahead` items in front of who takes them.
+    """The same items, made by a thread that runs at most `ahead` items in front of the consumer.
 
-    An exception of the maker is raised here, after the items before it. Closing this generator, or leaving its loop,
+    An exception of `items` is raised here, after the items before it. Closing this generator, or leaving its loop,
     ends the thread and closes `items`.
 
     Args:
         items: run through in the thread.
-        ahead: items that wait at most, at least 1.
-        drop_oldest: never wait for who takes: the oldest item goes. For cameras, which do not wait either.
+        ahead: most items that wait for the consumer, at least 1.
+        drop_oldest: where `ahead` items wait, drop the oldest and go on. For cameras, which do not wait either.
     """
-    if ahead < 1:
-        raise ValueError(f"ahead must be at least 1, got {ahead}")
-    return _taken(items, ahead, drop_oldest)
-
-
-def _taken(items: Iterable[T], ahead: int, drop_oldest: bool) -> Iterator[T]:
     waiting: deque[T] = deque()
     state = threading.Condition()
     ended, stop = False, False
@@ -47,7 +41,7 @@ def _taken(items: Iterable[T], ahead: int, drop_oldest: bool) -> Iterator[T]:
                     waiting.append(item)
                     state.notify_all()
                 del item
-        except BaseException as error:  # handed on to who takes
+        except BaseException as error:  # raised by the consumer
             failure = error
         finally:
             if hasattr(source, "close"):
@@ -80,12 +74,6 @@ def _taken(items: Iterable[T], ahead: int, drop_oldest: bool) -> Iterator[T]:
 
 def map_ahead(do: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
     """`do` of every item, in order, by a few threads; at most `ahead` results wait to be taken."""
-    if threads < 1 or ahead < 1:
-        raise ValueError(f"threads and ahead must be at least 1, got {threads} and {ahead}")
-    return _mapped(do, items, threads, ahead)
-
-
-def _mapped(do: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
     running: deque[Future] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="dfine-map") as pool:
         try:

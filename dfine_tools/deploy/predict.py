@@ -1,4 +1,4 @@
-"""From pictures of any kind to what is in them: one class over all backends.
+"""From images of any kind to what is in them: one class over all backends.
 
 Reading, inference, and whatever the caller does with the results overlap; how far one runs ahead is bounded.
 """
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from data_tools.ledger import Ledger
 from dfine_lib.data.transforms import Sample, stretch
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends import Backend, open_backend
 from dfine_tools.deploy.backends.exported import STREAMS
@@ -27,11 +28,11 @@ from dfine_tools.deploy.sources import UNREADABLE, Frame, ImageSource, NoImages,
 from dfine_tools.deploy.video import VideoReader
 
 log = logging.getLogger(__name__)
-MANY = 32  # pictures from which on it pays to open the file once more, for several calls at a time
+MANY = 32  # images from which on it pays to open the file once more, for several calls at a time
 
 
 def network_input(image: Tensor, image_hw: tuple[int, int]) -> Tensor:
-    """A picture as the network is shown it, in training and here: the whole of it, stretched.
+    """An image as the network is shown it, in training and here: the whole of it, stretched.
 
     Args:
         image: uint8 `[3, H, W]`, RGB, upright.
@@ -45,23 +46,19 @@ def network_input(image: Tensor, image_hw: tuple[int, int]) -> Tensor:
 
 
 class _Ready(NamedTuple):
-    """A picture and what the network sees of it."""
+    """An image and what the network sees of it."""
 
     frame: Frame
     pixels: Tensor  # uint8 [3, h, w]
 
 
 class Predictor:
-    """A detector that takes pictures as they come.
+    """A detector that takes images of any kind.
 
     Args:
-        weights: a file as `open_backend` takes it (`.safetensors`, `.pth`, `.onnx`, `.xml`, a published name), or a
-            `DFINE`.
-        backend: `auto` (by the file), `torch`, `onnxruntime`, `openvino`.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        image_size: side, or (height, width), of the network's input; None: as the file says, else 640.
-        class_names: names by label, where the file holds none.
-        edges: give the distributions of the edges with each object (torch alone).
+        model: a `Backend`, or what `open_backend` opens: a file (`.safetensors`, `.pth`, `.onnx`, `.xml`, a published
+            name) or a `DFINE`.
+        options: `backend`, `device`, `image_size`, `class_names`, `edges` of `open_backend`; none for a `Backend`.
 
     Raises:
         BackendError: a file that cannot be run.
@@ -71,28 +68,10 @@ class Predictor:
         `Predictor("model.safetensors")("photo.jpg")[0].show()`
     """
 
-    def __init__(
-        self,
-        weights: str | Path | DFINE,
-        *,
-        backend: str = "auto",
-        device: str = "auto",
-        image_size: int | tuple[int, int] | None = None,
-        class_names: tuple[str, ...] = (),
-        edges: bool = False,
-    ) -> None:
-        self.backend: Backend = open_backend(
-            weights, backend=backend, device=device, image_size=image_size, class_names=class_names, edges=edges
-        )
+    def __init__(self, model: Backend | str | Path | DFINE, **options: Any) -> None:
+        self.backend = model if isinstance(model, Backend) and not options else open_backend(model, **options)
         self.skipped: list[str] = []  # of the latest source: images that could not be read, and why
         self.ledger = Ledger()  # of the latest source: what was found in it, taken, and left out for which reason
-
-    @classmethod
-    def of(cls, backend: Backend) -> Predictor:
-        """One over a backend that is open already."""
-        predictor = cls.__new__(cls)
-        predictor.backend, predictor.skipped, predictor.ledger = backend, [], Ledger()
-        return predictor
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,15 +81,15 @@ class Predictor:
     def __call__(
         self, source: Any, *, score: float = 0.4, batch_size: int = 1, progress: bool = False
     ) -> list[Prediction]:
-        """What is in every picture of the source, in order.
+        """What is in every image of the source, in order.
 
-        Pictures that came as arrays are kept with the results, those of files are read again where they are drawn,
+        Images that came as arrays are kept with the results, those of files are read again where they are drawn,
         frames of a video are not kept: `stream` is for drawing those.
 
         Args:
             source: as `find_source` takes it; not a camera or a stream, which have no end.
             score: leave out objects below it.
-            batch_size: pictures a forward pass.
+            batch_size: images a forward pass.
             progress: show a bar.
 
         Raises:
@@ -127,8 +106,6 @@ class Predictor:
                 raise SourceError(f"{where}: has no end, so no list of results; loop over `stream` instead.")
         return list(self.stream(found, score=score, batch_size=batch_size, progress=progress))
 
-    predict = __call__
-
     def stream(
         self,
         source: Any,
@@ -139,7 +116,7 @@ class Predictor:
         progress: bool = False,
         listed: Callable[[str, str, str], None] | None = None,
     ) -> Iterator[Prediction]:
-        """The same one by one, while the next pictures are being read and looked at; memory stays bounded.
+        """The same one by one, while the next images are being read and looked at; memory stays bounded.
 
         An image that cannot be read is left out, with a warning, and listed in `skipped`; where it is the only one, it
         is an error. Of cameras and streams the latest frames are taken, older ones that came too fast are left out.
@@ -148,8 +125,8 @@ class Predictor:
         Args:
             source: as `find_source` takes it, cameras and streams too; or what `opened` returned.
             score: leave out objects below it.
-            batch_size: pictures a forward pass; of cameras and streams one at a time is soonest.
-            keep_images: keep each picture with its result, so that drawing does not read it again.
+            batch_size: images a forward pass; of cameras and streams one at a time is soonest.
+            keep_images: keep each image with its result, so that drawing does not read it again.
             progress: show a bar.
             listed: called with kind, reason and place of all that is left out, as `Ledger` does.
 
@@ -158,9 +135,9 @@ class Predictor:
             SourceError: nothing to read, or nothing that can be read.
         """
         if batch_size < 1 or batch_size != int(batch_size):
-            raise ValueError(f"batch_size must be at least 1, and whole, got {batch_size}")
+            raise DfineError(f"batch_size must be at least 1, and whole, got {batch_size}")
         if not 0 <= score <= 1:
-            raise ValueError(f"score must lie in 0..1, got {score}")
+            raise DfineError(f"score must lie in 0..1, got {score}")
         found = opened(source)
         skipped = self.skipped = []  # its own: another thread may call meanwhile
         if isinstance(found, VideoReader):
@@ -176,11 +153,11 @@ class Predictor:
         results = self._results(images, total, many, score, batch_size, keep_images or in_memory, progress, skipped)
         return _counted(results, found, ledger)
 
-    def _results(self, pictures, total, many, score, batch_size, keep, progress, skipped) -> Iterator[Prediction]:
+    def _results(self, images, total, many, score, batch_size, keep, progress, skipped) -> Iterator[Prediction]:
         def detected() -> Iterator[Prediction]:
-            groups = in_groups(pictures, batch_size)
+            groups = in_groups(images, batch_size)
             batches = map_ahead(lambda batch: self._detect(backend, batch, score, keep), groups, streams, streams)
-            with contextlib.closing(pictures), contextlib.closing(batches):
+            with contextlib.closing(images), contextlib.closing(batches):
                 for batch in batches:
                     yield from batch
 

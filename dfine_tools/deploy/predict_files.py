@@ -149,21 +149,21 @@ def _write_ledger(
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse what is meant as a file's name: pictures keep their own names, in a folder."""
+    """Refuse what is meant as a file's name: images keep their own names, in a folder."""
     if out.is_file() or ((is_image_name(out) or out.suffix.lower() in VIDEO_SUFFIXES) and not out.is_dir()):
-        raise SourceError(f"{out}: is a file's name; give a folder, in which each picture or video keeps its own name.")
+        raise SourceError(f"{out}: is a file's name; give a folder, in which each image or video keeps its own name.")
 
 
 def _check_targets(source: ImageSource, out: Path) -> None:
-    """Refuse to write a picture over one that is read."""
+    """Refuse to write an image over one that is read."""
     inputs = {Path(item).resolve() for item in source.items if isinstance(item, str | Path)}
     seen: set[Path] = set()
     for number, item in enumerate(source.items):
         target = _target(source, item, f"image_{number}.png", out).resolve()
         if target in inputs:
-            raise SourceError(f"{out}: {target.name} there is one of the pictures to read; give another folder.")
+            raise SourceError(f"{out}: {target.name} there is one of the images to read; give another folder.")
         if target in seen:
-            raise SourceError(f"{target}: two of the pictures would be written there; write them one set at a time.")
+            raise SourceError(f"{target}: two of the images would be written there; write them one set at a time.")
         seen.add(target)
 
 
@@ -177,7 +177,7 @@ def _target(source: ImageSource, item: Any, name: str, out: Path) -> Path:
 
 
 def _written_images(results: Iterator[Prediction], source: ImageSource, out: Path) -> Iterator[Prediction]:
-    """The results, each once its picture is on disk; a few are drawn at a time."""
+    """The results, each once its image is on disk; a few are drawn at a time."""
 
     def write(numbered: tuple[int, Prediction]) -> Prediction:
         number, result = numbered

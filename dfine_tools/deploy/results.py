@@ -1,4 +1,4 @@
-"""What was found in one picture, and the forms it can take."""
+"""What was found in one image, and the forms it can take."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_tools.deploy.backends import EdgeDistributions
-from dfine_tools.deploy.sources import SourceError, read_picture
+from dfine_tools.deploy.sources import SourceError, read_image
 
 if TYPE_CHECKING:
     from dfine_tools.figures.style import Figure
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """K objects found in one picture, scores falling."""
+    """K objects found in one image, scores falling."""
 
-    name: str  # of the picture
+    name: str  # of the image
     size_wh: tuple[int, int]  # its width and height in pixels, upright
     labels: Tensor  # int64 [K]
     boxes_xyxy: Tensor  # float32 [K, 4], pixels
     scores: Tensor  # float32 [K], 0..1
     class_names: tuple[str, ...] = ()  # by label
     category_ids: tuple[int, ...] = ()  # the training data's id of each label
-    path: Path | None = None  # the picture's file
+    path: Path | None = None  # the image's file
     frame: int | None = None  # number in its video, from 0
     time_s: float | None = None  # since the video began
     edges: EdgeDistributions | None = None  # where asked for
@@ -97,7 +98,7 @@ class Prediction:
         """COCO result records: boxes as left, top, width, height in pixels.
 
         Args:
-            image_id: the picture's id in the COCO file.
+            image_id: the image's id in the COCO file.
             category_ids: id of each label; None: those of the training data, else the labels.
 
         Raises:
@@ -105,7 +106,7 @@ class Prediction:
         """
         ids = self.category_ids if category_ids is None else tuple(category_ids)
         if ids and len(self) and int(self.labels.max()) >= len(ids):
-            raise ValueError(f"{self.name}: label {int(self.labels.max())} for {len(ids)} category ids")
+            raise DfineError(f"{self.name}: label {int(self.labels.max())} for {len(ids)} category ids")
         records = []
         for label, (x1, y1, x2, y2), score in zip(
             self.labels.tolist(), self.boxes_xyxy.double().tolist(), self.scores.tolist(), strict=True
@@ -132,10 +133,10 @@ class Prediction:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    # ---- as pictures ----
+    # ---- as images ----
 
     def pixels(self) -> Tensor:
-        """The picture, uint8 `[3, H, W]`.
+        """The image, uint8 `[3, H, W]`.
 
         Raises:
             SourceError: it was not kept, and has no file of its own; or that file is gone.
@@ -143,11 +144,11 @@ class Prediction:
         if self.image is not None:
             return self.image
         if self.path is None:
-            raise SourceError(f"{self.name}: the picture was not kept; ask for keep_images=True.")
-        return read_picture(self.path)
+            raise SourceError(f"{self.name}: the image was not kept; ask for keep_images=True.")
+        return read_image(self.path)
 
     def drawn(self) -> np.ndarray:
-        """The picture with its objects in it, uint8 `[H, W, 3]`."""
+        """The image with its objects in it, uint8 `[H, W, 3]`."""
         from dfine_tools.figures.annotated import annotated
 
         return annotated(self.pixels(), self.boxes_xyxy, self.labels, self._words())
@@ -163,19 +164,19 @@ class Prediction:
         return annotated_image(self.pixels(), self.boxes_xyxy, self.labels, self._words(), self.name)
 
     def save(self, path: Path | str) -> Path:
-        """Write the picture with its objects in it; the suffix (`.jpg`, `.png`, …) says how. Folders are made.
+        """Write the image with its objects in it; the suffix (`.jpg`, `.png`, …) says how. Folders are made.
 
         Raises:
-            SourceError: a suffix that no picture has, or `path` is the picture itself.
+            SourceError: a suffix that no image has, or `path` is the image itself.
         """
         from PIL import Image
 
         path = Path(path)
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind not in Image.SAVE:
-            raise SourceError(f"{path}: no kind of picture ends so; take .jpg or .png.")
+            raise SourceError(f"{path}: no kind of image ends so; take .jpg or .png.")
         if self.path is not None and path.exists() and path.samefile(self.path):
-            raise SourceError(f"{path}: is the picture itself, and stays as it is; give another name or folder.")
+            raise SourceError(f"{path}: is the image itself, and stays as it is; give another name or folder.")
         buffer = io.BytesIO()
         Image.fromarray(self.drawn()).save(buffer, kind, **({"quality": 92} if kind == "JPEG" else {}))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,10 +190,10 @@ class Prediction:
 def same_objects(
     one: Prediction, other: Prediction, score: float = 0.3, box_tolerance: float = 1e-3, score_tolerance: float = 1e-3
 ) -> list[str]:
-    """Where two answers for one picture differ, in words; empty: they are the same as sets of objects.
+    """Where two answers for one image differ, in words; empty: they are the same as sets of objects.
 
     Every object above `score` of either must stand in the other, one to one: the same label, a box at most
-    `box_tolerance` of the picture's longer side away at any edge, a score at most `score_tolerance` away. An object
+    `box_tolerance` of the image's longer side away at any edge, a score at most `score_tolerance` away. An object
     whose partner lies just below `score` counts as found.
     """
     return [

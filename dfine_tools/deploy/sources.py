@@ -31,7 +31,7 @@ UNREADABLE = "unreadable"  # reason in the ledger of a file that is named like a
 
 
 class SourceError(DfineError):
-    """A source that gives no pictures; the message names it, and the way out."""
+    """A source that gives no images; the message names it, and the way out."""
 
 
 class NoImages(SourceError):
@@ -96,7 +96,7 @@ class ImageSource:
             pixels, frames = _read(path)
             return Frame(pixels, path.relative_to(self.root).as_posix() if below else path.name, path, in_file=frames)
         try:
-            return Frame(as_picture(item), f"image {number}")
+            return Frame(as_image(item), f"image {number}")
         except SourceError as error:
             raise SourceError(f"image {number}: {error}") from error
 
@@ -146,7 +146,7 @@ def find_source(source: Any, *, follow_links: bool = False) -> ImageSource | Vid
     if isinstance(source, ImageSource | VideoSource):
         return source
     if isinstance(source, bool) or source is None:
-        raise SourceError(f"{source!r} is no source of pictures")
+        raise SourceError(f"{source!r} is no source of images")
     if isinstance(source, int):
         return VideoSource(source)
     if isinstance(source, str | Path):
@@ -154,16 +154,16 @@ def find_source(source: Any, *, follow_links: bool = False) -> ImageSource | Vid
     if isinstance(source, np.ndarray | Tensor) and source.ndim == 4:
         source = list(source)
     if isinstance(source, bytes | bytearray):
-        raise SourceError("bytes are no source of pictures; give PIL.Image.open(io.BytesIO(content)).")
+        raise SourceError("bytes are no source of images; give PIL.Image.open(io.BytesIO(content)).")
     if isinstance(source, Iterator) and not hasattr(source, "read"):  # an open file gives lines
         source = list(source)
     if isinstance(source, Sequence):
         items = tuple(source)
         if not items:
-            raise SourceError("the list of pictures is empty")
+            raise SourceError("the list of images is empty")
         for item in items:
             if isinstance(item, str | Path) and (Path(item).is_dir() or Path(item).suffix.lower() in VIDEO_SUFFIXES):
-                raise SourceError(f"{item}: a list holds single pictures; give folders and videos one at a time.")
+                raise SourceError(f"{item}: a list holds single images; give folders and videos one at a time.")
         return ImageSource(items)
     return ImageSource((source,))
 
@@ -173,10 +173,10 @@ def _of_words(words: str, follow_links: bool) -> ImageSource | VideoSource:
         words = url2pathname(words.removeprefix("file://").removeprefix("localhost"))
     path = Path(words)
     if not words:
-        raise SourceError("the source is empty; name a picture, a folder, a pattern, a video or a camera.")
+        raise SourceError("the source is empty; name an image, a folder, a pattern, a video or a camera.")
     if "://" in words:
         if is_image_name(words.split("?")[0]):
-            raise SourceError(f"{words}: pictures are not downloaded, only streams are opened. Download it first.")
+            raise SourceError(f"{words}: images are not downloaded, only streams are opened. Download it first.")
         return VideoSource(words)
     if path.is_dir():
         return _of_folder(path, follow_links)
@@ -281,7 +281,7 @@ def _natural(path: Path) -> list[Any]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
-def read_picture(path: Path | str) -> Tensor:
+def read_image(path: Path | str) -> Tensor:
     """An image file as uint8 `[3, H, W]`, read as in training: upright, RGB; of several frames, the first.
 
     Raises:
@@ -301,15 +301,15 @@ def _read(path: Path | str) -> tuple[Tensor, int]:
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file.") from error
     except Image.UnidentifiedImageError as error:
-        reason = why_not_opened(path) or "not a picture (empty, damaged or of an unknown format)"
+        reason = why_not_opened(path) or "not an image (empty, damaged or of an unknown format)"
         raise SourceError(f"{path}: {reason}.") from error
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-        raise SourceError(f"{path}: the picture cannot be read ({reason}).") from error
+        raise SourceError(f"{path}: the image cannot be read ({reason}).") from error
 
 
-def as_picture(image: Any) -> Tensor:
-    """A picture in memory as uint8 `[3, H, W]`.
+def as_image(image: Any) -> Tensor:
+    """An image in memory as uint8 `[3, H, W]`.
 
     Args:
         image: PIL of any mode; array `[H, W, 3]` (RGB), `[H, W, 4]` (its alpha is dropped) or `[H, W]`; tensor
@@ -322,7 +322,7 @@ def as_picture(image: Any) -> Tensor:
         try:
             return to_tensor(upright_rgb(image))
         except Exception as error:
-            raise SourceError(f"a PIL picture that cannot be read ({error})") from error
+            raise SourceError(f"a PIL image that cannot be read ({error})") from error
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise SourceError(f"a tensor should be [3, H, W], got {list(image.shape)}")
@@ -339,9 +339,9 @@ def as_picture(image: Any) -> Tensor:
         if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
             raise SourceError(f"an array should be [H, W, 3] (RGB) or [H, W], got {list(image.shape)}")
     else:
-        raise SourceError(f"{type(image).__name__} is no source of pictures")
+        raise SourceError(f"{type(image).__name__} is no source of images")
     if 0 in pixels.shape:
-        raise SourceError(f"a picture without pixels, shape {list(pixels.shape)}")
+        raise SourceError(f"an image without pixels, shape {list(pixels.shape)}")
     return torch.from_numpy(np.array(_eight_bits(pixels[..., :3]))).permute(2, 0, 1)
 
 
@@ -353,6 +353,6 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     if np.issubdtype(pixels.dtype, np.floating):
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= 0 and high <= 1):  # false for NaN too
-            raise SourceError(f"floating-point pictures should lie in 0..1, this one in {low:g}..{high:g}")
+            raise SourceError(f"floating-point images should lie in 0..1, this one in {low:g}..{high:g}")
         return (pixels * 255).round().astype(np.uint8)
-    raise SourceError(f"pictures of {pixels.dtype} have no known range of values; give uint8")
+    raise SourceError(f"images of {pixels.dtype} have no known range of values; give uint8")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_tools.deploy.backends.backend import BackendError
 from dfine_tools.deploy.backends.exported import ABOUT, INPUTS
@@ -26,7 +27,7 @@ LARGEST_SIDE = 1280  # of engines for any sides
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltEngine:
     """An engine that was built, not run."""
 
     file: Path
@@ -64,7 +65,7 @@ def build_engine(
     largest_side: int = LARGEST_SIDE,
     library: str | None = None,
     timing_cache: str | Path | None = None,
-) -> Built:
+) -> BuiltEngine:
     """Build an engine for batches from 1 to `largest_batch`.
 
     Args:
@@ -81,7 +82,7 @@ def build_engine(
         ValueError: a batch below 1.
     """
     if largest_batch < 1:
-        raise ValueError(f"largest_batch must be at least 1, got {largest_batch}")
+        raise DfineError(f"largest_batch must be at least 1, got {largest_batch}")
     trt = tensorrt_library(library)
     errors = _log(trt)
     builder = trt.Builder(errors)
@@ -108,7 +109,7 @@ def build_engine(
     write_atomically(about_path(out), json.dumps(about, indent=1, ensure_ascii=False).encode())
     if cache is not None:  # after the engine, whose build takes minutes and must not be lost
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
-    return Built(out, name, layer_types(network), about)
+    return BuiltEngine(out, name, layer_types(network), about)
 
 
 def _attach_timing_cache(config: Any, file: Path) -> Any:

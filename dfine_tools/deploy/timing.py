@@ -17,14 +17,15 @@ import torch
 
 from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
-from dfine_tools.analysis.profile import PUBLISHED, profile
+from dfine_tools.analysis.profile import profile
 from dfine_tools.deploy.backends import Backend
 from dfine_tools.deploy.pipeline import map_ahead
 from dfine_tools.deploy.predict import Predictor, network_input
-from dfine_tools.deploy.sources import UNREADABLE, ImageSource, SourceError, find_source, read_picture
+from dfine_tools.deploy.sources import UNREADABLE, ImageSource, SourceError, find_source, read_image
+from dfine_tools.published import PUBLISHED_COST
 
 log = logging.getLogger(__name__)
-AUTHORS_RUNS = 1000  # as many to warm up, and as many pictures that count
+AUTHORS_RUNS = 1000  # as many to warm up, and as many images that count
 _LEAST_RUNS, _MOST_RUNS = 5, 1000
 
 
@@ -42,7 +43,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Spread:
+class CallTimes:
     """Milliseconds of one call over many of them."""
 
     median: float
@@ -54,10 +55,10 @@ class Spread:
 def cost(config: ModelConfig, name: str, image_hw: tuple[int, int] = (640, 640)) -> Cost:
     """Parameters, multiply-adds and FLOPs of a model's deployed form for one image, in the published convention."""
     total = profile(config, image_hw).total
-    size = next((s for s in PUBLISHED if SIZES[s] == config and tuple(image_hw) == (640, 640)), None)
+    size = next((s for s in PUBLISHED_COST if SIZES[s] == config and tuple(image_hw) == (640, 640)), None)
     return Cost(
         name, tuple(image_hw), total.deployed_parameters, total.parameters, total.macs, total.flops,
-        None if size is None else PUBLISHED[size],
+        None if size is None else PUBLISHED_COST[size],
     )  # fmt: skip
 
 
@@ -65,16 +66,16 @@ def latency(backend: Backend, files: Sequence[Path], batch: int = 1, *, seconds:
     """The fields of `Latency` that can be measured on a backend.
 
     Args:
-        files: pictures, taken in turn.
+        files: images, taken in turn.
         batch: images a call.
         seconds: see `bench`.
     """
     turns = itertools.cycle(files)
 
     def read() -> tuple[torch.Tensor, torch.Tensor]:
-        pictures = [read_picture(next(turns)) for _ in range(batch)]
-        sizes_wh = torch.tensor([[picture.shape[2], picture.shape[1]] for picture in pictures])
-        return torch.stack([network_input(picture, backend.image_hw) for picture in pictures]), sizes_wh
+        images = [read_image(next(turns)) for _ in range(batch)]
+        sizes_wh = torch.tensor([[image.shape[2], image.shape[1]] for image in images])
+        return torch.stack([network_input(image, backend.image_hw) for image in images]), sizes_wh
 
     images, sizes_wh = read()
     pixels, sizes = (images.contiguous().float() / 255).numpy(), sizes_wh.numpy()
@@ -83,7 +84,7 @@ def latency(backend: Backend, files: Sequence[Path], batch: int = 1, *, seconds:
     count = batch * min(_MOST_RUNS, max(_LEAST_RUNS, math.ceil(1000 * seconds / model_only.median)))
     source = ImageSource(tuple(itertools.islice(itertools.cycle(files), count)))
     start = time.perf_counter()
-    for _ in Predictor.of(backend).stream(source, batch_size=batch):
+    for _ in Predictor(backend).stream(source, batch_size=batch):
         pass
     return dict(
         backend=backend.name, precision="fp32" if backend.name == "torch" else backend.about.get("precision", ""),
@@ -93,12 +94,12 @@ def latency(backend: Backend, files: Sequence[Path], batch: int = 1, *, seconds:
     )  # fmt: skip
 
 
-def repeated(call: Callable[[], Any], seconds: float) -> Spread:
+def repeated(call: Callable[[], Any], seconds: float) -> CallTimes:
     """Time a call again and again; a third of `seconds` before that warms up."""
     _times(call, seconds / 3)
     times = _times(call, seconds)
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return Spread(median, low, high, len(times))
+    return CallTimes(median, low, high, len(times))
 
 
 def authors_latency(backend: Backend, folder: str | Path, runs: int = AUTHORS_RUNS) -> float:
@@ -111,12 +112,12 @@ def authors_latency(backend: Backend, folder: str | Path, runs: int = AUTHORS_RU
     Raises:
         SourceError: no images in the folder that can be read.
     """
-    files = itertools.islice(itertools.cycle(picture_files(folder)[0]), runs)
-    pictures = (read_picture(file) for file in files)
+    files = itertools.islice(itertools.cycle(image_files(folder)[0]), runs)
+    images = (read_image(file) for file in files)
     times = []
-    for number, picture in enumerate(pictures):
-        pixels = (network_input(picture, backend.image_hw)[None].contiguous().float() / 255).numpy()
-        sizes = np.array([[picture.shape[2], picture.shape[1]]], np.int64)
+    for number, image in enumerate(images):
+        pixels = (network_input(image, backend.image_hw)[None].contiguous().float() / 255).numpy()
+        sizes = np.array([[image.shape[2], image.shape[1]]], np.int64)
         for _ in range(runs if number == 0 else 0):
             backend.answer(pixels, sizes)
         start = time.perf_counter()
@@ -125,7 +126,7 @@ def authors_latency(backend: Backend, folder: str | Path, runs: int = AUTHORS_RU
     return statistics.fmean(times)
 
 
-class Peak:
+class PeakMemory:
     """Growth of memory from here on; which memory that is depends on what runs, and where.
 
     Args:
@@ -184,7 +185,7 @@ def _times(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def picture_files(images: Any = None) -> tuple[list[Path], Ledger]:
+def image_files(images: Any = None) -> tuple[list[Path], Ledger]:
     """The readable files of a source of images as `find_source` takes it, and what was left out of it.
 
     Every file is read once before; more than 1,000 are not needed, and not read.
@@ -219,7 +220,7 @@ def picture_files(images: Any = None) -> tuple[list[Path], Ledger]:
 
 def _fault(file: Path) -> str | None:
     try:
-        read_picture(file)
+        read_image(file)
     except SourceError as error:
         return str(error)
     return None

@@ -129,7 +129,7 @@ class VideoReader:
         finally:
             self._camera.release()
         if not count:
-            raise SourceError(f"camera {self.source.location}: gives no pictures. Does another program use it?")
+            raise SourceError(f"camera {self.source.location}: gives no images. Does another program use it?")
 
 
 def _ends(container: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A photograph with its detections drawn into the pixels: quick enough for every frame of a video."""
+"""An image with its detections drawn into the pixels: quick enough for every frame of a video."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dfine_tools.figures.style import Figure, as_array, as_rgb, class_colour, ne
 
 
 def annotated(image: Any, boxes_xyxy: Any, labels: Any, words: Sequence[str]) -> np.ndarray:
-    """A copy of the picture with boxes and words in it.
+    """A copy of the image with boxes and words in it.
 
     Args:
         image: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1.
-        boxes_xyxy: `[K, 4]`, pixels of the picture, the first on top.
+        boxes_xyxy: `[K, 4]`, pixels of the image, the first on top.
         labels: `[K]`, class of each; decides its colour.
-        words: what stands at each box.
+        words: text at each box.
 
     Returns:
         uint8 `[H, W, 3]`.

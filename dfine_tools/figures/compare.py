@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dfine_lib.errors import DfineError
 from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, class_colour, new_figure, styled
 from dfine_tools.runs.compare import RunCurve
 
@@ -22,12 +23,12 @@ def runs_compared(runs: Sequence[RunCurve]) -> Figure:
         ValueError: no run.
     """
     if not runs:
-        raise ValueError("there is no run to draw")
-    told = [
+        raise DfineError("there is no run to draw")
+    summary = [
         f"{run.name}: best AP {run.best[1]:.3f} in epoch {run.best[0]}" if run.best else f"{run.name}: no AP"
         for run in runs
     ]
-    figure = new_figure(11.5, 4.2, f"AP and training loss of {len(runs)} runs by epoch. {'; '.join(told)}.")
+    figure = new_figure(11.5, 4.2, f"AP and training loss of {len(runs)} runs by epoch. {'; '.join(summary)}.")
     ap, loss = figure.subplots(1, 2, width_ratios=(1.3, 1))
     for number, run in enumerate(runs):
         colour, dashes = class_colour(number), _DASHES[(number // 10 + number) % 4]
@@ -40,7 +41,7 @@ def runs_compared(runs: Sequence[RunCurve]) -> Figure:
             )  # fmt: skip
         if run.best:
             ap.plot(*run.best, marker="*", markersize=13, color=colour, markeredgecolor=INK, linestyle="")
-    ap.set(title="AP of the averaged weights (star: best)", ylabel="AP on the validation set, 0 to 1")
+    ap.set(title="AP of the EMA weights (star: best)", ylabel="AP on the validation set, 0 to 1")
     loss.set(title="training loss", ylabel="weighted sum, mean of the epoch")
     for axes, name in ((ap, "ap"), (loss, "loss")):
         axes.set_xlabel("epoch")
@@ -65,11 +66,11 @@ def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Figure:
         "published weights, scored here": (SECOND, "s", 6),
         "trained here": (MAIN, "o", 8),
     }
-    told = []
+    summary = []
     for row in rows:
         here = [f"{key} {row[key]:.1f}" for key in list(marks)[1:] if row[key] is not None]
-        told.append(f"{row['recipe']}: {row['published']:.1f}, {', '.join(here) or 'not run here'}")
-    figure = new_figure(9, 3.6, f"Published AP on COCO val2017 beside ours, percent. {'; '.join(told)}.")
+        summary.append(f"{row['recipe']}: {row['published']:.1f}, {', '.join(here) or 'not run here'}")
+    figure = new_figure(9, 3.6, f"Published AP on COCO val2017 beside ours, percent. {'; '.join(summary)}.")
     axes = figure.subplots()
     for key, (colour, marker, size) in marks.items():
         at = [(n, row[key]) for n, row in enumerate(rows) if row[key] is not None]
@@ -92,12 +93,12 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ValueError: no condition.
     """
     if not rows:
-        raise ValueError("there is no condition to draw")
-    told = [
+        raise DfineError("there is no condition to draw")
+    summary = [
         f"{row['condition']} " + ("not measured" if row["AP"] is None else f"{row['AP']:.3f} ({row['seeds']} seeds)")
         for row in rows
     ]
-    figure = new_figure(10, 1.4 + 0.36 * len(rows), f"Mean AP by condition: {', '.join(told)}.")
+    figure = new_figure(10, 1.4 + 0.36 * len(rows), f"Mean AP by condition: {', '.join(summary)}.")
     names = [("AP", "low", "high"), ("difference", "difference low", "difference high")]
     for axes, columns in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
         for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What is in a data set: boxes of each class, sizes of objects, where they lie, a page of annotated pictures."""
+"""What is in a data set: boxes of each class, sizes of objects, where they lie, annotated images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dfine_lib.errors import DfineError
 from dfine_tools.figures.style import (
     INK,
     MAIN,
@@ -33,19 +34,19 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     Args:
         counts: boxes of each class `[C]`, by split; the first split gives the order.
         names: class names, C of them.
-        most: classes to draw; the rest is told in the title.
+        most: classes to draw; the title says how many are left out.
 
     Raises:
         ValueError: counts of another length than names, or no class.
     """
     columns = {split: as_array(values) for split, values in counts.items()}
     if not names or not columns or any(len(values) != len(names) for values in columns.values()):
-        raise ValueError(f"{len(names)} names, counts of {[len(values) for values in columns.values()]} classes")
+        raise DfineError(f"{len(names)} names, counts of {[len(values) for values in columns.values()]} classes")
     order = np.argsort(-next(iter(columns.values())), kind="stable")[:most]
-    told = "; ".join(
+    summary = "; ".join(
         f"{split}: " + ", ".join(f"{names[i]} {values[i]:.0f}" for i in order[:10]) for split, values in columns.items()
     )
-    figure = new_figure(8.5, 1.3 + 0.27 * len(order), f"Boxes of each class, most first. {told}.")
+    figure = new_figure(8.5, 1.3 + 0.27 * len(order), f"Boxes of each class, most first. {summary}.")
     axes = figure.subplots()
     height = 0.8 / len(columns)
     for number, (split, values) in enumerate(columns.items()):
@@ -65,7 +66,7 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
 
 @styled
 def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapping[str, float]) -> Figure:
-    """Share of the objects by side, in pixels of the network's input, on a logarithmic scale.
+    """Fraction of the objects by side, in pixels of the network's input, on a logarithmic scale.
 
     Args:
         sides_px: geometric mean of width and height of each object at the input size `[M]`, by split.
@@ -77,14 +78,14 @@ def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapp
     """
     columns = {split: as_array(values) for split, values in sides_px.items() if len(values)}
     if not columns:
-        raise ValueError("no object to draw")
+        raise DfineError("no object to draw")
     edges = 2.0 ** np.arange(-1, np.log2(2 * image_size) + 0.5, 0.5)
-    told = "; ".join(
+    summary = "; ".join(
         f"{split}: median {np.median(values):.0f} px, "
         + ", ".join(f"{(values < mark).mean():.1%} below {mark:g} px" for mark in marks_px.values())
         for split, values in columns.items()
     )
-    figure = new_figure(8.5, 3.8, f"Sides of the objects at an input of {image_size} px. {told}.")
+    figure = new_figure(8.5, 3.8, f"Sides of the objects at an input of {image_size} px. {summary}.")
     axes = figure.subplots()
     for number, (split, values) in enumerate(columns.items()):
         axes.hist(
@@ -105,7 +106,7 @@ def object_sizes(sides_px: Mapping[str, Any], *, image_size: int, marks_px: Mapp
 
 @styled
 def anchors_in_objects(counts: Mapping[str, Any]) -> Figure:
-    """Share of the objects by how many anchors have their centre inside, on bars that double in width.
+    """Fraction of the objects by how many anchors have their centre inside, on bars that double in width.
 
     Args:
         counts: anchors inside each object `[M]`, by split.
@@ -115,34 +116,34 @@ def anchors_in_objects(counts: Mapping[str, Any]) -> Figure:
     """
     columns = {split: as_array(values) for split, values in counts.items() if len(values)}
     if not columns:
-        raise ValueError("no object to draw")
+        raise DfineError("no object to draw")
     starts = np.array([0, 1, 2, 3, 5, 9, 17, 33, 65, 257, 1025])
     names = [str(a) if a + 1 == b else f"{a}-{b - 1}" for a, b in pairwise(starts)] + ["more"]
-    told = "; ".join(
+    summary = "; ".join(
         f"{split}: none in {(values == 0).mean():.1%}, median {np.median(values):.0f}"
         for split, values in columns.items()
     )
-    figure = new_figure(8.5, 3.4, f"Anchors inside each object. {told}.")
+    figure = new_figure(8.5, 3.4, f"Anchors inside each object. {summary}.")
     axes = figure.subplots()
     width = 0.8 / len(columns)
     for number, (split, values) in enumerate(columns.items()):
-        shares = np.bincount(np.searchsorted(starts, values, side="right") - 1, minlength=len(starts)) / len(values)
+        fractions = np.bincount(np.searchsorted(starts, values, side="right") - 1, minlength=len(starts)) / len(values)
         place = np.arange(len(starts)) + (number - (len(columns) - 1) / 2) * width
         axes.bar(
-            place, 100 * shares, width=width, color=_COLOURS[number % 2], label=f"{split}, {len(values):,} objects"
+            place, 100 * fractions, width=width, color=_COLOURS[number % 2], label=f"{split}, {len(values):,} objects"
         )
     axes.set_xticks(np.arange(len(starts)), names)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("anchors whose centre lies in the object")
     axes.set_ylabel("% of the objects")
-    axes.set_title("which objects have anchors of their own")
+    axes.set_title("anchors in each object")
     axes.legend(loc="upper right")
     return figure
 
 
 @styled
 def where_objects_lie(density: Mapping[str, Any]) -> Figure:
-    """Heat map of box centres over the picture, brighter where more lie; one map for each split.
+    """Heat map of box centres over the image, brighter where more lie; one map for each split.
 
     Args:
         density: counts of centres `[n, n]`, rows from top to bottom, by split.
@@ -152,13 +153,13 @@ def where_objects_lie(density: Mapping[str, Any]) -> Figure:
     """
     maps = {split: as_array(values) for split, values in density.items()}
     if not maps or any(one.ndim != 2 or one.shape[0] != one.shape[1] for one in maps.values()):
-        raise ValueError(f"maps must be [n, n], got {[list(one.shape) for one in maps.values()]}")
-    told = []
+        raise DfineError(f"maps must be [n, n], got {[list(one.shape) for one in maps.values()]}")
+    summary = []
     for split, one in maps.items():
         cut = len(one) // 4
         inner = one[cut : len(one) - cut, cut : len(one) - cut].sum() / max(one.sum(), 1)
-        told.append(f"{split}: {inner:.0%} of the centres in the middle quarter of the area")
-    figure = new_figure(4.3 * len(maps), 4.2, f"Where the centres of boxes lie. {'; '.join(told)}.")
+        summary.append(f"{split}: {inner:.0%} of the centres in the middle quarter of the area")
+    figure = new_figure(4.3 * len(maps), 4.2, f"Where the centres of boxes lie. {'; '.join(summary)}.")
     for axes, (split, one) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items()):
         axes.imshow(one, cmap="mako", extent=(0, 100, 100, 0))
         axes.set_title(f"{split}: centres of boxes")
@@ -172,21 +173,21 @@ def where_objects_lie(density: Mapping[str, Any]) -> Figure:
 def annotated_images(
     pictures: Mapping[str, tuple[Any, Any, Sequence[int]]], names: Sequence[str], *, per_row: int = 3
 ) -> Figure:
-    """A page of pictures with their boxes in the colour of the class, its name beside.
+    """Images with their annotated boxes, in the colour of the class and with its name.
 
     Args:
         pictures: image `[3, H, W]` or `[H, W, 3]`, boxes xyxy `[G, 4]` in its pixels, labels `[G]`; by title.
         names: of the classes that labels point to.
-        per_row: pictures side by side.
+        per_row: images side by side.
 
     Raises:
-        ValueError: no picture, or a label without a name.
+        ValueError: no image, or a label without a name.
     """
     if not pictures:
-        raise ValueError("no picture to show")
+        raise DfineError("no image to show")
     rows = -(-len(pictures) // per_row)
-    told = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in pictures.items())
-    figure = new_figure(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Pictures as they are annotated. {told}.")
+    summary = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in pictures.items())
+    figure = new_figure(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Images with their annotations. {summary}.")
     grid = figure.subplots(rows, min(per_row, len(pictures)), squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -196,7 +197,7 @@ def annotated_images(
         axes.set_title(title, fontsize=8.5)
         for box, label in zip(as_array(boxes).reshape(-1, 4), labels, strict=True):
             if not 0 <= label < len(names):
-                raise ValueError(f"{title}: label {label} has no name; there are {len(names)}")
+                raise DfineError(f"{title}: label {label} has no name; there are {len(names)}")
             colour = class_colour(int(label))
             draw_box(axes, box, colour, width=1.2)
             if len(labels) <= 12:

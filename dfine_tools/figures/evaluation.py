@@ -1,4 +1,4 @@
-"""What an evaluation found: errors by kind, precision by recall, what is taken for what, the worst images."""
+"""Figures of an evaluation: ΔAP by error type, precision–recall curves, confusion matrix, errors in images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dfine_lib.evaluate.coco_ap import ImageBoxes
-from dfine_tools.analysis.errors import KINDS, RIGHT, ErrorBreakdown, judge_detections
+from dfine_lib.errors import DfineError
+from dfine_tools.analysis.errors import ERROR_TYPES, TRUE_POSITIVE, ErrorBreakdown, match_detections
+from dfine_tools.analysis.image_boxes import ImageBoxes
 from dfine_tools.figures.style import (
     DOTTED,
     GROUND_TRUTH,
@@ -29,34 +30,37 @@ from dfine_tools.figures.style import (
 )
 
 _MOST_CLASSES = 16  # of a confusion matrix: more cannot be read
-_MOST_WORDS = 12  # beside wrong detections of one image: more would hide it
+_MOST_WORDS = 12  # beside false positives of one image: more would hide it
 _DASHED = (0, (5, 2.5))
 
 
 @styled
-def errors_by_kind(breakdown: ErrorBreakdown) -> Figure:
-    """The AP that would be gained without each kind of error, with how often it happens.
+def errors_by_type(breakdown: ErrorBreakdown) -> Figure:
+    """ΔAP of each error type, with its count.
 
     Args:
         breakdown: of `dfine_tools.analysis.errors.error_breakdown`.
     """
-    bars = {f"{kind} ({breakdown.counts[kind]:,})": breakdown.gains[kind] for kind in KINDS}
-    sides = {"any false": breakdown.gain_false_positives, "any not found": breakdown.gain_false_negatives}
+    bars = {f"{name} ({breakdown.counts[name]:,})": breakdown.delta_ap[name] for name in ERROR_TYPES}
+    sides = {
+        "false positives": breakdown.delta_ap_false_positives,
+        "false negatives": breakdown.delta_ap_false_negatives,
+    }
     bars = {**bars, **sides}
-    told = ", ".join(f"{name} {'-' if np.isnan(gain) else f'{gain:.3f}'}" for name, gain in bars.items())
+    values = ", ".join(f"{name} {'-' if np.isnan(delta) else f'{delta:.3f}'}" for name, delta in bars.items())
     at = "not measured" if np.isnan(breakdown.ap) else f"{breakdown.ap:.3f}"
-    figure = new_figure(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; gained without each kind: {told}.")
+    figure = new_figure(8, 3.6, f"AP at IoU {breakdown.foreground:g} is {at}; ΔAP by error type: {values}.")
     axes = figure.subplots()
-    colours = [MAIN] * len(KINDS) + [MUTED] * len(sides)
-    widths = np.nan_to_num(list(bars.values()))  # without objects there is no AP to gain
+    colours = [MAIN] * len(ERROR_TYPES) + [MUTED] * len(sides)
+    widths = np.nan_to_num(list(bars.values()))  # without objects there is no AP
     axes.barh(range(len(bars)), widths, color=colours, height=0.7)
-    for row, (gain, width) in enumerate(zip(bars.values(), widths, strict=True)):
-        axes.text(width, row, " -" if np.isnan(gain) else f" {gain:+.3f}", va="center", fontsize=9)
-    axes.axhline(len(KINDS) - 0.5, color=MUTED, linewidth=0.8)
+    for row, (delta, width) in enumerate(zip(bars.values(), widths, strict=True)):
+        axes.text(width, row, " -" if np.isnan(delta) else f" {delta:+.3f}", va="center", fontsize=9)
+    axes.axhline(len(ERROR_TYPES) - 0.5, color=MUTED, linewidth=0.8)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
-    axes.set_xlabel(f"AP gained at IoU {breakdown.foreground:g} by mending this kind alone (beside it how many)")
+    axes.set_xlabel(f"ΔAP at IoU {breakdown.foreground:g} of fixing this error type alone (in brackets its count)")
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
@@ -64,7 +68,7 @@ def errors_by_kind(breakdown: ErrorBreakdown) -> Figure:
 
 
 @styled
-def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) -> Figure:
+def precision_recall_curves(precision: Any, names: Sequence[str], iou: float = 0.5) -> Figure:
     """Precision against recall: the mean of all classes at each IoU threshold, and each class at one.
 
     Args:
@@ -79,11 +83,11 @@ def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) 
     values, at = as_array(precision), np.linspace(0, 1, 101)
     thresholds = [round(0.5 + 0.05 * n, 2) for n in range(10)]
     if values.shape != (10, 101, len(names)) or iou not in thresholds:
-        raise ValueError(
+        raise DfineError(
             f"precision must be [10, 101, {len(names)}] and iou one of {thresholds}, got {list(values.shape)} and {iou}"
         )
     measured = np.flatnonzero(~np.isnan(values).all((0, 1))) if len(names) else np.zeros(0, int)
-    figure = new_figure(11, 4.3, "Precision against recall. Without objects nothing is measured.")
+    figure = new_figure(11, 4.3, "Precision against recall. Without objects there is nothing to measure.")
     of_all, of_each = figure.subplots(1, 2, sharey=True)
     for axes, title in ((of_all, "mean of all classes, by IoU"), (of_each, f"each class, at IoU {iou:g}")):
         axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", title=title)
@@ -104,19 +108,19 @@ def precision_by_recall(precision: Any, names: Sequence[str], iou: float = 0.5) 
         of_each.plot(at, values[thresholds.index(iou), :, c], **{"linewidth": 0.6, **look}, label=label)
     for axes, title in ((of_all, "IoU: AP"), (of_each, "class: AP")):
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, title=title, title_fontsize=8.5)
-    told = ", ".join(f"{t:.2f} {m.mean():.3f}" for t, m in zip(thresholds, mean, strict=True))
+    by_iou = ", ".join(f"{t:.2f} {m.mean():.3f}" for t, m in zip(thresholds, mean, strict=True))
     classes = ", ".join(f"{names[c]} {aps[c]:.2f}" for c in named)
-    figure.alt_text = f"Precision against recall. AP by IoU: {told}. AP of classes at IoU {iou:g}: {classes}."
+    figure.alt_text = f"Precision against recall. AP by IoU: {by_iou}. AP of classes at IoU {iou:g}: {classes}."
     return figure
 
 
 @styled
 def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5) -> Figure:
-    """What objects were taken for: rows are true classes, columns detected ones, shaded as a share of the row.
+    """The confusion matrix: rows are true classes, columns detected ones, shaded by fraction of the row.
 
     Args:
         matrix: `[C + 1, C + 1]` of `dfine_tools.analysis.errors.confusion_matrix`.
-        names: class names, C of them. Of more than sixteen those with most mistakes are shown.
+        names: class names, C of them. Of more than sixteen those with most errors are shown.
         score, iou: at which it was counted.
 
     Raises:
@@ -124,102 +128,102 @@ def confusion(matrix: Any, names: Sequence[str], score: float, iou: float = 0.5)
     """
     counts, classes = as_array(matrix).astype(int), len(names)
     if counts.shape != (classes + 1, classes + 1):
-        raise ValueError(f"{classes} names want a matrix [{classes + 1}, {classes + 1}], got {list(counts.shape)}")
-    right = np.diag(counts)[:-1]
-    faults = counts[:-1].sum(1) + counts[:, :-1].sum(0) - 2 * right
-    shown = np.sort(np.argsort(-faults, kind="stable")[:_MOST_CLASSES])
+        raise DfineError(f"{classes} names want a matrix [{classes + 1}, {classes + 1}], got {list(counts.shape)}")
+    correct = np.diag(counts)[:-1]
+    errors = counts[:-1].sum(1) + counts[:, :-1].sum(0) - 2 * correct
+    shown = np.sort(np.argsort(-errors, kind="stable")[:_MOST_CLASSES])
     which = [*shown, classes]
     objects, missed, false = counts[:-1].sum(), counts[:-1, -1].sum(), counts[-1, :-1].sum()
     pairs = counts[:-1, :-1] * ~np.eye(classes, dtype=bool)
     top = [(pairs[a, b], names[a], names[b]) for a, b in np.argwhere(pairs)]
-    most = ", ".join(f"{a} taken for {b} {n} times" for n, a, b in sorted(top, reverse=True)[:3]) or "none confused"
+    most = ", ".join(f"{a} detected as {b} {n} times" for n, a, b in sorted(top, reverse=True)[:3]) or "none confused"
     side = 2.2 + 0.42 * len(which)
     figure = new_figure(
         side + 1.0, side,
-        f"Confusion at score {score:g} and IoU {iou:g}: of {objects} objects {right.sum()} right, {missed} not found, "
-        f"{false} false detections; {most}.",
+        f"Confusion at score {score:g} and IoU {iou:g}: of {objects} objects {correct.sum()} true positives, "
+        f"{missed} false negatives, {false} false positives on no object; {most}.",
     )  # fmt: skip
     axes = figure.subplots()
     cells = counts[np.ix_(which, which)]
-    share = cells / np.maximum(counts[which].sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    fraction = cells / np.maximum(counts[which].sum(1, keepdims=True), 1)
+    axes.imshow(fraction, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(cells):
         if count:
-            colour = "white" if share[row, column] > 0.55 else INK
+            colour = "white" if fraction[row, column] > 0.55 else INK
             axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8, color=colour)
     last = len(which) - 1.5
     axes.axhline(last, color=INK, linewidth=1)
     axes.axvline(last, color=INK, linewidth=1)
     own = [names[c] for c in shown]
-    axes.set_xticks(range(len(which)), [*own, "not found"], rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(which)), [*own, "nothing there"])
+    axes.set_xticks(range(len(which)), [*own, "false negative"], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(which)), [*own, "no object"])
     left_out = f", {len(shown)} of {classes} classes" if len(shown) < classes else ""
-    axes.set(xlabel="detected as", ylabel="is", title=f"score ≥ {score:g}, IoU ≥ {iou:g}{left_out}")
+    axes.set(xlabel="detected as", ylabel="true class", title=f"score ≥ {score:g}, IoU ≥ {iou:g}{left_out}")
     axes.grid(visible=False)
     return figure
 
 
 @styled
-def mistakes(
+def detection_errors(
     images: Sequence[Any], boxes: Sequence[ImageBoxes], names: Sequence[str], score: float, iou: float = 0.5
 ) -> Figure:
-    """Images with their objects, found or missed, and their detections, right or wrong and in what way.
+    """Images with their objects, matched or missed, and their detections, with the error type of false positives.
 
     Args:
         images: `[3, H, W]` or `[H, W, 3]`, uint8 or 0..1, in the pixels that the boxes are given in; at least one.
         boxes: of each image.
         names: class names by label.
         score: leave out detections below it.
-        iou: overlap from which a detection is right.
+        iou: IoU from which a detection can match.
 
     Raises:
         ValueError: lists of unequal length, or empty ones.
     """
     if not images or len(images) != len(boxes):
-        raise ValueError(f"give one set of boxes for each image and at least one; got {len(boxes)} for {len(images)}")
+        raise DfineError(f"give one set of boxes for each image and at least one; got {len(boxes)} for {len(images)}")
     columns = min(3, len(images))
     rows = -(-len(images) // columns)
     height, width = np.median([as_rgb(image).shape[:2] for image in images], axis=0)
-    told = []
+    counted = []
     figure = new_figure(11, rows * (11 / columns * height / width + 0.35) + 0.4, "")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, each in zip(grid, images, boxes, strict=False):
         show_image(axes, image)
-        missed, false = _draw_mistakes(axes, each.above(score), names, iou)
-        axes.set_title(f"image {each.image_id}: {missed} missed, {false} false", fontsize=9.5)
-        told.append(f"image {each.image_id}: {missed} missed, {false} false")
+        missed, false = _draw_errors(axes, each.above(score), names, iou)
+        counted.append(f"image {each.image_id}: {missed} missed, {false} false positives")
+        axes.set_title(counted[-1], fontsize=9.5)
     kinds = {p.get_label(): p for axes in grid for p in axes.patches if not p.get_label().startswith("_")}
     figure.legend(kinds.values(), kinds.keys(), loc="outside lower center", ncols=4)
-    figure.alt_text = f"Objects and detections of score {score:g} or more. {'; '.join(told)}."
+    figure.alt_text = f"Objects and detections of score {score:g} or more. {'; '.join(counted)}."
     return figure
 
 
-def _draw_mistakes(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
-    """Draw one image's boxes; how many objects were missed, and how many detections are false."""
-    verdicts = judge_detections([image], foreground=iou)
+def _draw_errors(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
+    """Draw one image's boxes; the number of false negatives and of false positives."""
+    matches = match_detections([image], foreground=iou)
     real = ~image.truth_ignored
     for box, label, found in zip(
-        image.truth_boxes_xyxy[real], image.truth_labels[real], verdicts.found.tolist(), strict=True
+        image.truth_boxes_xyxy[real], image.truth_labels[real], matches.found.tolist(), strict=True
     ):
         if found:
-            draw_box(axes, box, MUTED, dashes=DOTTED, width=1.2, label="object, found")
+            draw_box(axes, box, MUTED, dashes=DOTTED, width=1.2, label="object, matched")
         else:
             draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=2.4, label="object, missed")
             _say(axes, box[0], box[3], names[label], GROUND_TRUTH, "top")
     for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
         draw_box(axes, box, INK, dashes=DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
-    named = np.flatnonzero(verdicts.kinds >= 0)[:_MOST_WORDS]  # scores fall: the surest
-    drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, verdicts.kinds, strict=True)
-    for k, box, label, score, kind in reversed(list(drawn)):
-        if kind == RIGHT:
-            draw_box(axes, box, MAIN, width=1.4, label="detection, right")
-        elif kind >= 0:
-            draw_box(axes, box, SECOND, dashes=_DASHED, width=1.6, label="detection, wrong")
+    named = np.flatnonzero(matches.status >= 0)[:_MOST_WORDS]  # by falling score
+    drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, matches.status, strict=True)
+    for k, box, label, score, status in reversed(list(drawn)):
+        if status == TRUE_POSITIVE:
+            draw_box(axes, box, MAIN, width=1.4, label="true positive")
+        elif status >= 0:
+            draw_box(axes, box, SECOND, dashes=_DASHED, width=1.6, label="false positive")
             if k in named:
-                _say(axes, box[0], box[1], f"{names[label]} {score:.2f} {KINDS[kind]}", "#7a4b00", "bottom")
-    return int((~verdicts.found).sum()), int((verdicts.kinds >= 0).sum())
+                _say(axes, box[0], box[1], f"{names[label]} {score:.2f} {ERROR_TYPES[status]}", "#7a4b00", "bottom")
+    return int((~matches.found).sum()), int((matches.status >= 0).sum())
 
 
 def _say(axes: Axes, x: float, y: float, text: str, colour: str, side: str) -> None:

@@ -14,19 +14,19 @@ from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, new_figu
 def accuracy_by_latency(report: Mapping[str, Any]) -> Figure:
     """AP over milliseconds on the left, published numbers marked as such; milliseconds of every row on the right.
 
-    Ours are on the left only where AP is known. The two kinds of points are of different machines and mostly of
-    different data: what they share is the axes.
+    Ours are on the left only where AP is known. The two sets of points come from different machines and mostly from
+    different data: only the axes are common.
 
     Args:
         report: of `dfine_tools.deploy.bench.BenchReport.to_dict`.
     """
     rows, published = report["latencies"], report["published"]
     words = [f"{_name(row)} {row['model_only']['median']:.1f} ms" + _ap(row) for row in rows]
-    told = ", ".join(f"{size} {one['latency_ms']:g} ms at AP {one['ap']:g}" for size, one in published.items())
+    summary = ", ".join(f"{size} {one['latency_ms']:g} ms at AP {one['ap']:g}" for size, one in published.items())
     figure = new_figure(
         12, max(4.2, 1.6 + 0.42 * len(rows)),
         f"Latency, ours on {report['machine']['processor']}: {'; '.join(words) or 'none'}. Published, one T4, TensorRT "
-        f"fp16, COCO: {told}.",
+        f"fp16, COCO: {summary}.",
     )  # fmt: skip
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     left.plot(
@@ -40,7 +40,7 @@ def accuracy_by_latency(report: Mapping[str, Any]) -> Figure:
     left.plot(
         [row["model_only"]["median"] / row["batch"] for row in known], [100 * row["ap"] for row in known],
         marker="o", color=MAIN, markersize=7, linestyle="",
-        label="ours: this machine, the AP that stands beside the file" if known else "ours: no AP is known",
+        label="ours: this machine, the AP in the file beside the model" if known else "ours: no AP is known",
     )  # fmt: skip
     left.set_xscale("log")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -50,20 +50,19 @@ def accuracy_by_latency(report: Mapping[str, Any]) -> Figure:
     left.margins(y=0.15)
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), fontsize=8.5)
 
-    for place, row in enumerate(rows):
-        for part, shift, colour, told in (
+    for at, row in enumerate(rows):
+        for part, shift, colour, label in (
             ("model_only", -0.17, MAIN, "model only"), ("end_to_end", 0.17, SECOND, "end to end"),
         ):  # fmt: skip
             one = row[part]
             reach = [[one["median"] - one["low"]], [one["high"] - one["median"]]]
-            told = told if place == 0 else ""
-            bar = dict(color=colour, ecolor=INK, capsize=2, label=told)
-            right.barh(place + shift, one["median"], 0.32, xerr=reach, **bar)
+            bar = dict(color=colour, ecolor=INK, capsize=2, label="" if at else label)
+            right.barh(at + shift, one["median"], 0.32, xerr=reach, **bar)
     right.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=8.5)
     right.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     right.grid(visible=False, axis="y")
     right.grid(visible=True, axis="x")
-    right.set(xlabel="ms a call, and its middle half", title="Measured here")
+    right.set(xlabel="ms a call, and its interquartile range", title="Measured here")
     if rows:
         right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), fontsize=8.5)
     return figure

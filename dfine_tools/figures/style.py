@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageShow
 
+from dfine_lib.errors import DfineError
+
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
@@ -138,7 +140,7 @@ def as_rgb(image: Any) -> np.ndarray:
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * 3, axis=-1)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise ValueError(f"an image must be [3, H, W] or [H, W, 3], got {list(pixels.shape)}")
+        raise DfineError(f"an image must be [3, H, W] or [H, W, 3], got {list(pixels.shape)}")
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32).clip(0, 1)
 
 

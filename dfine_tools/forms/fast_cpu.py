@@ -44,12 +44,8 @@ def pays(model: DFINE, image_hw: tuple[int, int]) -> bool:
     return image_hw[0] * image_hw[1] * model.backbone.stem.stem1.conv.out_channels >= LEAST_WORK
 
 
-def put_on(model: DFINE) -> None:
-    """Let a model train by the operations of this file.
-
-    Args:
-        model: changed in place; so are copies of it.
-    """
+def put_on(model: nn.Module) -> None:
+    """Let a model, or a part of one, train by the operations of this file; its copies do too."""
     for module in model.modules():
         for name, function in _REPLACED.get(type(module), {}).items():
             setattr(module, name, functools.partial(function, module))
@@ -117,7 +113,7 @@ def _select_queries(
     with torch.no_grad():
         scores = decoder.enc_score_head(decoder.enc_output(memory * valid)).amax(-1)
     chosen = scores.topk(min(decoder.config.num_queries, memory.shape[1]), dim=1).indices
-    anchors, valid = (x.expand(len(memory), -1, -1) for x in (anchors, valid))
+    anchors, valid = (x.expand(memory.shape[0], -1, -1) for x in (anchors, valid))
     content = decoder.enc_output(pick(memory, chosen) * pick(valid, chosen))
     reference = decoder.enc_bbox_head(content) + pick(anchors, chosen)
     encoder = LayerOutput(decoder.enc_score_head(content), reference.sigmoid())

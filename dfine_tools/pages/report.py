@@ -1,9 +1,8 @@
-"""One self-contained page for a run: it can be mailed, archived and opened anywhere, with nothing beside it."""
+"""One self-contained HTML page for a run: to mail, archive and open anywhere, without a network."""
 
 from __future__ import annotations
 
 import base64
-import html
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from dfine_lib.files import write_atomically
 
 @runtime_checkable
 class Drawing(Protocol):
-    """A figure: its pixels, and words for those who cannot see them. `dfine_tools.figures.style.Figure` is one."""
+    """A figure with alternative text, as `dfine_tools.figures.style.Figure`."""
 
     alt_text: str
 
@@ -25,7 +24,14 @@ class Drawing(Protocol):
 # Text (blank lines part paragraphs), a table (name to value, or a list of rows with the same keys), a figure.
 Content = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Drawing
 
-_STYLE = """
+_PAGE = """
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
 :root{color-scheme:light}
 body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1f2933;background:#fff;
  max-width:72rem;margin:2.5rem auto;padding:0 1.25rem}
@@ -35,13 +41,51 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .9rem .25rem 0;text-align:left;border-bottom:1px solid #e4e7eb}
 td.number{text-align:right}
 @media print{body{margin:0}h2{break-after:avoid}figure{break-inside:avoid}}
-""".strip()
+</style>
+</head>
+<body>
+{%- macro cell(value) %}
+<td{% if value is none or (value is number and value is not boolean) %} class="number"{% endif %}>
+{{- "–" if value is none else "%.4g" % value if value is float else value }}</td>
+{%- endmacro %}
+<h1>{{ title }}</h1>
+{%- for heading, pieces in sections %}
+{%- if heading %}
+<h2>{{ heading }}</h2>
+{%- endif %}
+{%- for kind, content in pieces %}
+{%- if kind == "text" %}
+{%- for block in content.split("\n\n") if block.strip() %}
+<p>{{ block.strip() }}</p>
+{%- endfor %}
+{%- elif kind == "figure" %}
+<figure><img src="data:image/png;base64,{{ content.png() | base64 }}" alt="{{ content.alt_text }}"></figure>
+{%- elif kind == "values" %}
+<table>
+{%- for name, value in content.items() %}
+<tr><th scope="row">{{ name }}</th>{{ cell(value) }}</tr>
+{%- endfor %}
+</table>
+{%- else %}
+<table>
+{%- set names = dict.fromkeys(content | map("list") | sum(start=[])) %}
+<tr>{% for name in names %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
+{%- for row in content %}
+<tr>{% for name in names %}{{ cell(row.get(name)) }}{% endfor %}</tr>
+{%- endfor %}
+</table>
+{%- endif %}
+{%- endfor %}
+{%- endfor %}
+</body>
+</html>
+""".lstrip()
 
 
 def write_report(
     path: str | os.PathLike[str], title: str, sections: Sequence[tuple[str, Content | Sequence[Content]]]
 ) -> Path:
-    """Write one HTML page that needs no other file and no network: pictures are embedded, with alternative text.
+    """Write one HTML page that needs no other file and no network: images are embedded, with alternative text.
 
     Args:
         path: of the page; its folder is made. An older page is replaced whole or not at all.
@@ -54,22 +98,14 @@ def write_report(
     Raises:
         TypeError: content of another kind, named with its heading.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for heading, content in sections:
-        if heading:
-            parts.append(f"<h2>{html.escape(heading)}</h2>")
-        pieces = content if isinstance(content, list | tuple) and not _is_rows(content) else [content]
-        parts.extend(_to_html(heading, piece) for piece in pieces)
-    page = "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>",
-            *parts,
-            "</body>\n</html>\n",
-        ]
-    )
-    return _replace_whole(Path(path), page.encode("utf-8"))
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
+    environment.globals["dict"] = dict
+    whole = [(heading, [(_kind(heading, piece), piece) for piece in _pieces(content)]) for heading, content in sections]
+    page = environment.from_string(_PAGE).render(title=title, sections=whole)
+    return _replace_whole(Path(path), (page + "\n").encode("utf-8"))
 
 
 def write_metrics(path: str | os.PathLike[str], values: Mapping[str, Any]) -> Path:
@@ -88,31 +124,17 @@ def _replace_whole(path: Path, content: bytes) -> Path:
     return path
 
 
-def _to_html(heading: str, content: Content) -> str:
-    if isinstance(content, str):
-        return "\n".join(f"<p>{html.escape(block.strip())}</p>" for block in content.split("\n\n") if block.strip())
-    if isinstance(content, Drawing):
-        data = base64.b64encode(content.png()).decode("ascii")
-        return f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(content.alt_text)}"></figure>'
-    if isinstance(content, Mapping):
-        rows = [f'<tr><th scope="row">{html.escape(str(k))}</th>{_cell(v)}</tr>' for k, v in content.items()]
-        return f"<table>\n{chr(10).join(rows)}\n</table>"
-    if _is_rows(content):
-        names = list(dict.fromkeys(name for row in content for name in row))
-        head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in names)
-        rows = [f"<tr>{''.join(_cell(row.get(name)) for name in names)}</tr>" for row in content]
-        return f"<table>\n<tr>{head}</tr>\n{chr(10).join(rows)}\n</table>"
-    raise TypeError(f"section {heading!r}: cannot put a {type(content).__name__} into a report")
+def _pieces(content: Content | Sequence[Content]) -> Sequence[Content]:
+    return content if isinstance(content, list | tuple) and not _is_rows(content) else [content]
+
+
+def _kind(heading: str, content: Content) -> str:
+    kinds = {"text": str, "figure": Drawing, "values": Mapping}
+    found = next((kind for kind, type_ in kinds.items() if isinstance(content, type_)), None)
+    if found is None and not _is_rows(content):
+        raise TypeError(f"section {heading!r}: cannot put a {type(content).__name__} into a report")
+    return found or "rows"
 
 
 def _is_rows(content: Any) -> bool:
     return isinstance(content, list | tuple) and bool(content) and all(isinstance(row, Mapping) for row in content)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return '<td class="number">–</td>'
-    if isinstance(value, float):
-        return f'<td class="number">{value:.4g}</td>'
-    kind = ' class="number"' if isinstance(value, int) and not isinstance(value, bool) else ""
-    return f"<td{kind}>{html.escape(str(value))}</td>"

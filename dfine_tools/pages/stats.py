@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_tools.stats import Statistics, some_pictures
+from data_tools.stats import Statistics, some_images
 from dfine_tools.figures import data_set
 from dfine_tools.pages.report import write_report
 
 
-def write_statistics_page(found: Statistics, path: Path | str, *, pictures: int = 9, seed: int = 0) -> Path:
+def write_statistics_page(found: Statistics, path: Path | str, *, images: int = 9, seed: int = 0) -> Path:
     """Numbers and figures as one page that needs no other file.
 
     Raises:
@@ -35,6 +35,6 @@ def write_statistics_page(found: Statistics, path: Path | str, *, pictures: int 
             ("Anchors", data_set.anchors_in_objects({split.name: split.anchors for split in full})),
             ("Places", data_set.where_objects_lie({split.name: split.centres for split in full})),
         ]  # fmt: skip
-    if pictures and (chosen := some_pictures(found, count=pictures, seed=seed)):
-        sections.append(("Pictures", data_set.annotated_images(chosen, found.names)))
+    if images and (chosen := some_images(found, count=images, seed=seed)):
+        sections.append(("Images", data_set.annotated_images(chosen, found.names)))
     return write_report(path, f"{os.path.basename(found.data.resolve())}: what is in it", sections)

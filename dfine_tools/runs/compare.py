@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dfine_lib.errors import DfineError
+from dfine_lib.train.run_folder import read_lines
 
 # Their list of twelve, in COCO's order: AP, AP50, AP75, then by size, then recalls.
 _PLACES = {"ap": 0, "ap50": 1, "ap75": 2}
@@ -90,7 +91,7 @@ def read_run(path: str | Path) -> RunCurve:
             raise CompareError(f"{given}: neither metrics.jsonl nor log.txt is in this folder, so it holds no run.")
     if not file.is_file():
         raise CompareError(f"{file}: no such file. Give a run's folder, its metrics.jsonl, or a log.txt.")
-    rows, unreadable = _rows(file)
+    rows, unreadable = read_lines(file)
     name = file.resolve().parent.name if file.name in _OWN_FILES else file.stem
     if any("kind" in row for row in rows):
         return _ours(name, file, [row for row in rows if "kind" in row], unreadable)
@@ -147,23 +148,6 @@ def differences(runs: Sequence[RunCurve]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for run in known for name in run.settings))
     rows = [{"setting": name} | {run.name: run.settings.get(name) for run in known} for name in names]
     return [row for row in rows if len({json.dumps(v, sort_keys=True) for k, v in row.items() if k != "setting"}) > 1]
-
-
-def _rows(file: Path) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a file, one a line, and how many lines are none."""
-    rows, unreadable = [], 0
-    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            unreadable += 1
-    return rows, unreadable
 
 
 def _ours(name: str, file: Path, rows: list[dict[str, Any]], unreadable: int) -> RunCurve:
@@ -224,26 +208,3 @@ def _put(values: dict[int, float], epoch: int, value: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def as_text(rows: Sequence[Mapping[str, Any]], digits: int = 3) -> str:
-    """Rows with the same keys as a table of plain text: numbers to the right, None as a dash."""
-    if not rows:
-        return ""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[_cell(row.get(name), digits) for name in names] for row in rows]
-    right = [all(_is_number(row.get(name)) or row.get(name) is None for row in rows) for name in names]
-    widths = [max(len(line[n]) for line in [names, *cells]) for n in range(len(names))]
-    lines = [
-        "  ".join(f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in [names, *cells]
-    ]
-    return "\n".join(lines)
-
-
-def _cell(value: Any, digits: int) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.{digits}f}"
-    return value if isinstance(value, str) else json.dumps(value)

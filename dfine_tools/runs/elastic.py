@@ -8,6 +8,8 @@ import signal
 import time
 from collections.abc import Sequence
 
+from dfine_lib.errors import DfineError
+
 log = logging.getLogger(__name__)
 USERS_ERROR = 2  # exit code of the command for what its caller can put right: told already, and not mended by a restart
 SHUTDOWN = 15  # seconds that processes have to end by themselves; less than `launch.PATIENCE`, or they outlive us
@@ -45,7 +47,7 @@ def run_in_processes(command: Sequence[str], processes: int, *, max_restarts: in
         KeyboardInterrupt: this process was interrupted, or asked to end.
     """
     if processes < 1 or max_restarts < 0:
-        raise ValueError(f"at least 1 process and 0 restarts are needed, got {processes} and {max_restarts}")
+        raise DfineError(f"at least 1 process and 0 restarts are needed, got {processes} and {max_restarts}")
     for restart in range(max_restarts + 1):
         codes = _run_once([*command, "--resume"] if restart else list(command), processes)
         if not codes:

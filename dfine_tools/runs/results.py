@@ -5,27 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dfine_lib.errors import DfineError
 from dfine_lib.train.run_folder import read_rows
+from dfine_tools.published import PUBLISHED_AP
 
 logger = logging.getLogger(__name__)
 
-# AP on COCO val2017, all 5,000 images, 640 px, in percent: the table of the authors' README
-# (github.com/Peterande/D-FINE). obj2coco: trained on Objects365 first.
-PUBLISHED_AP: dict[str, float] = {
-    "n_coco": 42.8,
-    "s_coco": 48.5,
-    "m_coco": 52.3,
-    "l_coco": 54.0,
-    "x_coco": 55.8,
-    "s_obj2coco": 50.7,
-    "m_obj2coco": 55.1,
-    "l_obj2coco": 57.3,
-    "x_obj2coco": 59.3,
-}
 # What is read of a file: type of each key. Whole names must be there; those with a `?` may be missing or null.
 _NUMBER = (int, float)
 _OF_A_RUN: dict[str, Any] = {
@@ -142,19 +131,10 @@ def published_rows(
     ]
 
 
-def as_markdown(rows: Sequence[Mapping[str, Any]], digits: int = 3) -> str:
-    """Rows with the same keys as a table of Markdown; None is a dash, a bar in a text is escaped."""
-    if not rows:
-        return ""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [names, ["---"] * len(names)] + [[_cell(row.get(name), digits) for name in names] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _contents(folder: str | Path, name: str, kinds: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of runs; train one first, or name another folder")
+        raise DfineError(f"{folder}: no such folder of runs; train one first, or name another folder")
     found = {}
     for file in sorted(folder.glob(f"*/{name}")):
         try:
@@ -194,9 +174,3 @@ def _number(value: Any) -> float | None:
     """AP as it may be reported; the -1 of a run whose evaluation had nothing to measure is none."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return float(value) if sound else None
-
-
-def _cell(value: Any, digits: int) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value).replace("|", "\\|")

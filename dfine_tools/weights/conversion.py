@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,17 @@ import torch
 from dfine_lib.categories import OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.files import write_atomically
-from dfine_lib.model.class_rows import with_row_zero
+from dfine_lib.model.class_rows import of_heads, take_rows
 from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE, open_model
-from dfine_lib.model.huggingface import save_huggingface
 from dfine_lib.model.weights import (
     Weights,
     WeightsError,
     read_weights,
     save_weights,
-    without_unnamed_rows,
 )  # fmt: skip
 from dfine_lib.recipes import SIZES
+from dfine_tools.weights.huggingface import save_huggingface
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def convert_weights(
     image_size: int | tuple[int, int] | None = None,
     half: bool = False,
 ) -> Path:
-    """Write weights in another form; of a training checkpoint only the averaged weights are taken.
+    """Write weights in another form; of a training checkpoint only the EMA weights are taken.
 
     Args:
         source: anything that `read_weights` opens.
@@ -121,12 +120,27 @@ def _in_order_of(out: Path, weights: Weights) -> Weights:
     names = weights.category_names
     classes = tuple(name for name in names if name)
     if out.suffix == ".safetensors":
-        return without_unnamed_rows(weights)
+        return weights.named_rows()
     if classes != OBJECTS365:
         return weights
     model = replace(weights.model, num_classes=len(classes) + 1)
-    state = with_row_zero(weights.state_dict, names)
+    named = [i for i, name in enumerate(names) if name]
+    if "" in names:
+        state = take_rows(weights.state_dict, [names.index(""), *named])
+    else:
+        state = _with_unused_row(weights.state_dict, named)
     return replace(weights, state_dict=state, model=model, category_names=("", *classes))
+
+
+def _with_unused_row(state: Mapping[str, torch.Tensor], named: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Class rows after a row 0 that is never detected."""
+    state = take_rows(state, [named[0], *named])
+    for key in state:
+        if of_heads(key):
+            state[key][0] = -10.0 if key.endswith("bias") else 0.0  # a score of 0.00005
+        elif "denoising_class_embed" in key:
+            state[key][0] = 0.0
+    return state
 
 
 def _with_anchors(model: DFINE, data: DataConfig) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ from dfine_lib.evaluate.refinement import refinement_of
 from dfine_lib.model.dfine import open_model
 from dfine_lib.model.weights import WeightsError
 from dfine_tools.deploy.predict import network_input
-from dfine_tools.deploy.sources import SourceError, as_picture
+from dfine_tools.deploy.sources import SourceError, as_image
 
 try:
     import uvicorn
@@ -128,7 +128,7 @@ def _decoded(content: bytes) -> torch.Tensor:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Refused(413, f"The picture has {image.width} x {image.height} pixels, which is too many.")
-            return as_picture(image)
+            return as_image(image)
     except Image.DecompressionBombError as error:
         raise Refused(413, "The picture has too many pixels.") from error
     except (Image.UnidentifiedImageError, SourceError, OSError) as error:

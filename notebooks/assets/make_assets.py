@@ -2,7 +2,7 @@
 
     python notebooks/assets/make_assets.py runs/pico_shapes_teaching data/shapes_teaching
 
-Writes the teaching checkpoint (float16 safetensors), its card and numbers, and the README's picture. The numbers are
+Writes the teaching checkpoint (float16 safetensors), its card and numbers, and the README's figure. The numbers are
 those of the written float16 file, read back and scored on the validation images.
 """
 
@@ -34,7 +34,7 @@ The teaching checkpoint: D-FINE `pico`, trained on the synthetic set `shapes` fr
 |---|---|
 | file | `{name}.safetensors`, float16, {megabytes:.1f} MB, sha256 `{sha256}` |
 | AP on {val_images} validation images (this file) | **{ap:.3f}**, AP50 {ap50:.3f}, AP75 {ap75:.3f} |
-| last epoch, averaged / raw weights | {ema:.3f} / {raw:.3f} |
+| last epoch, EMA / non-EMA weights | {ema:.3f} / {raw:.3f} |
 | recipe | `{recipe}`, {epochs} epochs, {steps} steps of {batch_size} images, seed {seed} |
 | data | `{data_command}`, version {data_version} of the set |
 | command | `{command}` |
@@ -42,7 +42,7 @@ The teaching checkpoint: D-FINE `pico`, trained on the synthetic set `shapes` fr
 | device | {device} ({processor}), {threads} thread(s), {minutes:.0f} minutes of training and evaluation |
 | versions | {versions} |
 | all numbers | `{name}.json`, the run's `metrics.json` |
-| licence | Apache-2.0, as the code; no picture of anybody's went into it |
+| licence | Apache-2.0, as the code; no image of anybody's went into it |
 
 Made by `python notebooks/assets/make_assets.py RUN DATA`. Classes: {classes}.
 """
@@ -65,8 +65,8 @@ def main() -> None:
         half=True,
     )
     write_card(arguments.run, arguments.data, target)
-    picture = refinement_picture(DFINE.from_pretrained(target), arguments.data)
-    picture.savefig(HERE / "readme.png", dpi=110)
+    figure = refinement_figure(DFINE.from_pretrained(target), arguments.data)
+    figure.savefig(HERE / "readme.png", dpi=110)
     print(f"{target}, its card and numbers, and {HERE / 'readme.png'}")
 
 
@@ -96,7 +96,7 @@ def data_command(made_of: dict) -> str:
     return f"python -m data_tools.{made_of['name']} DATA {words}"
 
 
-def refinement_picture(model: DFINE, data: Path):
+def refinement_figure(model: DFINE, data: Path):
     """The object among the first validation images whose box its layers improved most."""
     index = read_coco(*find_split(data, "val"), training=False)
     stored = read_weights(HERE / f"{NAME}.safetensors")
@@ -116,11 +116,11 @@ def refinement_picture(model: DFINE, data: Path):
                 most, best = gain, (i, k, steps, boxes[nearest[k]], found)
     if best is None:
         raise ValueError(f"no object of the first {len(chosen)} images was found well enough to be drawn")
-    i, k, steps, truth, found = best
+    i, k, steps, ground_truth, found = best
     title = f"{index.category_names[int(found.labels[k])]}, score {float(found.scores[k]):.2f}"
     image = read_image(index.file_name(chosen[i]))
     return viz.edge_distributions(
-        image, steps.corner_logits_by_layer, steps.boxes_by_layer_xyxy, steps.bin_offsets, truth, title
+        image, steps.corner_logits_by_layer, steps.boxes_by_layer_xyxy, steps.bin_offsets, ground_truth, title
     )
 
 

@@ -1,4 +1,4 @@
-"""Where queries looked: sampling places and weights of every decoder layer, kept during one forward pass."""
+"""Where queries looked: sampling locations and attention weights of each decoder layer, kept in one forward pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dfine_lib.model.dfine import DFINE
 
 @dataclass(frozen=True, eq=False)
 class LayerSampling:
-    """Where the queries of one decoder layer looked. P places a head, level by level, fine to coarse."""
+    """Where the queries of one decoder layer looked. P locations a head, level by level, fine to coarse."""
 
-    places: Tensor  # [B, Q, heads, P, 2], x and y, 0..1 inside the image
+    locations: Tensor  # [B, Q, heads, P, 2], x and y, 0..1 inside the image
     weights: Tensor  # [B, Q, heads, P], summing to 1 for each head
-    boxes_cxcywh: Tensor  # [B, Q, 4], 0..1; the reference boxes that the places were measured from
+    boxes_cxcywh: Tensor  # [B, Q, 4], 0..1; the reference boxes that the locations were measured from
     points_per_level: tuple[int, ...]  # they sum to P
 
 
@@ -37,8 +37,8 @@ def sampling_of(model: DFINE, images: Tensor) -> list[LayerSampling]:
 
     def keep(attention: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         query, boxes = arguments[:2]
-        places, weights = attention.sampling_locations(query, boxes), attention.sampling_weights(query)
-        kept.append(LayerSampling(places.cpu(), weights.cpu(), boxes.cpu(), attention.points_per_level))
+        locations, weights = attention.sampling_locations(query, boxes), attention.sampling_weights(query)
+        kept.append(LayerSampling(locations.cpu(), weights.cpu(), boxes.cpu(), attention.points_per_level))
 
     hooks = [layer.cross_attn.register_forward_pre_hook(keep) for layer in model.decoder.decoder.layers]
     try:

@@ -1,4 +1,4 @@
-"""Does a distribution know how sure it may be? Spreads of edges, and how they go along with what is known of them."""
+"""Does a distribution know its own uncertainty? Spreads of edges, and how they correlate with what is known of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import rankdata
 
 from dfine_lib.evaluate.refinement import FoundObject
+from dfine_tools.figures.style import as_array
+from workbook.viz.edges import sides_px, spread_px
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,21 +35,13 @@ def edge_readings(found: Sequence[FoundObject], layer: int = -1) -> EdgeReadings
     """
     if not found:
         raise ValueError("no object was found; lower the score that detections need")
-    spreads, errors, sides = [], [], []
-    for one in found:
-        steps = one.steps
-        probabilities = steps.corner_logits_by_layer[layer].double().softmax(-1)  # [4, N + 1]
-        W = steps.bin_offsets.double()
-        mean = probabilities @ W
-        variance = (probabilities * (W - mean[:, None]) ** 2).sum(-1)
-        left, top, right, bottom = steps.boxes_by_layer_xyxy[0].double()
-        side = torch.stack([right - left, bottom - top]).repeat(2)
-        predicted = steps.boxes_by_layer_xyxy[1:][layer].double()
-        spreads.append(variance.sqrt() * side)
-        errors.append((predicted - one.truth_xyxy.double()).abs())
-        sides.append(side)
-    columns = (torch.stack(column).numpy() for column in (spreads, errors, sides))
-    return EdgeReadings(*columns, image=np.array([one.image for one in found]))
+    boxes = [as_array(one.steps.boxes_by_layer_xyxy) for one in found]
+    return EdgeReadings(
+        spread_px=np.stack([spread_px(one.steps)[layer] for one in found]),
+        error_px=np.stack([np.abs(b[1:][layer] - as_array(one.truth_xyxy)) for one, b in zip(found, boxes)]),
+        side_px=np.stack([sides_px(b[0]) for b in boxes]),
+        image=np.array([one.image for one in found]),
+    )
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
@@ -56,7 +49,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = No
 
     Args:
         x, y: `[M]`; ties share their mean rank.
-        given: `[M]`, a third quantity whose part in both is taken out first (partial rank correlation).
+        given: `[M]`, a third quantity whose effect on both is removed first (partial rank correlation).
 
     Returns:
         Not a number where x, y, or what is left of them, is constant.
@@ -82,13 +75,13 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """How far a number would move had other images been drawn: percentile bootstrap over whole groups.
 
-    Values of one image go along with each other, so images are drawn anew (with replacement), not values.
+    Values of one image are correlated, so images are drawn anew (with replacement), not values.
 
     Args:
         statistic: from indices int64 `[K]` into the values to a number.
         groups: `[M]`, the group (image) of each value.
         draws: resamples.
-        level: share of them inside the interval.
+        level: fraction of them inside the interval.
         seed: of the draws.
 
     Raises:

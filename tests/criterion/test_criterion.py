@@ -1,4 +1,4 @@
-"""All terms of one step on a small model, and the rules about which pairs and normalisers they share."""
+"""All terms of one step on a small model: their names, matched indices and normalizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from dfine_lib import DFINE
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_iou
 from dfine_lib.config import SIZES, LossConfig
 from dfine_lib.criterion import Criterion, build_criterion
+from dfine_lib.criterion.criterion import Normalizers
 from dfine_lib.criterion.matcher import match, union_set
+from dfine_lib.data.targets import Targets
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput
 from dfine_lib.recipes import get_recipe
 
@@ -34,7 +36,7 @@ COUNTS = [3, 1]
 MATCHING_NAMES = {
     *(f"loss_{term}{layer}" for term in ("vfl", "bbox", "giou", "fgl") for layer in ("_aux_0", "_aux_1", "")),
     *(f"loss_ddf{layer}" for layer in ("_aux_0", "_aux_1")),
-    *(f"loss_{term}{guess}" for term in ("vfl", "bbox", "giou") for guess in ("_pre", "_enc_0")),
+    *(f"loss_{term}{prediction}" for term in ("vfl", "bbox", "giou") for prediction in ("_pre", "_enc_0")),
 }
 DENOISING_NAMES = {
     *(f"loss_{term}_dn_{i}" for term in ("vfl", "bbox", "giou", "fgl") for i in range(3)),
@@ -59,13 +61,13 @@ def step(counts: list[int], model: DFINE | None = None, **loss_changes: object) 
 
 
 def matched_by_layer(s: SimpleNamespace) -> tuple:
-    """Each guess's own pairs and the union set, as the criterion makes them."""
+    """Matched indices of each prediction and the union set, as the criterion makes them."""
     decoder, encoder = s.outputs.decoder, s.outputs.encoder
-    guesses = [*decoder.layers, decoder.initial, encoder]
-    logits, boxes = (torch.stack([getattr(g, k) for g in guesses]).detach() for k in ("logits", "boxes_cxcywh"))
-    labels, target_boxes = (torch.cat([t[k] for t in s.targets]) for k in ("labels", "boxes"))
-    own = match(logits, boxes, labels, target_boxes, [len(t["labels"]) for t in s.targets], LossConfig())
-    return own, union_set(own, logits.shape[2]), target_boxes, guesses
+    predictions = [*decoder.layers, decoder.initial, encoder]
+    logits, boxes = (torch.stack([getattr(g, k) for g in predictions]).detach() for k in ("logits", "boxes_cxcywh"))
+    targets = Targets.of_images(s.targets)
+    own = match(logits, boxes, targets, LossConfig())
+    return own, union_set(own, logits.shape[2]), targets.boxes_cxcywh, predictions
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def test_losses_are_float32_scalars_after_a_forward_pass_in_bfloat16():
     assert all(torch.isfinite(value) and value.requires_grad for value in losses.values())
 
 
-# ---- weights and normalisers -----------------------------------------------------------------------------------------
+# ---- weights and normalizers -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("term", ["vfl", "bbox", "giou", "fgl", "ddf"])
@@ -114,20 +116,20 @@ def test_terms_of_weight_zero_leave_the_others_alone():
 
 def test_box_terms_are_means_over_the_union_set_and_scores_over_the_boxes():
     s = step(COUNTS)
-    own, union, target_boxes, guesses = matched_by_layer(s)
+    own, union, target_boxes, predictions = matched_by_layer(s)
     assert union.query.shape[1] > sum(COUNTS)  # the layers disagree: else the test shows nothing
-    for guess, suffix in zip(guesses, ("_aux_0", "_aux_1", "", "_pre", "_enc_0")):
-        paired = guess.boxes_cxcywh[union.image[0], union.query[0]]
+    for prediction, suffix in zip(predictions, ("_aux_0", "_aux_1", "", "_pre", "_enc_0")):
+        paired = prediction.boxes_cxcywh[union.image[0], union.query[0]]
         l1 = 5 * (paired - target_boxes[union.box[0]]).abs().sum() / union.query.shape[1]
         assert_close(s.losses[f"loss_bbox{suffix}"], l1)
     labels = torch.cat([t["labels"] for t in s.targets])
-    for k, (guess, suffix) in enumerate(zip(guesses, ("_aux_0", "_aux_1", "", "_pre", "_enc_0"))):
-        p, total = guess.logits.detach().sigmoid(), 0.0
+    for k, (prediction, suffix) in enumerate(zip(predictions, ("_aux_0", "_aux_1", "", "_pre", "_enc_0"))):
+        p, total = prediction.logits.detach().sigmoid(), 0.0
         weight, soft = 0.75 * p**2, torch.zeros_like(p)
         for image, query, box in zip(own.image[k], own.query[k], own.box[k]):
-            pair = box_cxcywh_to_xyxy(torch.stack([guess.boxes_cxcywh[image, query].detach(), target_boxes[box]]))
+            pair = box_cxcywh_to_xyxy(torch.stack([prediction.boxes_cxcywh[image, query].detach(), target_boxes[box]]))
             soft[image, query, labels[box]] = weight[image, query, labels[box]] = box_iou(pair[:1], pair[1:]).item()
-        total = torch.nn.functional.binary_cross_entropy_with_logits(guess.logits, soft, weight, reduction="sum")
+        total = torch.nn.functional.binary_cross_entropy_with_logits(prediction.logits, soft, weight, reduction="sum")
         assert_close(s.losses[f"loss_vfl{suffix}"], total / sum(COUNTS))
 
 
@@ -140,15 +142,15 @@ def test_denoising_terms_are_means_over_boxes_and_groups():
         assert_close(s.losses[f"loss_bbox_dn_{i}"], 5 * distance / (sum(COUNTS) * 2))
 
 
-def test_the_normaliser_is_at_least_one():
+def test_the_normalizer_is_at_least_one():
     s = step([0, 0])
-    guess = s.outputs.decoder.layers[-1]
-    p = guess.logits.sigmoid()
+    prediction = s.outputs.decoder.layers[-1]
+    p = prediction.logits.sigmoid()
     assert_close(s.losses["loss_vfl"], -(0.75 * p.detach() ** 2 * (1 - p).log()).sum())
 
 
-def test_distillation_shares_follow_the_square_roots_of_the_numbers_of_queries():
-    # Each layer's queries diverge by the same amount: what is left is shares, IoU and scores.
+def test_distillation_weights_follow_the_square_roots_of_the_numbers_of_queries():
+    # Each layer's queries diverge by the same amount: what is left is the two weights, IoU and scores.
     s = step(COUNTS)
     union = matched_by_layer(s)[1]
     matched, everyone = union.query.shape[1], 2 * 12
@@ -168,6 +170,34 @@ def test_distillation_shares_follow_the_square_roots_of_the_numbers_of_queries()
         weighed = divergence * weight
         expected = (yes * weighed[is_matched].mean() + no * weighed[~is_matched].mean()) / (yes + no)
         assert_close(s.losses[f"loss_ddf_aux_{i}"], 1.5 * expected)
+
+
+def test_micro_batches_with_the_normalizers_of_the_step_make_the_loss_of_all_images_at_once():
+    """Boxes of the images: 3 and 1, then 5 and 0. Denoising draws its queries within a micro-batch: left out."""
+    # Weights of another seed, with which the layers disagree: more matched queries than boxes.
+    model, counts = filled(DFINE(replace(TINY, num_denoising=0)), seed=4).eval(), [3, 1, 5, 0]
+    criterion = Criterion(LossConfig())
+    images, targets = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), as_targets(counts, 5)
+    outputs = [model(images[part], keep_layers=True) for part in (slice(4), slice(2), slice(2, 4))]
+    parts = targets, targets[:2], targets[2:]
+    whole = criterion(outputs[0], targets)
+    own = [criterion.counts(output, part, 0) for output, part in zip(outputs, parts, strict=True)]
+    assert own[0].boxes == own[1].boxes + own[2].boxes == 9
+    assert own[0].pairs == own[1].pairs + own[2].pairs > 9
+    assert own[0].pairs + own[0].unpaired == 4 * 12
+    step = Normalizers.of_step(own[1:], torch.device("cpu"))
+    assert (step.boxes.item(), step.pairs.item()) == (4.5, own[0].pairs / 2)
+    found = [criterion(output, part, step) for output, part in zip(outputs[1:], parts[1:], strict=True)]
+    for name, value in whole.items():
+        assert_close((found[0][name] + found[1][name]) / 2, value, rtol=1e-4, atol=1e-6)
+    alone = [criterion(output, part) for output, part in zip(outputs[1:], parts[1:], strict=True)]
+    assert not torch.allclose((alone[0]["loss_vfl"] + alone[1]["loss_vfl"]) / 2, whole["loss_vfl"], rtol=1e-2)
+
+
+def test_a_step_without_boxes_divides_the_scores_by_one_and_weights_unmatched_queries_alone():
+    step = Normalizers.of_step([Normalizers(0, 0, 24, 0)] * 4, torch.device("cpu"))
+    assert step.boxes.item() == 0.25  # the mean of four micro-batches, 1 in all
+    assert_close(step.ddf_weights(), torch.tensor([0.0, 1.0]), rtol=0, atol=1e-9)
 
 
 # ---- empty images ----------------------------------------------------------------------------------------------------
@@ -247,10 +277,10 @@ def test_students_that_are_the_last_layer_have_no_distillation_loss():
 
 def test_without_the_union_set_every_layer_learns_from_its_own_pairs():
     s = step(COUNTS, union_set=False)
-    own, _, target_boxes, guesses = matched_by_layer(s)
+    own, _, target_boxes, predictions = matched_by_layer(s)
     assert set(s.losses) == MATCHING_NAMES | DENOISING_NAMES
-    for k, (guess, suffix) in enumerate(zip(guesses, ("_aux_0", "_aux_1", "", "_pre", "_enc_0"))):
-        paired = guess.boxes_cxcywh[own.image[k], own.query[k]]
+    for k, (prediction, suffix) in enumerate(zip(predictions, ("_aux_0", "_aux_1", "", "_pre", "_enc_0"))):
+        paired = prediction.boxes_cxcywh[own.image[k], own.query[k]]
         expected = 5 * (paired - target_boxes[own.box[k]]).abs().sum() / sum(COUNTS)
         assert_close(s.losses[f"loss_bbox{suffix}"], expected)
     got = gradients(s)
@@ -259,7 +289,7 @@ def test_without_the_union_set_every_layer_learns_from_its_own_pairs():
 
 def test_the_union_set_changes_neither_scores_nor_denoising():
     usual, without = step(COUNTS).losses, step(COUNTS, union_set=False).losses
-    # Its own pairs are those of the last layer's students, so shares of matched queries differ: DDF is left out.
+    # Without it other queries are matched, so the two weights of DDF differ: DDF is left out.
     for name in usual:
         if name.startswith("loss_vfl") or ("_dn_" in name and "ddf" not in name):
             assert_close(without[name], usual[name])
@@ -268,7 +298,7 @@ def test_the_union_set_changes_neither_scores_nor_denoising():
 # ---- the call --------------------------------------------------------------------------------------------------------
 
 
-def test_calling_twice_gives_the_same_numbers():
+def test_calling_twice_gives_the_same_losses():
     s = step(COUNTS)
     again = Criterion(LossConfig())(s.outputs, s.targets)
     assert all(torch.equal(again[name], value) for name, value in s.losses.items())

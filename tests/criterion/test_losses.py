@@ -9,15 +9,14 @@ from torch.testing import assert_close
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from dfine_lib.criterion.losses import (
-    at_pairs,
     box_losses,
     decoupled_distillation_loss,
     fine_grained_localization_loss,
-    mean_where,
+    gather_matched,
     softened_divergence,
     varifocal_loss,
 )
-from dfine_lib.criterion.matcher import Pairs
+from dfine_lib.criterion.matcher import MatchedIndices
 
 LAYERS, BATCH, QUERIES, CLASSES, BINS = 3, 2, 5, 4, 5
 LABELS = torch.tensor([2, 0, 3])
@@ -28,10 +27,10 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def some_pairs() -> Pairs:
+def some_pairs() -> MatchedIndices:
     """Boxes 0 and 1 in image 0, box 2 in image 1; another query for each layer."""
     image, query, box = [0, 0, 1], [[3, 4, 2], [2, 3, 1], [1, 0, 4]], [0, 1, 2]
-    return Pairs(torch.tensor([image] * LAYERS), torch.tensor(query), torch.tensor([box] * LAYERS))
+    return MatchedIndices(torch.tensor([image] * LAYERS), torch.tensor(query), torch.tensor([box] * LAYERS))
 
 
 def some_iou() -> Tensor:
@@ -54,7 +53,7 @@ def sigmoid(x: float) -> float:
 
 def test_vfl_of_one_query_and_two_classes_worked_out_by_hand():
     # Matched to class 1 with IoU 0.8, both probabilities 1/2: 0.8 ln 2 there, 0.75 / 4 ln 2 at the other class.
-    pair = Pairs(*torch.zeros(3, 1, 1, dtype=torch.int64))
+    pair = MatchedIndices(*torch.zeros(3, 1, 1, dtype=torch.int64))
     loss = varifocal_loss(torch.zeros(1, 1, 1, 2), pair, torch.tensor([1]), torch.tensor([[0.8]]))
     assert_close(loss, torch.tensor([(0.8 + 0.75 / 4) * math.log(2)]))
 
@@ -93,14 +92,14 @@ def test_vfl_pulls_a_matched_score_towards_its_iou_and_all_others_down():
 
 def test_vfl_without_pairs_is_that_of_the_background():
     logits = drawn(1, 1, 2, 3)
-    none = Pairs(*torch.zeros(3, 1, 0, dtype=torch.int64))
+    none = MatchedIndices(*torch.zeros(3, 1, 0, dtype=torch.int64))
     p = logits.sigmoid()
     loss = varifocal_loss(logits, none, LABELS[:0], torch.zeros(1, 0))
     assert_close(loss, (0.75 * p**2 * -(1 - p).log()).sum()[None])
 
 
-def test_vfl_of_very_sure_scores_is_finite():
-    pair = Pairs(*torch.zeros(3, 1, 1, dtype=torch.int64))
+def test_vfl_of_extreme_logits_is_finite():
+    pair = MatchedIndices(*torch.zeros(3, 1, 1, dtype=torch.int64))
     logits = torch.tensor([[[[-500.0, 500.0]]]], requires_grad=True)
     loss = varifocal_loss(logits, pair, torch.tensor([0]), torch.tensor([[1.0]]))
     loss.sum().backward()
@@ -112,7 +111,8 @@ def test_vfl_of_very_sure_scores_is_finite():
 
 
 def test_box_losses_worked_out_by_hand():
-    # Two squares of side 0.2 in a row, touching: L1 0.2, IoU 0; the hull is filled, so GIoU 0. Then the same box twice.
+    # Two squares of side 0.2 that touch: L1 0.2, IoU 0; they fill their smallest enclosing box, so GIoU 0. Then
+    # the same box twice.
     boxes = torch.tensor([[[0.3, 0.5, 0.2, 0.2], [0.4, 0.4, 0.2, 0.2]]])
     targets = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.4, 0.4, 0.2, 0.2]]])
     l1, giou, iou = box_losses(boxes, targets)
@@ -201,15 +201,15 @@ def test_fgl_is_that_of_a_loop_over_pairs_and_edges():
     assert_close(got, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_fgl_is_least_where_the_two_bins_hold_their_shares():
+def test_fgl_is_least_where_the_two_bins_hold_their_interpolation_weights():
     left, weight_right = some_soft_targets()
-    shares = torch.full((1, 3, 4, BINS), 1e-30, dtype=torch.float64)
-    shares.scatter_(-1, left[..., None], (1 - weight_right)[..., None])
-    shares.scatter_(-1, left[..., None] + 1, weight_right[..., None])
-    best = shares.log().requires_grad_()
+    label = torch.full((1, 3, 4, BINS), 1e-30, dtype=torch.float64)
+    label.scatter_(-1, left[..., None], (1 - weight_right)[..., None])
+    label.scatter_(-1, left[..., None] + 1, weight_right[..., None])
+    best = label.log().requires_grad_()
     iou = torch.ones(1, 3, dtype=torch.float64)
     least = fine_grained_localization_loss(best, left, weight_right, iou)
-    entropy = -(shares * shares.log()).sum()
+    entropy = -(label * label.log()).sum()
     assert_close(least.sum(), entropy)
     least.sum().backward()
     assert best.grad.abs().max() < 1e-12
@@ -254,47 +254,57 @@ def test_the_teacher_gets_no_gradient():
     teacher = drawn(BATCH, QUERIES, 4, BINS).requires_grad_()
     students = drawn(2, BATCH, QUERIES, 4, BINS, seed=1).requires_grad_()
     logits = drawn(BATCH, QUERIES, CLASSES, seed=2).requires_grad_()
-    pairs = some_pairs().first(2)
-    matched = torch.zeros(2, BATCH, QUERIES, dtype=torch.bool)
-    matched[torch.arange(2)[:, None], pairs.image, pairs.query] = True
     divergence = softened_divergence(students, teacher)
-    loss = decoupled_distillation_loss(divergence, matched, some_iou()[:2], pairs, logits, torch.tensor([0.5, 0.5]))
-    loss.sum().backward()
+    sums = decoupled_distillation_loss(divergence, some_pairs().first(2), some_iou()[:2], logits)
+    torch.stack(sums).sum().backward()
     assert students.grad.abs().max() > 0
     assert teacher.grad is None
     assert logits.grad is None
 
 
-def test_distillation_weighs_matched_and_unmatched_apart_as_a_loop_does():
+def test_distillation_sums_matched_and_unmatched_queries_separately_as_a_loop_does():
     students, pairs, iou = LAYERS - 1, some_pairs().first(LAYERS - 1), some_iou()[: LAYERS - 1]
     divergence = drawn(students, BATCH, QUERIES).abs()
     logits = drawn(BATCH, QUERIES, CLASSES, seed=1)
-    matched = torch.zeros(students, BATCH, QUERIES, dtype=torch.bool)
-    matched[torch.arange(students)[:, None], pairs.image, pairs.query] = True
-    shares = torch.tensor([0.3, 0.7], dtype=torch.float64)
-    expected = []
+    expected = [[0.0] * students, [0.0] * students]
     for k in range(students):
         overlap = {(pairs.image[k, j].item(), pairs.query[k, j].item()): iou[k, j].item() for j in range(3)}
-        yes, no = [], []
         for b in range(BATCH):
             for q in range(QUERIES):
                 if (b, q) in overlap:
-                    yes.append(overlap[b, q] * divergence[k, b, q].item())
+                    expected[0][k] += overlap[b, q] * divergence[k, b, q].item()
                 else:
-                    no.append(max(sigmoid(x) for x in logits[b, q].tolist()) * divergence[k, b, q].item())
-        expected.append(0.3 * sum(yes) / len(yes) + 0.7 * sum(no) / len(no))
-    got = decoupled_distillation_loss(divergence, matched, iou, pairs, logits, shares)
-    assert_close(got, torch.tensor(expected, dtype=torch.float64))
+                    highest = max(sigmoid(x) for x in logits[b, q].tolist())
+                    expected[1][k] += highest * divergence[k, b, q].item()
+    got = decoupled_distillation_loss(divergence, pairs, iou, logits)
+    assert_close(torch.stack(got), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_the_mean_over_nothing_is_zero():
-    values = torch.tensor([[[1.0, 2.0, 6.0]], [[1.0, 2.0, 6.0]]])
-    mask = torch.tensor([[[True, False, True]], [[False, False, False]]])
-    assert mean_where(values, mask).tolist() == [3.5, 0.0]
+def test_distillation_without_matched_queries_is_that_of_the_unmatched():
+    none = MatchedIndices(*torch.zeros(3, 1, 0, dtype=torch.int64))
+    divergence = drawn(1, BATCH, QUERIES).abs().requires_grad_()
+    matched, unmatched = decoupled_distillation_loss(
+        divergence, none, torch.zeros(1, 0), torch.zeros(BATCH, QUERIES, 1)
+    )
+    (matched + unmatched).sum().backward()
+    assert matched.tolist() == [0.0]
+    assert_close(unmatched, 0.5 * divergence.sum()[None])
+    assert_close(divergence.grad, torch.full_like(divergence, 0.5))
 
 
-def test_values_at_pairs_come_layer_by_layer():
+def test_indices_for_all_predictions_alike_equal_repeated_ones():
+    one = some_pairs().first(1)
+    repeated = MatchedIndices(*(x.expand(LAYERS, -1) for x in (one.image, one.query, one.box)))
+    logits, iou = drawn(LAYERS, BATCH, QUERIES, CLASSES), some_iou()
+    assert torch.equal(gather_matched(logits, one), gather_matched(logits, repeated))
+    assert torch.equal(varifocal_loss(logits, one, LABELS, iou), varifocal_loss(logits, repeated, LABELS, iou))
+    divergence, teacher = logits[..., 0], logits[0]
+    found, expected = (decoupled_distillation_loss(divergence, x, iou, teacher) for x in (one, repeated))
+    assert torch.equal(torch.stack(found), torch.stack(expected))
+
+
+def test_values_of_matched_queries_come_layer_by_layer():
     values = torch.arange(LAYERS * BATCH * QUERIES).reshape(LAYERS, BATCH, QUERIES)
     pairs = some_pairs()
     expected = [[values[k, pairs.image[k, j], pairs.query[k, j]].item() for j in range(3)] for k in range(LAYERS)]
-    assert at_pairs(values, pairs).tolist() == expected
+    assert gather_matched(values, pairs).tolist() == expected

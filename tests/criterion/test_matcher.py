@@ -14,12 +14,13 @@ from torch.testing import assert_close
 from torchvision.ops import box_convert, generalized_box_iou
 
 from dfine_lib.config import LossConfig
-from dfine_lib.criterion.matcher import Pairs, match, matching_cost, union_set
+from dfine_lib.criterion.matcher import MatchedIndices, match, matching_cost, union_set
+from dfine_lib.data.targets import Targets
 
 CONFIG = LossConfig()
 
 
-def random_answers(layers: int, batch: int, queries: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def random_predictions(layers: int, batch: int, queries: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Logits `[K, B, Q, C]` and boxes `[K, B, Q, 4]`."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(layers, batch, queries, classes, generator=generator)
@@ -28,70 +29,61 @@ def random_answers(layers: int, batch: int, queries: int, classes: int, seed: in
     return logits, torch.cat([centre, size], dim=-1)
 
 
-def packed(targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor, list[int]]:
-    """Labels and boxes of all images one after the other, and how many each image has."""
-    counts = [len(t["labels"]) for t in targets]
-    return torch.cat([t["labels"] for t in targets]), torch.cat([t["boxes"] for t in targets]), counts
-
-
-def pairs(*layers: list[tuple[int, int, int]]) -> Pairs:
+def pairs(*layers: list[tuple[int, int, int]]) -> MatchedIndices:
     """Layers of (image, query, box)."""
     columns = torch.tensor(layers, dtype=torch.int64).reshape(len(layers), -1, 3)
-    return Pairs(*columns.unbind(-1))
+    return MatchedIndices(*columns.unbind(-1))
 
 
-def triples(matched: Pairs, layer: int = 0) -> list[tuple[int, int, int]]:
+def triples(matched: MatchedIndices, layer: int = 0) -> list[tuple[int, int, int]]:
     return list(
         zip(matched.image[layer].tolist(), matched.query[layer].tolist(), matched.box[layer].tolist(), strict=True)
     )
 
 
-# ---- cost ------------------------------------------------------------------------------------------------------------
+# ---- matching cost matrix --------------------------------------------------------------------------------------------
 
 
 def test_the_cost_of_one_pair_worked_out_by_hand():
-    # Probability 1/2: 0.25 / 4 * ln 2 - 0.75 / 4 * ln 2 = -ln 2 / 8. The boxes: L1 0.2; side by side in a hull of
-    # 0.4 x 0.2 that they fill: IoU 0, GIoU 0.
+    # Probability 1/2: 0.25 / 4 * ln 2 - 0.75 / 4 * ln 2 = -ln 2 / 8. The boxes: L1 0.2; side by side, they
+    # fill their smallest enclosing box of 0.4 x 0.2: IoU 0, GIoU 0.
     cost = matching_cost(
         torch.zeros(1, 1, 1, 3),
         torch.tensor([[[[0.3, 0.5, 0.2, 0.2]]]]),
-        torch.tensor([2]),
-        torch.tensor([[0.5, 0.5, 0.2, 0.2]]),
-        torch.tensor([0]),
+        Targets(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]), (1,)),
         CONFIG,
     )
     assert_close(cost, torch.tensor([[[2 * -math.log(2) / 8 + 5 * 0.2]]]))
 
 
 def test_the_cost_is_that_of_a_loop_over_layers_boxes_and_queries():
-    logits, boxes = random_answers(3, 2, 6, 4)
-    labels, target_boxes, counts = packed(as_targets([3, 2], 4))
+    logits, boxes = random_predictions(3, 2, 6, 4)
+    targets = Targets.of_images(as_targets([3, 2], 4))
     image = torch.tensor([0, 0, 0, 1, 1])
-    cost = matching_cost(logits, boxes, labels, target_boxes, image, CONFIG)
-    assert cost.shape == (5, 3, 6)
+    cost = matching_cost(logits, boxes, targets, CONFIG)
+    assert cost.shape == (3, 5, 6)
     for m, k, q in itertools.product(range(5), range(3), range(6)):
-        p = logits[k, image[m], q, labels[m]].sigmoid().item()
-        own, target = boxes[k, image[m], q], target_boxes[m]
+        p = logits[k, image[m], q, targets.labels[m]].sigmoid().item()
+        own, target = boxes[k, image[m], q], targets.boxes_cxcywh[m]
         focal = 0.25 * (1 - p) ** 2 * -math.log(p + 1e-8) - 0.75 * p**2 * -math.log(1 - p + 1e-8)
         distance = sum(abs(a - b) for a, b in zip(own.tolist(), target.tolist()))
         overlap = generalized_box_iou(*(box_convert(b[None], "cxcywh", "xyxy") for b in (own, target))).item()
-        assert cost[m, k, q].item() == pytest.approx(2 * focal + 5 * distance - 2 * overlap, rel=1e-5, abs=1e-5)
-    assert sum(counts) == 5
+        assert cost[k, m, q].item() == pytest.approx(2 * focal + 5 * distance - 2 * overlap, rel=1e-5, abs=1e-5)
 
 
-def test_a_cost_that_is_not_a_number_counts_as_one():
-    logits, boxes = random_answers(1, 1, 3, 2)
+def test_a_cost_that_is_nan_counts_as_one():
+    logits, boxes = random_predictions(1, 1, 3, 2)
     logits[0, 0, 1], boxes[0, 0, 2, 0] = torch.nan, torch.nan
-    labels, target_boxes, _ = packed(as_targets([2], 2))
-    cost = matching_cost(logits, boxes, labels, target_boxes, torch.tensor([0, 0]), CONFIG)
-    assert cost[:, 0, 1:].tolist() == [[1.0, 1.0], [1.0, 1.0]]
-    assert (cost[:, 0, 0] != 1.0).all()
+    targets = Targets.of_images(as_targets([2], 2))
+    cost = matching_cost(logits, boxes, targets, CONFIG)
+    assert cost[0, :, 1:].tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert (cost[0, :, 0] != 1.0).all()
 
 
-def test_answers_that_are_not_numbers_at_all_are_still_matched():
-    logits, boxes = random_answers(2, 1, 5, 2)
-    labels, target_boxes, counts = packed(as_targets([3], 2))
-    matched = match(logits * torch.nan, boxes * torch.nan, labels, target_boxes, counts, CONFIG)
+def test_predictions_that_are_all_nan_are_still_matched():
+    logits, boxes = random_predictions(2, 1, 5, 2)
+    targets = Targets.of_images(as_targets([3], 2))
+    matched = match(logits * torch.nan, boxes * torch.nan, targets, CONFIG)
     assert sorted(matched.box[0].tolist()) == [0, 1, 2]
 
 
@@ -99,42 +91,42 @@ def test_answers_that_are_not_numbers_at_all_are_still_matched():
 
 
 def test_each_layer_gets_its_own_matching_worked_out_by_hand():
-    # Two boxes, three queries, all equally sure: a query that lies on a box is that box's.
+    # Two boxes, three queries, all equal scores: a query that lies on a box is that box's.
     target_boxes = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]])
     away = torch.tensor([0.5, 0.5, 0.1, 0.1])
     boxes = torch.stack([torch.stack([away, *target_boxes]), torch.stack([target_boxes[1], away, target_boxes[0]])])
-    matched = match(torch.zeros(2, 1, 3, 1), boxes[:, None], torch.tensor([0, 0]), target_boxes, [2], CONFIG)
+    matched = match(torch.zeros(2, 1, 3, 1), boxes[:, None], Targets(torch.tensor([0, 0]), target_boxes, (2,)), CONFIG)
     assert triples(matched, 0) == [(0, 1, 0), (0, 2, 1)]
     assert triples(matched, 1) == [(0, 2, 0), (0, 0, 1)]
 
 
 def test_boxes_of_a_later_image_keep_their_place_among_all():
-    logits, boxes = random_answers(1, 3, 4, 2)
-    labels, target_boxes, counts = packed(as_targets([2, 0, 3], 2))
-    matched = match(logits, boxes, labels, target_boxes, counts, CONFIG)
+    logits, boxes = random_predictions(1, 3, 4, 2)
+    targets = Targets.of_images(as_targets([2, 0, 3], 2))
+    matched = match(logits, boxes, targets, CONFIG)
     assert sorted((i, m) for i, _, m in triples(matched)) == [(0, 0), (0, 1), (2, 2), (2, 3), (2, 4)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_other_way_to_share_out_the_queries_costs_less(seed):
-    logits, boxes = random_answers(2, 2, 5, 3, seed)
-    labels, target_boxes, counts = packed(as_targets([3, 2], 3, seed))
-    matched = match(logits, boxes, labels, target_boxes, counts, CONFIG)
-    cost = matching_cost(logits, boxes, labels, target_boxes, torch.tensor([0, 0, 0, 1, 1]), CONFIG)
+def test_no_other_assignment_costs_less(seed):
+    logits, boxes = random_predictions(2, 2, 5, 3, seed)
+    targets = Targets.of_images(as_targets([3, 2], 3, seed))
+    matched = match(logits, boxes, targets, CONFIG)
+    cost = matching_cost(logits, boxes, targets, CONFIG)
     for k in range(2):
         for members in ([0, 1, 2], [3, 4]):
             chosen = {m: q for _, q, m in triples(matched, k)}
             least = min(
-                sum(cost[m, k, q].item() for m, q in zip(members, order))
+                sum(cost[k, m, q].item() for m, q in zip(members, order))
                 for order in itertools.permutations(range(5), len(members))
             )
-            assert sum(cost[m, k, chosen[m]].item() for m in members) == pytest.approx(least, abs=1e-5)
+            assert sum(cost[k, m, chosen[m]].item() for m in members) == pytest.approx(least, abs=1e-5)
 
 
 def test_more_boxes_than_queries_gives_every_query_one_box():
-    logits, boxes = random_answers(2, 2, 3, 4)
-    labels, target_boxes, counts = packed(as_targets([5, 2], 4))
-    matched = match(logits, boxes, labels, target_boxes, counts, CONFIG)
+    logits, boxes = random_predictions(2, 2, 3, 4)
+    targets = Targets.of_images(as_targets([5, 2], 4))
+    matched = match(logits, boxes, targets, CONFIG)
     assert matched.query.shape == (2, 3 + 2)
     for k in range(2):
         assert sorted(q for i, q, _ in triples(matched, k) if i == 0) == [0, 1, 2]
@@ -142,19 +134,19 @@ def test_more_boxes_than_queries_gives_every_query_one_box():
 
 
 def test_a_batch_without_boxes_gives_no_pairs():
-    logits, boxes = random_answers(3, 2, 4, 2)
-    labels, target_boxes, counts = packed(as_targets([0, 0], 2))
-    matched = match(logits, boxes, labels, target_boxes, counts, CONFIG)
+    logits, boxes = random_predictions(3, 2, 4, 2)
+    targets = Targets.of_images(as_targets([0, 0], 2))
+    matched = match(logits, boxes, targets, CONFIG)
     assert matched.image.shape == matched.query.shape == matched.box.shape == (3, 0)
     assert matched.query.dtype == torch.int64
     assert union_set(matched, 4).query.shape == (1, 0)
 
 
 def test_matching_keeps_no_gradient_and_takes_half_precision():
-    logits, boxes = random_answers(1, 1, 4, 2)
-    labels, target_boxes, counts = packed(as_targets([2], 2))
-    whole = match(logits.requires_grad_(), boxes, labels, target_boxes, counts, CONFIG)
-    half = match(logits.half(), boxes, labels, target_boxes, counts, CONFIG)
+    logits, boxes = random_predictions(1, 1, 4, 2)
+    targets = Targets.of_images(as_targets([2], 2))
+    whole = match(logits.requires_grad_(), boxes, targets, CONFIG)
+    half = match(logits.half(), boxes, targets, CONFIG)
     assert triples(whole) == triples(half)
 
 
@@ -190,7 +182,7 @@ def test_layers_that_agree_give_their_own_pairs():
     assert triples(union_set(pairs(one, one, one), 6)) == one
 
 
-def walked(matched: Pairs) -> list[tuple[int, int, int]]:
+def walked(matched: MatchedIndices) -> list[tuple[int, int, int]]:
     """The rule with a dictionary: pairs by falling count, then query, then box; a query keeps its first box."""
     kept = []
     for image in sorted(set(matched.image.flatten().tolist())):
@@ -203,7 +195,7 @@ def walked(matched: Pairs) -> list[tuple[int, int, int]]:
 
 
 @st.composite
-def matchings(draw: st.DrawFn) -> tuple[Pairs, int]:
+def matchings(draw: st.DrawFn) -> tuple[MatchedIndices, int]:
     """Random matchings of a few layers over a few images, and the number of queries."""
     num_queries = draw(st.integers(1, 6))
     counts = draw(st.lists(st.integers(0, num_queries), min_size=1, max_size=3))
@@ -225,7 +217,7 @@ def test_the_union_is_that_of_a_walk_through_a_dictionary(drawn):
     assert triples(union_set(matched, num_queries)) == walked(matched)
 
 
-def test_pairs_can_be_repeated_for_layers_and_cut_to_the_first():
-    repeated = pairs([(0, 1, 2), (1, 3, 4)]).repeated(3)
-    assert repeated.query.tolist() == [[1, 3]] * 3
-    assert repeated.first(2).box.tolist() == [[2, 4]] * 2
+def test_indices_for_all_layers_alike_stay_one_row():
+    alike, apart = pairs([(0, 1, 2), (1, 3, 4)]), pairs([(0, 1, 2)], [(0, 1, 3)], [(0, 1, 4)])
+    assert alike.first(2).query.tolist() == [[1, 3]]
+    assert apart.first(2).box.tolist() == [[2], [3]]

@@ -22,7 +22,7 @@ def test_the_source_is_left_as_it_was(tmp_path):
     picture(tmp_path / "set" / "a.jpg")
     write(tmp_path / "set" / "a.xml", voc("a.jpg", ("cat", 1, 1, 9, 9, "")))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "set").iterdir()}
-    converted(tmp_path / "set", tmp_path / "out", "voc", pictures="copy")
+    converted(tmp_path / "set", tmp_path / "out", "voc", image_files="copy")
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "set").iterdir()}
     copy = tmp_path / "out" / "images" / "train" / "a.jpg"
     assert copy.stat().st_nlink == 1

@@ -36,12 +36,12 @@ def report(out):
 
 
 def test_blanks_in_the_name_floats_and_no_difficult(tmp_path):
-    picture(tmp_path / "set" / "a picture (1).jpg")
-    write(tmp_path / "set" / "a picture (1).xml", voc("a picture (1).jpg", ("cat", 10.5, 20, 30.25, 60, "")))
+    picture(tmp_path / "set" / "a image (1).jpg")
+    write(tmp_path / "set" / "a image (1).xml", voc("a image (1).jpg", ("cat", 10.5, 20, 30.25, 60, "")))
     _, found, data = converted(tmp_path / "set", tmp_path / "out", "voc")
-    assert found == {"a picture (1).jpg": [("cat", 10.5, 20, 19.75, 40)]}
+    assert found == {"a image (1).jpg": [("cat", 10.5, 20, 19.75, 40)]}
     assert data["annotations"][0]["iscrowd"] == 0 and data["annotations"][0]["area"] == 790
-    assert (tmp_path / "out" / "images" / "train" / "a picture (1).jpg").is_file()
+    assert (tmp_path / "out" / "images" / "train" / "a image (1).jpg").is_file()
 
 
 def test_corners_count_from_one_only_when_asked_for(tmp_path):

@@ -237,7 +237,7 @@ def test_a_folder_that_is_not_there_and_an_output_that_is_are_refused(plain, tmp
 
 
 def test_a_repair_that_fails_leaves_nothing_behind(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_tools.doctor.mending._link", lambda files, folder: 1 / 0)
+    monkeypatch.setattr("data_tools.doctor.repairs._link", lambda files, folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         repair(examine(plain), tmp_path / "copy")
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.objects365 import lists, remap, resize
-from data_tools.objects365.lists import LargeFile
+from data_tools.convert import json_stream
+from data_tools.objects365 import remap, resize
+from data_tools.objects365.lists import read_lists, whole_number
 from data_tools.objects365.shrink import shrink, shrunk_pixels, target_size
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import DataError
@@ -96,7 +97,7 @@ def contents(folder):
 @pytest.mark.parametrize("block", [64, 1000, 1 << 20])
 @pytest.mark.parametrize("dump", [{}, {"indent": 3}, {"separators": (",", ":")}, {"sort_keys": True}])
 def test_the_division_is_that_of_the_published_program(tmp_path, monkeypatch, block, dump):
-    monkeypatch.setattr(lists, "BLOCK", block)
+    monkeypatch.setattr(json_stream, "CHUNK", block)
     made = published(tmp_path / "set", **dump)
     before = contents(tmp_path / "set")
     result = remap(tmp_path / "set", tmp_path / "out", keep=3, progress=False)
@@ -148,9 +149,9 @@ def test_odd_writings_of_numbers_and_text_are_read(tmp_path):
     text += r' "t": "a\\", "u": "\"id\": 5, }"}, {"id":5.0,"b":[{"id":1}]},{"t":"\\\"","id":12345678901234567}],'
     text += ' "categories": []}'
     (tmp_path / "odd.json").write_text(text)
-    file = LargeFile(tmp_path / "odd.json")
-    assert [records.integers("id").tolist() for records in file.records()] == [[4, 5, 12345678901234567]]
-    assert file.counts == {"images": 0, "annotations": 3, "categories": 0}
+    file = tmp_path / "odd.json"
+    found = [(key, i, whole_number(file, key, i, record, "id")) for key, i, record, _ in read_lists(file) if i >= 0]
+    assert found == [("annotations", 0, 4), ("annotations", 1, 5), ("annotations", 2, 12345678901234567)]
 
 
 @pytest.mark.parametrize(
@@ -159,15 +160,15 @@ def test_odd_writings_of_numbers_and_text_are_read(tmp_path):
         (lambda text: text[: len(text) // 2], "ends in the middle"),
         (lambda text: text + "x", "after the end"),
         (lambda text: text.replace('"annotations"', '"boxes"'), "no list 'annotations'"),
-        (lambda text: text.replace("}, {", "} {", 1), "comma before it is missing"),
-        (lambda text: text.replace("}, {", "},, {", 1), "one too many"),
+        (lambda text: text.replace("}, {", "} {", 1), "expected ',', got '{'"),
+        (lambda text: text.replace("}, {", "},, {", 1), r"images\[1\] is no valid JSON"),
         (lambda text: text.replace("}, {", "}, 3, {", 1), r"images\[1\].*not an object"),
         (lambda text: text.replace('"id": ', '"id": "a", "x": ', 1), "should be a whole number, got 'a'"),
         (lambda text: text.replace('"id": ', '"di": ', 1), r"images\[0\]: 'id' should be a whole number"),
-        (lambda text: '{"images": [' + "[" * 10**6 + "]" * 10**6 + "]}", "not an object"),
+        (lambda text: '{"images": [' + "[" * 10**6 + "]" * 10**6 + "]}", "nested too deeply"),
         (lambda text: '{"info": ' + "[" * 10**6 + "]" * 10**6 + "}", "nested too deeply"),
         (lambda text: text.replace("images/v1", "images/../../v1"), "leaves the data folder"),
-        (lambda text: "[]", "expected '{'"),
+        (lambda text: "[]", "expected a JSON object"),
     ],
 )
 def test_damaged_files_are_refused_with_the_place(tmp_path, damage, message):
@@ -188,25 +189,22 @@ def test_categories_of_another_version_are_refused(tmp_path):
         remap(tmp_path / "set", tmp_path / "out", progress=False)
 
 
-def test_a_remap_that_was_killed_at_any_byte_goes_on(tmp_path):
-    made = published(tmp_path / "set")
-    remap(tmp_path / "set", tmp_path / "whole", keep=3, progress=False)
-    whole = (tmp_path / "whole/train/new_zhiyuan_objv2_train.json").read_bytes()
-    for have in (0, 10, 500, len(whole) - 1):
-        out = tmp_path / f"out{have}"
-        remap(tmp_path / "set", out, keep=3, progress=False)
-        # as a kill leaves it: the note of the work, part of the training file, no report
-        work = json.loads((out / "objects365_report.json").read_text())["work"]
-        (out / ".unfinished.json").write_text(json.dumps(work))
-        (out / "objects365_report.json").unlink()
-        (out / "train/new_zhiyuan_objv2_train.json").unlink()
-        part = out / "train/.new_zhiyuan_objv2_train.json.part"
-        part.write_bytes(whole[:have])
-        kept = part.stat().st_ino
-        remap(tmp_path / "set", out, keep=3, progress=False)
-        assert written(out) == by_lists(made, 3)
-        assert (out / "train/new_zhiyuan_objv2_train.json").stat().st_ino == kept
-        assert not list(out.rglob(".*"))
+def test_a_remap_that_was_killed_resumes_and_leaves_nothing_behind(tmp_path):
+    made, out = published(tmp_path / "set"), tmp_path / "out"
+    remap(tmp_path / "set", out, keep=3, progress=False)
+    val = out / "val/new_zhiyuan_objv2_val.json"
+    # as a kill leaves it: the note of the work, one file whole, part of the other, no report
+    work = json.loads((out / "objects365_report.json").read_text())["work"]
+    (out / ".unfinished.json").write_text(json.dumps(work))
+    (out / "objects365_report.json").unlink()
+    train = out / "train/new_zhiyuan_objv2_train.json"
+    (out / "train/.new_zhiyuan_objv2_train.json.17.part").write_bytes(train.read_bytes()[:500])
+    train.unlink()
+    kept = val.stat().st_mtime_ns
+    remap(tmp_path / "set", out, keep=3, progress=False)
+    assert written(out) == by_lists(made, 3)
+    assert val.stat().st_mtime_ns == kept
+    assert not list(out.rglob(".*"))
 
 
 # ---- resize ----------------------------------------------------------------------------------------------------------
@@ -266,8 +264,8 @@ def test_missing_unreadable_and_swapped_pictures_are_told_and_survived(tmp_path)
     result = resize(folder, tmp_path / "out", progress=False)
     told = {what: [name.removeprefix("train/") for name in names] for what, names in result.listed.items()}
     assert told == {
-        "left out, picture missing": [images[0]["file_name"]],
-        "left out, picture unreadable": [images[1]["file_name"]],
+        "left out, image missing": [images[0]["file_name"]],
+        "left out, image unreadable": [images[1]["file_name"]],
         "width and height were swapped in the list": [images[2]["file_name"]],
         "left out, image of another size than the list gives": [images[3]["file_name"]],
         "boxes scaled to the size of the image, which was resized before": [images[4]["file_name"]],
@@ -406,7 +404,7 @@ def test_commands_say_what_they_did_and_fail_with_2(tmp_path, capsys):
     assert main([*words, "remap", str(tmp_path / "set"), str(tmp_path / "new"), "--keep", "3"]) == 0
     assert "val 3 images" in capsys.readouterr().out
     assert main([*words, "resize", str(tmp_path / "new"), str(tmp_path / "small"), "--size", "100"]) == 0
-    assert "13 pictures shrunk" in capsys.readouterr().out
+    assert "13 images shrunk" in capsys.readouterr().out
     assert main([*words, "remap", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
     assert "no train/zhiyuan_objv2_train.json" in capsys.readouterr().err
     for step in ("remap", "resize"):

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from data_tools.large.packed import read_packed, write_packed
+from data_tools.large.packed import read_index, read_packed, write_packed
 from data_tools.shapes import make_shapes
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import DataError
@@ -41,12 +41,12 @@ def test_arrays_are_maps_that_cannot_be_written(index, tmp_path):
 
 def test_it_trains_in_place_of_an_annotation_file(index, tmp_path):
     file = write_packed(index, tmp_path / "train.packed")
-    again = read_coco(file, index.image_folder)
+    again = read_index(file, index.image_folder)
     assert np.array_equal(again.boxes_xyxy, index.boxes_xyxy)
     with pytest.raises(DataError, match="evaluat"):
-        read_coco(file, index.image_folder, training=False)
+        read_index(file, index.image_folder, training=False)
     with pytest.raises(DataError, match="category ids"):
-        read_coco(file, index.image_folder, category_ids=(1, 2))
+        read_index(file, index.image_folder, category_ids=(1, 2))
 
 
 def test_another_ending_is_refused(index, tmp_path):

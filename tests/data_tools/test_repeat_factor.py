@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.large.repeat_factor import class_repeat_factors, draw_epoch, draws_per_epoch, repeat_factors
+from data_tools.large.repeat_factor import class_repeat_factors, draw_epoch, repeat_factors, samples_per_epoch
+from data_tools.large.source import LargeFolder
 from data_tools.stats import repeats
-from dfine_lib.data import TrainLoader, read_coco
+from dfine_lib.data import read_coco
 from dfine_lib.train.run_plan import fitted_to_data
 from tests.data.test_loader import equal, ids
+
+train_loader = LargeFolder().train_loader
 
 
 def test_factors_worked_out_by_hand(content, write):
@@ -24,15 +27,15 @@ def test_factors_worked_out_by_hand(content, write):
     assert class_repeat_factors(index, 0.2).tolist() == [1.0, math.sqrt(0.2 * 8)]
     assert repeat_factors(index, 0.5).tolist() == [math.sqrt(2), 2.0, *[1.0] * 6]  # image 9 holds both classes
     assert repeat_factors(index, None).tolist() == [1.0] * 8
-    assert draws_per_epoch(repeat_factors(index, 0.5)) == 9  # 1.41 + 2 + 6
+    assert samples_per_epoch(repeat_factors(index, 0.5)) == 9  # 1.41 + 2 + 6
 
 
-def test_a_class_without_a_box_and_a_threshold_that_is_no_share(content, write):
+def test_a_class_without_a_box_and_a_threshold_that_is_no_fraction(content, write):
     content["categories"].append({"id": 91, "name": "nowhere"})
     index = read_coco(*write(content))
     assert class_repeat_factors(index, 1.0).tolist() == [1.0, math.sqrt(2), 1.0]
     for threshold in (0.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="share of the images"):
+        with pytest.raises(ValueError, match="fraction of the images"):
             class_repeat_factors(index, threshold)
 
 
@@ -53,25 +56,25 @@ def test_off_the_order_is_a_plain_permutation(many, recipe, varied):
     plain = draw_epoch(np.ones(23), np.random.default_rng(5))
     assert plain[:, 0].tolist() == np.random.default_rng(5).permutation(23).tolist()
     assert not plain[:, 1].any()
-    some, other = (TrainLoader(many, r, seed=0) for r in (recipe, varied(repeat_threshold=1e-6)))
+    some, other = (train_loader(many, r, seed=0) for r in (recipe, varied(repeat_threshold=1e-6)))
     assert equal(list(some.epoch(0)), list(other.epoch(0)))
 
 
 def test_ranks_share_the_repeats_and_an_epoch_goes_on_at_any_batch(many, varied):
     recipe = varied(repeat_threshold=1.0, num_workers=1)
-    loader = TrainLoader(many, recipe, seed=3)
-    assert len(loader) == draws_per_epoch(loader.factors) // 4 > 23 // 4
+    loader = train_loader(many, recipe, seed=3)
+    assert len(loader) == len(loader.sample_indices(1)) // 4 > 23 // 4
     whole = list(loader.epoch(1))
     assert equal(list(loader.epoch(1, 3)), whole[3:])
-    assert equal(list(TrainLoader(many, recipe, seed=3).epoch(1)), whole)
-    ranks = [TrainLoader(many, recipe, seed=3, rank=r, world_size=2) for r in (0, 1)]
+    assert equal(list(train_loader(many, recipe, seed=3).epoch(1)), whole)
+    ranks = [train_loader(many, recipe, seed=3, rank=r, world_size=2) for r in (0, 1)]
     parts = [[batch.image_ids.tolist() for batch in rank.epoch(1)] for rank in ranks]
     assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(b.image_ids.tolist()) for b in whole]
     assert ids(loader.epoch(2)) != ids(whole)
 
 
 def test_copies_of_an_image_are_augmented_differently(many, varied):
-    batches = list(TrainLoader(many, varied(repeat_threshold=1.0, base_size_repeat=None), seed=0).epoch(0))
+    batches = list(train_loader(many, varied(repeat_threshold=1.0, base_size_repeat=None), seed=0).epoch(0))
     pictures: dict[int, list[torch.Tensor]] = {}
     for batch in batches:
         for identity, picture in zip(batch.image_ids.tolist(), batch.images, strict=True):
@@ -85,9 +88,10 @@ def test_the_length_of_a_run_follows(many, varied):
     warmups = []
     for threshold in (None, 1.0):
         recipe = varied(repeat_threshold=threshold)
-        recipe = fitted_to_data(replace(recipe, train=replace(recipe.train, epochs=40)), many)
+        images = LargeFolder().samples_per_epoch(many, recipe)
+        recipe = fitted_to_data(replace(recipe, train=replace(recipe.train, epochs=40)), many, images)
         warmups.append(recipe.train.warmup_iterations)
-    steps = [40 * len(TrainLoader(many, varied(repeat_threshold=threshold), seed=0)) for threshold in (None, 1.0)]
+    steps = [40 * len(train_loader(many, varied(repeat_threshold=threshold), seed=0)) for threshold in (None, 1.0)]
     assert warmups == [count // 10 for count in steps]
     assert warmups[0] < warmups[1]
 

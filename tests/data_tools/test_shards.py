@@ -17,17 +17,20 @@ import torch
 from PIL import Image
 
 from data_tools.large import shards
+from data_tools.large.packed import read_index
 from data_tools.large.shard import pack_data, shard_data
-from data_tools.large.shards import STREAMS, ShardImages, ShardStreams, eval_loader, is_sharded, train_loader
-from data_tools.large.tars import SOURCE, read_shards
+from data_tools.large.shards import STREAMS, ShardImages, ShardStreams
+from data_tools.large.source import LargeFolder
+from data_tools.large.tars import SOURCE, is_sharded, read_shards
 from dfine_lib.config import Recipe
-from dfine_lib.data import DataError, EvalLoader, TrainLoader, check_images, find_split, loader, read_coco
+from dfine_lib.data import DataError, EvalLoader, TrainLoader, find_split, loader, read_coco
 from dfine_lib.data.loader import SampleKey
 from tests.data.test_loader import equal, ids
 from tests.data_tools.planted_faults import enormous_header
 from tests.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
+train_loader, eval_loader = LargeFolder().train_loader, LargeFolder().eval_loader
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,6 @@ def test_a_picture_is_also_found_by_its_place(folder, index, small):
 
 
 def test_a_run_trains_on_them_and_its_first_pictures_are_shown(sharded, tmp_path):
-    from data_tools.large.source import LargeFolder
     from dfine_lib.recipes import changed, get_recipe
     from dfine_lib.train.trainer import train
     from tests.small_runs import SMALL
@@ -172,10 +174,10 @@ def test_the_tars_may_lie_elsewhere_if_the_environment_says_so(sharded, small, t
             (sharded / "images" / split / "shards.json").write_bytes((away / split / "shards.json").read_bytes())
         index = read_coco(*find_split(sharded, "train"))
         with pytest.raises(DataError, match=r"000000.tar: is not there.*DFINE_SHARDS_FROM"):
-            check_images(index, every=False)
+            LargeFolder().check(index, every=False)
         for source in (f"pipe:cat {away}/{{}}", str(away)):
             monkeypatch.setenv(SOURCE, source)
-            check_images(index, every=False)
+            LargeFolder().check(index, every=False)
             assert len(set(ids(train_loader(index, small, seed=0).epoch(0, 6)))) == 20
         monkeypatch.setenv(SOURCE, "pipe:cat")
         with pytest.raises(DataError, match=r"should hold \{\}"):
@@ -195,7 +197,7 @@ def test_the_tars_may_lie_elsewhere_if_the_environment_says_so(sharded, small, t
 def test_what_shards_cannot_do_is_said(index, small):
     with pytest.raises(ValueError, match="repeat_threshold"):
         train_loader(index, replace(small, data=replace(small.data, repeat_threshold=0.5)), seed=0)
-    with pytest.raises(ValueError, match="45 pictures in shards are fewer than a batch of 64"):
+    with pytest.raises(ValueError, match="45 images in shards are fewer than a batch of 64"):
         train_loader(index, replace(small, data=replace(small.data, batch_size=64)), seed=0)
     with pytest.raises(ValueError, match="start_batch"):
         train_loader(index, small, seed=0).epoch(0, 99)
@@ -235,7 +237,7 @@ def test_an_index_that_names_anything_but_files_is_refused(broken, small, name, 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bomb", "refused: Image size"), ("text", "no readable picture"), ("other", "is 8 x 8, the record")],
+    [("bomb", "refused: Image size"), ("text", "no readable image"), ("other", "is 8 x 8, the record")],
 )
 def test_a_picture_that_could_not_be_trained_on_is_not_packed(tmp_path, name, message):
     data = write_folder(tmp_path / "data", images=3)
@@ -314,7 +316,7 @@ def away(home: Path) -> None:
     [
         (linked, "no plain file"), (endless, "cut off"), (sparse, "no plain file|cut off"),
         (climbing, "should be an image id"), (cut, "cut off"), (stranger, "has no image id 777|holds"),
-        (one_less, "38 pictures in shards|43 pictures in shards"), (deep, "no index of shards"),
+        (one_less, "38 images in shards|43 images in shards"), (deep, "no index of shards"),
         (away, "leads out of"),
     ],
 )  # fmt: skip
@@ -340,12 +342,12 @@ def test_tools_for_folders_of_pictures_say_what_to_give(sharded, tmp_path):
 def test_a_missing_webdataset_is_told(index, small, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
     with pytest.raises(DataError, match=r"pip install -e .*shards"):
-        check_images(index, every=False)
+        LargeFolder().check(index, every=False)
 
 
 def test_a_packed_set_trains_from_where_its_pictures_are(folder, tmp_path, small):
     assert "45 images" in pack_data(folder, tmp_path / "packed")
-    packed = read_coco(*find_split(tmp_path / "packed/data.json", "train"))
+    packed = read_index(*find_split(tmp_path / "packed/data.json", "train"))
     assert packed.annotation_file.name == "train.packed"
     plain = read_coco(*find_split(folder, "train"))
     assert equal(list(TrainLoader(packed, small, seed=1).epoch(0)), list(TrainLoader(plain, small, seed=1).epoch(0)))

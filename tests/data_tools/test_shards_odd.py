@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from data_tools.large.shard import shard_data
+from data_tools.large.source import LargeFolder
 from data_tools.large.tars import SOURCE, read_shards
-from dfine_lib.data import DataError, check_images, find_split, read_coco
+from dfine_lib.data import DataError, find_split, read_coco
 from tests.small_runs import write_folder
 
 pytest.importorskip("webdataset", reason="the extra `shards` is not installed")
@@ -89,7 +90,7 @@ def swapped(home: Path) -> None:
 def test_pictures_that_are_not_those_of_the_index_are_told(sharded, change):
     read_all(sharded)
     change(sharded / "images" / "train")
-    with pytest.raises(DataError, match=r"00000\d.tar: its pictures are not those that .*shards.json tells of"):
+    with pytest.raises(DataError, match=r"00000\d.tar: its images are not those that .*shards.json tells of"):
         read_all(sharded)
 
 
@@ -105,7 +106,7 @@ def test_an_index_without_checksums_is_read(sharded):
 def test_tars_without_their_index_are_told(sharded):
     (sharded / "images" / "train" / "shards.json").unlink()
     with pytest.raises(DataError, match=r"tar archives, but no shards.json beside them"):
-        check_images(read_coco(*find_split(sharded, "train")), every=False)
+        LargeFolder().check(read_coco(*find_split(sharded, "train")), every=False)
 
 
 @pytest.mark.parametrize("command", ["cat {}/nowhere/{{}}", "false {{}}", "head -c 700 {}/{{}}; exit 3 # {{}}"])
@@ -117,7 +118,7 @@ def test_a_command_that_fails_is_told_with_its_shard(sharded, command, monkeypat
 
 
 def test_a_shard_that_is_left_early_says_nothing_of_its_command(sharded, monkeypatch):
-    monkeypatch.setenv(SOURCE, f"pipe:cat {sharded / 'images'}/{{}}; exit 3")
+    monkeypatch.setenv(SOURCE, f"pipe:cat {sharded / 'images'}/{{}} /dev/zero; exit 3")
     shards = read_shards(read_coco(*find_split(sharded, "train")))
     pictures = shards.pictures(0)
     next(pictures)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.stats import anchors_inside, some_pictures, statistics
+from data_tools.stats import anchors_inside, some_images, statistics
 from dfine_lib.data.images import DataError
 from dfine_tools import cli
 
@@ -76,7 +76,7 @@ def test_classes_are_joined_by_name_where_the_splits_number_them_differently(fol
 def test_the_same_seed_draws_the_same_pictures_and_broken_ones_are_passed_over(folder):
     (folder / "images" / "train" / "4.png").write_bytes(b"broken")
     found = statistics(folder)
-    one, two = some_pictures(found, seed=1), some_pictures(found, seed=1)
+    one, two = some_images(found, seed=1), some_images(found, seed=1)
     assert list(one) == list(two) and set(one) == {"3.png", "5.png"}
     image, boxes, labels = one["3.png"]
     assert image.shape == (3, 100, 200) and boxes.tolist()[1] == [150, 50, 190, 90] and labels == [0, 0, 1]
@@ -93,7 +93,7 @@ def test_a_large_picture_is_drawn_small_and_its_boxes_follow(folder):
         if box["image_id"] == image["id"]:
             box["bbox"] = [1000, 500, 2000, 1000]
     file.write_text(json.dumps(content))
-    shown, boxes, _ = some_pictures(statistics(folder))[image["file_name"]]
+    shown, boxes, _ = some_images(statistics(folder))[image["file_name"]]
     assert shown.shape == (3, 512, 1024) and boxes[0].tolist() == [256, 128, 768, 384]
 
 

@@ -165,7 +165,7 @@ def cvat_coco(*splits: str) -> Callable[[Path], None]:
 
 
 def one_file(place: Path) -> None:
-    write(place / "labels.json", coco(images(place / "my pictures")))
+    write(place / "labels.json", coco(images(place / "my images")))
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {

@@ -496,25 +496,6 @@ def test_an_unknown_engine_is_refused_by_name():
         CocoEvaluator(ground_truth([]), engine="fast")
 
 
-def test_by_image_keeps_the_best_hundred_of_a_class_of_equal_scores_the_first():
-    scores = np.r_[np.full(60, 0.5), np.full(60, 0.7), 0.1]
-    rows = [(int(i == 120), (i, 0, 10, 10), value) for i, value in enumerate(scores)]
-    evaluator = CocoEvaluator(ground_truth([(1, 1, (0, 0, 9, 9))], ((1, "a"), (2, "b"))))
-    evaluator.add([1], [detections(rows)])
-    (image,) = evaluator.by_image()
-    assert image.boxes_xyxy[:, 0].tolist() == [*range(60, 120), *range(40), 120]
-    assert image.scores.tolist() == sorted(image.scores, reverse=True)
-
-
-def test_detections_are_copied_and_corners_of_float32_come_back():
-    evaluator = CocoEvaluator(ground_truth([(1, 1, (0, 0, 9, 9))]))
-    boxes = torch.tensor([[0.1, 0.2, 100.3, 50.7]])
-    want = boxes.double().tolist()
-    evaluator.add([1], [Detections(torch.tensor([0]), boxes, torch.tensor([0.5]))])
-    boxes.zero_()
-    assert evaluator.by_image()[0].boxes_xyxy.tolist() == want
-
-
 # The model's way
 
 

@@ -7,6 +7,7 @@ import torch
 from published import DERIVED, SIZES, read
 
 from dfine_lib import DFINE
+from dfine_lib.recipes import get_recipe
 from dfine_lib.train.optim import build_optimizer
 
 
@@ -49,7 +50,7 @@ def test_learning_rate_and_weight_decay_of_every_parameter_are_as_published(size
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     got = {
         names[id(parameter)]: pytest.approx((group["lr"], group["weight_decay"]), rel=1e-6)
-        for group in build_optimizer(model, f"{size}_coco").param_groups
+        for group in build_optimizer(model, get_recipe(f"{size}_coco").train).param_groups
         for parameter in group["params"]
     }
     assert {name: tuple(pair) for name, pair in read(f"manifest_{size}.json")["optimizer"].items()} == got

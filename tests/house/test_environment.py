@@ -19,7 +19,16 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-IN_CONDA = ("notebooks", "deploy", "serve", "shards", "video", "tensorrt", "dev")  # not fiftyone: a database server
+IN_CONDA = (
+    "notebooks",
+    "deploy",
+    "serve",
+    "shards",
+    "video",
+    "tensorrt",
+    "docs",
+    "dev",
+)  # not fiftyone: a database server
 
 
 def by_name(lines: list[str]) -> dict[str, tuple[str, str]]:

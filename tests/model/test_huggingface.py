@@ -12,15 +12,9 @@ from torch.testing import assert_close
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES, DataConfig
-from dfine_lib.model.huggingface import (
-    from_huggingface,
-    huggingface_config,
-    is_huggingface,
-    model_config,
-    save_huggingface,
-    to_huggingface,
-)
+from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_tools.weights.huggingface import huggingface_config, save_huggingface, to_huggingface
 
 NAMES = ("cat", "dog", "owl")
 

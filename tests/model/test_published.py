@@ -15,8 +15,9 @@ import torch
 from dfine_lib import DFINE
 from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import SIZES
+from dfine_lib.download import DownloadError
 from dfine_lib.model import published
-from dfine_lib.model.published import PUBLISHED, DownloadError, described, fetch
+from dfine_lib.model.published import PUBLISHED, described, fetch
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights
 from dfine_tools.weights.conversion import convert_weights
 

@@ -18,8 +18,9 @@ from dfine_tools import cli
 from dfine_tools.deploy.bench import known_ap
 from dfine_tools.runs.compare import comparison, read_runs, summaries
 from dfine_tools.runs.launch import _NewRows
-from dfine_tools.runs.results import as_markdown, finished_runs, result_rows
+from dfine_tools.runs.results import finished_runs, result_rows
 from dfine_tools.runs.sweep import Outcome, Trial, condition_rows
+from dfine_tools.tables import as_markdown
 
 STAGES = {
     "train.epochs": 3, "train.stop_epoch": 2, "train.adapt_to_length": False, "train.ema_restart_decay": 0.99,

@@ -340,7 +340,7 @@ def test_one_poisoned_step_changes_neither_weights_nor_statistics(small_recipe, 
             batches = [replace(batch, images=batch.images * torch.nan) for batch in batches]
         before = {k: v.clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
         result = whole(self, batches)
-        seen.append((before, {k: v.clone() for k, v in self.model.state_dict().items()}, result.broken))
+        seen.append((before, {k: v.clone() for k, v in self.model.state_dict().items()}, result.non_finite))
         return result
 
     monkeypatch.setattr(trainer.TrainStep, "__call__", poison_second)

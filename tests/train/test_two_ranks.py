@@ -42,7 +42,7 @@ def ranks(folders, tmp_path_factory) -> list[dict]:
     """Results of both ranks."""
     out = tmp_path_factory.mktemp("ranks")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE.parent), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [*torchrun, str(HERE / "two_ranks.py"), str(folders), str(out)], capture_output=True, text=True, timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
@@ -64,7 +64,7 @@ def off(ours: dict, theirs: dict) -> float:
 @pytest.mark.parametrize("case", EXACT)
 def test_the_gradients_of_a_step_are_those_of_one_process_on_all_images(ranks, case):
     alone, (first, second) = in_one_process(case), (rank[case] for rank in ranks)
-    assert any(g.any() for g in alone["gradients"].values()) and alone["broken"] == [[], []]
+    assert any(g.any() for g in alone["gradients"].values()) and alone["non_finite"] == [[], []]
     assert off(first["gradients"], alone["gradients"]) < 1e-5
     for name, gradient in alone["gradients"].items():  # each by itself too, down to what rounding leaves
         assert_close(first["gradients"][name], gradient, rtol=1e-4, atol=1e-6 * alone["norms"][0], msg=name)
@@ -72,7 +72,7 @@ def test_the_gradients_of_a_step_are_those_of_one_process_on_all_images(ranks, c
 
 
 @pytest.mark.parametrize("case", EXACT)
-def test_weights_average_and_losses_after_several_steps_are_those_of_one_process(ranks, case):
+def test_weights_ema_and_losses_after_several_steps_are_those_of_one_process(ranks, case):
     alone, (first, second) = in_one_process(case), (rank[case] for rank in ranks)
     assert off(first["moved"], alone["moved"]) < 1e-4
     assert off(first["average"], alone["average"]) < 1e-6
@@ -87,7 +87,7 @@ def test_weights_average_and_losses_after_several_steps_are_those_of_one_process
     ("case", "whole"),
     [("accumulated", "plain"), ("accumulated, denoising without noise", "whole, denoising without noise")],
 )
-def test_passes_with_unequal_numbers_of_boxes_make_the_step_of_all_images_at_once(ranks, case, whole):
+def test_micro_batches_with_unequal_numbers_of_boxes_make_the_step_of_all_images_at_once(ranks, case, whole):
     whole = in_one_process(whole)
     for found in (in_one_process(case), ranks[0][case]):
         assert off(found["gradients"], whole["gradients"]) < 1e-5
@@ -96,21 +96,20 @@ def test_passes_with_unequal_numbers_of_boxes_make_the_step_of_all_images_at_onc
             assert found["losses"][0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
-def test_passes_that_divide_by_their_own_numbers_make_another_step():
-    apart, whole = in_one_process("passes apart"), in_one_process("plain")
+def test_micro_batches_with_their_own_normalizers_make_another_step():
+    apart, whole = in_one_process("normalizers of each micro-batch"), in_one_process("plain")
     assert 1e-3 < off(apart["gradients"], whole["gradients"]) < 0.5
 
 
-def test_running_statistics_move_once_a_pass():
+def test_running_statistics_move_once_a_micro_batch():
     recipe = recipe_of("accumulated")
     torch.manual_seed(0)
     model = DFINE.from_recipe(recipe).train()
     other = copy.deepcopy(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     batches = batches_of("accumulated", ALONE)
-    TrainStep(model, build_criterion(recipe), optimizer, ModelEMA(model, recipe), recipe.train, torch.device("cpu"))(
-        batches
-    )
+    ema = ModelEMA(model, recipe.train)
+    TrainStep(model, build_criterion(recipe), optimizer, ema, recipe.train, torch.device("cpu"))(batches)
     for batch in batches:
         other(batch.images)
     for (name, found), expected in zip(model.named_buffers(), other.buffers(), strict=True):
@@ -127,7 +126,7 @@ def test_a_rank_without_boxes_takes_the_same_step_as_the_other(ranks):
 
 def test_what_is_not_finite_on_one_rank_is_skipped_by_all(ranks):
     first, second = (rank["not finite on one rank"] for rank in ranks)
-    assert first["broken"] == second["broken"] and all(first["broken"])
+    assert first["non_finite"] == second["non_finite"] and all(first["non_finite"])
     assert not any(m.any() for rank in (first, second) for m in rank["moved"].values())
 
 

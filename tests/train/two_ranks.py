@@ -23,12 +23,19 @@ from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.step import TrainStep
 
 # Boxes of each of eight images. The most on both ranks are the same where denoising queries are to be the same.
-USUAL, EMPTY_HALF = [2, 1, 1, 2, 0, 2, 2, 1], [2, 1, 0, 0, 1, 2, 0, 0]  # passes of 4 images: rank 1 has the last two
+USUAL, EMPTY_HALF = (
+    [2, 1, 1, 2, 0, 2, 2, 1],
+    [2, 1, 0, 0, 1, 2, 0, 0],
+)  # micro-batches of 4 images: rank 1 has the last two
 CASES = {
     "plain": {"model.num_denoising": 0},
     "denoising without noise": {"model.label_noise_ratio": 0.0, "model.box_noise_scale": 0.0},
     "accumulated": {"model.num_denoising": 0, "train.accumulate": 2},
-    "passes apart": {"model.num_denoising": 0, "train.accumulate": 2, "train.exact_accumulation": False},
+    "normalizers of each micro-batch": {
+        "model.num_denoising": 0,
+        "train.accumulate": 2,
+        "train.exact_accumulation": False,
+    },
     "whole, denoising without noise": {"model.label_noise_ratio": 0.0, "model.box_noise_scale": 0.0},
     "accumulated, denoising without noise": {
         "model.label_noise_ratio": 0.0,
@@ -50,7 +57,7 @@ def recipe_of(case: str):
 
 
 def batches_of(case: str, ranks: Ranks) -> list[Batch]:
-    """This rank's share of the images of one step, one batch a pass, as `TrainLoader` shares them out."""
+    """This rank's share of the images of one step, one batch for each micro-batch, as `TrainLoader` makes them."""
     passes = recipe_of(case).train.accumulate
     counts = [0] * 8 if case == "no box at all" else EMPTY_HALF if "without boxes" in case else USUAL
     draw = torch.Generator().manual_seed(0)
@@ -88,7 +95,7 @@ def steps(case: str, ranks: Ranks = ALONE) -> dict:
     for p in model.parameters():
         if p.requires_grad and not p.any():  # heads start at 0, where layers agree and nothing is distilled
             nn.init.normal_(p, std=0.2)
-    ema = ModelEMA(model, recipe)
+    ema = ModelEMA(model, recipe.train)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     step = TrainStep(model, build_criterion(recipe), optimizer, ema, recipe.train, torch.device("cpu"), ranks)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -105,7 +112,7 @@ def steps(case: str, ranks: Ranks = ALONE) -> dict:
         "average": {name: p.clone() for name, p in ema.module.named_parameters()},
         "losses": [result.losses for result in results],
         "norms": [result.grad_norm for result in results],
-        "broken": [list(result.broken) for result in results],
+        "non_finite": [list(result.non_finite) for result in results],
     }
 
 
@@ -115,7 +122,7 @@ def statistics(ranks: Ranks) -> list[torch.Tensor]:
     torch.manual_seed(0)
     model = DFINE.from_recipe(recipe).train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    ema = ModelEMA(model, recipe)
+    ema = ModelEMA(model, recipe.train)
     TrainStep(model, build_criterion(recipe), optimizer, ema, recipe.train, torch.device("cpu"), ranks)(
         batches_of("plain", ranks)
     )

@@ -25,7 +25,7 @@ def test_every_layer_gives_places_weights_and_the_boxes_of_the_layer_before(mode
         outputs = model(images, keep_layers=True)
     assert len(layers) == 3
     for layer in layers:
-        assert layer.places.shape == (2, 40, 8, 12, 2) and sum(layer.points_per_level) == 12
+        assert layer.locations.shape == (2, 40, 8, 12, 2) and sum(layer.points_per_level) == 12
         assert_close(layer.weights.sum(-1), torch.ones(2, 40, 8))
     assert_close(layers[0].boxes_cxcywh, outputs.encoder.boxes_cxcywh)
     for i in (1, 2):

@@ -17,7 +17,7 @@ from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_tools.deploy.backends.backend import BackendError
 
 CORES = os.cpu_count() or 1
-STREAMS = min(CORES, 8)  # calls at a time that share the cores, where many pictures wait
+STREAMS = min(CORES, 8)  # calls at a time that share the cores, where many images wait
 
 INPUTS, OUTPUTS = ("images", "orig_target_sizes"), ("labels", "boxes", "scores")  # as the authors name them
 RAW_OUTPUTS = ("pred_logits", "pred_boxes")  # of a file without post-processing; its one input is `images`
@@ -25,7 +25,7 @@ RAW_OUTPUTS = ("pred_logits", "pred_boxes")  # of a file without post-processing
 ABOUT = ("image_size", "names", "category_ids", "precision", "least_side")  # metadata that is read back
 
 
-class Opened(NamedTuple):
+class LoadedModel(NamedTuple):
     """An exported file in its runtime."""
 
     run: Callable[[np.ndarray, np.ndarray], list[np.ndarray]]  # images, sizes to the outputs in order
@@ -33,7 +33,7 @@ class Opened(NamedTuple):
     image_shape: list[int | None]  # of `images`; None: any
     about: Mapping[str, str]  # its metadata
     device: str
-    shared: Callable[[], Opened] | None = None  # the same file anew, for STREAMS calls at a time
+    shared: Callable[[], LoadedModel] | None = None  # the same file anew, for STREAMS calls at a time
 
 
 def signature(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,14 +13,14 @@ from dfine_tools.deploy.backends.exported import (
     CORES,
     RAW_OUTPUTS,
     STREAMS,
-    Opened,
+    LoadedModel,
     first_line,
     not_run,
     signature,
 )
 
 
-def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
+def open_onnxruntime(path: Path, device: str, threads: int = 0) -> LoadedModel:
     """An ONNX file in a session.
 
     Args:
@@ -79,4 +79,4 @@ def open_onnxruntime(path: Path, device: str, threads: int = 0) -> Opened:
     about = session.get_modelmeta().custom_metadata_map
     several = where == "cpu" and not threads
     shared = partial(open_onnxruntime, path, device, max(1, CORES // STREAMS)) if several else None
-    return Opened(run, gives == RAW_OUTPUTS, shape, about, where, shared)
+    return LoadedModel(run, gives == RAW_OUTPUTS, shape, about, where, shared)

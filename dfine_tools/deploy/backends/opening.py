@@ -14,7 +14,7 @@ from dfine_lib.evaluate.postprocess import Detections
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends.backend import Backend, BackendError
 from dfine_tools.deploy.backends.exported import (
-    Opened,
+    LoadedModel,
     as_detections,
     file_category_ids,
     file_names,
@@ -27,7 +27,11 @@ from dfine_tools.deploy.backends.pytorch import open_torch
 from dfine_tools.deploy.backends.tensorrt_runtime import open_tensorrt
 
 log = logging.getLogger(__name__)
-_KINDS = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".engine": ("tensorrt",)}
+KINDS = {  # what runs a file, by its suffix
+    ".onnx": ("onnxruntime", "openvino"),
+    ".xml": ("openvino",),
+    ".engine": ("tensorrt",),
+}
 _OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino, "tensorrt": open_tensorrt}
 BACKENDS = ("torch", *_OPEN)
 
@@ -79,7 +83,7 @@ def open_backend(
         )
         names, ids = COCO, COCO_IDS
 
-    def ready(opened: Opened) -> Backend:
+    def ready(opened: LoadedModel) -> Backend:
         def answer(images: np.ndarray, sizes: np.ndarray) -> tuple[list[Detections], None]:
             values = opened.run(images, sizes)
             return (raw_detections(*values, sizes, top_k) if opened.raw else as_detections(*values)), None
@@ -92,7 +96,7 @@ def open_backend(
 
 def _whole_name(source: str | Path) -> Path | str:
     path = Path(source)
-    if path.suffix in _KINDS:
+    if path.suffix in KINDS:
         if not path.is_file():
             raise BackendError(f"{path}: no such file.")
         with open(path, "rb"):  # a file that may not be read is reported as that
@@ -104,7 +108,7 @@ def _whole_name(source: str | Path) -> Path | str:
 
 
 def _choose(source: str | Path | DFINE, backend: str) -> str:
-    kinds = _KINDS.get(source.suffix, ("torch",)) if isinstance(source, Path) else ("torch",)
+    kinds = KINDS.get(source.suffix, ("torch",)) if isinstance(source, Path) else ("torch",)
     if backend == "auto":
         installed = [kind for kind in kinds if importlib.util.find_spec(kind)]
         return (installed or list(kinds))[0]

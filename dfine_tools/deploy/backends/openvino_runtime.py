@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfine_tools.deploy.backends.backend import BackendError, DeviceError
-from dfine_tools.deploy.backends.exported import ABOUT, RAW_OUTPUTS, Opened, first_line, not_run, signature
+from dfine_tools.deploy.backends.exported import ABOUT, RAW_OUTPUTS, LoadedModel, first_line, not_run, signature
 
 if TYPE_CHECKING:
     import openvino
@@ -31,7 +31,7 @@ def shared_core() -> openvino.Core:
     return openvino.Core()
 
 
-def open_openvino(path: Path, device: str) -> Opened:
+def open_openvino(path: Path, device: str) -> LoadedModel:
     """An OpenVINO or ONNX file, compiled.
 
     Raises:
@@ -73,7 +73,7 @@ def open_openvino(path: Path, device: str) -> Opened:
                 raise not_run(path, "OpenVINO", images, error) from error
             return [request.get_tensor(name).data.copy() for name in gives]
 
-    return Opened(run, gives == RAW_OUTPUTS, shape, about, kind.lower())
+    return LoadedModel(run, gives == RAW_OUTPUTS, shape, about, kind.lower())
 
 
 class _Requests:

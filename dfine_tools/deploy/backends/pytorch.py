@@ -14,7 +14,6 @@ from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import DataConfig, TrainConfig
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.evaluate.postprocess import Detections, postprocess
-from dfine_lib.model.class_rows import how_to_name
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_tools.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
@@ -34,7 +33,8 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
         path, names, ids = weights.path, weights.category_names or tuple(class_names), weights.category_ids
         own_hw = weights.data.image_hw if weights.data else None
         if not names:
-            log.info("%s: names no classes; labels are the numbers of its class rows. %s", path, how_to_name(path))
+            remedy = {"remedy": "name_rows", "values": {"path": path}}
+            log.info("%s: names no classes; labels are the numbers of its class rows", path, extra=remedy)
     image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own_hw or PUBLISHED_HW
     running = copy.deepcopy(model).eval().requires_grad_(False) if edges else FixedSides(graph_form(model, image_hw))
     running.to(where, memory_format=torch.channels_last)

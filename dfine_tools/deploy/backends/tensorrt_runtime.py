@@ -11,10 +11,10 @@ import torch
 
 from dfine_lib.device import pick_device
 from dfine_tools.deploy.backends.backend import BackendError, DeviceError
-from dfine_tools.deploy.backends.exported import RAW_OUTPUTS, Opened, signature
+from dfine_tools.deploy.backends.exported import RAW_OUTPUTS, LoadedModel, signature
 
 
-def open_tensorrt(path: Path, device: str) -> Opened:
+def open_tensorrt(path: Path, device: str) -> LoadedModel:
     """An engine, ready to run.
 
     Raises:
@@ -62,7 +62,7 @@ def open_tensorrt(path: Path, device: str) -> Opened:
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     shape = [None if side < 0 else side for side in engine.get_tensor_shape(takes[0])]
-    return Opened(run, gives == RAW_OUTPUTS, shape, about, str(where))
+    return LoadedModel(run, gives == RAW_OUTPUTS, shape, about, str(where))
 
 
 def _torch_type(kind: Any, trt: Any) -> torch.dtype:

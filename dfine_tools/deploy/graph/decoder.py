@@ -1,4 +1,7 @@
-"""The refinement decoder on the queries of all images, rows of one matrix `[B * Q, D]`: a linear layer is one node."""
+"""The refinement decoder on the queries of all images, rows of one matrix `[B * Q, D]`: a linear layer is one node.
+
+The model's `DecoderLayer` serves here too: only its two attentions are swapped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from dfine_lib.model.decoder import DecoderLayer, DFINEDecoder, LocationQualityEstimator, make_anchors
+from dfine_lib.model.decoder import DFINEDecoder, LocationQualityEstimator, make_anchors
 from dfine_lib.model.deformable_attention import OFFSET_SCALE, DeformableAttention
 from dfine_tools.deploy.graph.encoder import Shapes
 from dfine_tools.deploy.graph.folding import linear_layer
@@ -32,9 +35,10 @@ class GraphAttention(nn.Module):
         )
         self.out_proj = attention.out_proj
 
-    def forward(self, x: Tensor, placed: Tensor) -> Tensor:
-        """`[B * Q, D]` each, without and with position, to the same."""
-        query, key, value = (self._heads(y) for y in (self.query(placed), self.key(placed), self.value(x)))
+    def forward(self, x: Tensor, position: Tensor, attn_mask: None = None) -> Tensor:
+        """Queries and their positions, `[B * Q, D]` each, to the same."""
+        moved = x + position
+        query, key, value = (self._heads(y) for y in (self.query(moved), self.key(moved), self.value(x)))
         attended = (query @ key.transpose(-1, -2)).softmax(-1) @ value  # [B, heads, Q, D / heads]
         return self.out_proj(attended.transpose(1, 2).reshape(-1, x.shape[1]))
 
@@ -61,50 +65,32 @@ class GraphSampling(nn.Module):
         ]
         self.both = linear_layer(parts[0], parts[1][:, 0])
 
-    def forward(self, query: Tensor, centre: Tensor, size: Tensor, levels: list[Tensor]) -> Tensor:
+    def forward(self, query: Tensor, reference_boxes: Tensor, levels: list[Tensor]) -> Tensor:
         """Sample and average; queries lie innermost, for a runtime works along the last axis, and points are few.
 
         Args:
             query: `[B * Q, D]`.
-            centre: of the reference boxes, from -1 to 1, `[B, 1, 1, Q * 2]`.
-            size: of the reference boxes, 0..1, `[B, 1, 1, Q * 2]`.
+            reference_boxes: cxcywh `[B * Q, 4]`, 0..1.
             levels: `[B * heads, D / heads, h, w]` each.
 
         Returns:
             `[B * Q, D]`.
         """
+        parts = reference_boxes.split([2, 2], dim=-1)
+        centre, size = (part.reshape(-1, 1, 1, 2 * self.num_queries) for part in parts)
         both = self.both(query).reshape(-1, self.num_queries, self.num_heads, 3 * self.total)
         offsets, weights = both.split([2 * self.total, self.total], dim=-1)  # [B, Q, heads, ...]
         offsets = offsets.reshape(-1, self.num_queries, self.num_heads, self.total, 2).permute(0, 2, 3, 1, 4)
-        offsets = offsets.reshape(-1, self.num_heads, self.total, 2 * self.num_queries)  # x and y by turns
-        places = (centre + offsets * size).reshape(-1, self.total, self.num_queries, 2)
+        offsets = offsets.reshape(-1, self.num_heads, self.total, 2 * self.num_queries)  # x and y interleaved
+        locations = (2 * centre - 1 + offsets * size).reshape(-1, self.total, self.num_queries, 2)
         weights = weights.softmax(-1).permute(0, 2, 3, 1).reshape(-1, 1, self.total, self.num_queries)
         sampled = [
             F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            for level, grid in zip(levels, places.split(self.points, dim=1), strict=True)
+            for level, grid in zip(levels, locations.split(self.points, dim=1), strict=True)
         ]  # each [B * heads, D / heads, points, Q]
         attended = (torch.cat(sampled, dim=2) * weights).sum(2)
         dim = query.shape[1]
         return attended.reshape(-1, dim, self.num_queries).transpose(1, 2).reshape(-1, dim)
-
-
-class GraphLayer(nn.Module):
-    """A `DecoderLayer`."""
-
-    def __init__(self, layer: DecoderLayer, num_queries: int) -> None:
-        super().__init__()
-        self.self_attn = GraphAttention(layer.self_attn, num_queries)
-        self.cross_attn = GraphSampling(layer.cross_attn, num_queries)
-        self.gate, self.gate_norm = layer.gateway.gate, layer.gateway.norm
-        self.linear1, self.linear2, self.norm1, self.norm3 = layer.linear1, layer.linear2, layer.norm1, layer.norm3
-
-    def forward(self, x: Tensor, position: Tensor, centre: Tensor, size: Tensor, levels: list[Tensor]) -> Tensor:
-        x = self.norm1(x + self.self_attn(x, x + position))
-        attended = self.cross_attn(x + position, centre, size, levels)
-        keep, take = self.gate(torch.cat([x, attended], dim=-1)).sigmoid().chunk(2, dim=-1)
-        x = self.gate_norm(keep * x + take * attended)
-        fed = self.linear2(F.relu(self.linear1(x)))
-        return self.norm3((x + fed).clamp(-65504, 65504))
 
 
 class GraphQuality(nn.Module):
@@ -125,7 +111,7 @@ class GraphQuality(nn.Module):
 
 
 class GraphDecoder(nn.Module):
-    """A deployed `DFINEDecoder`; anchors are constants where the sides are fixed."""
+    """A `DFINEDecoder` in deploy mode; anchors are constants where the input shape is fixed."""
 
     def __init__(self, decoder: DFINEDecoder, shapes: Shapes) -> None:
         super().__init__()
@@ -137,7 +123,10 @@ class GraphDecoder(nn.Module):
         self.enc_output, self.enc_score_head = decoder.enc_output, decoder.enc_score_head
         self.enc_bbox_head, self.pre_bbox_head = decoder.enc_bbox_head, decoder.pre_bbox_head
         self.bbox_heads, self.score_head = decoder.dec_bbox_head, decoder.dec_score_head[-1]
-        self.layers = nn.ModuleList(GraphLayer(layer, self.num_queries) for layer in decoder.decoder.layers)
+        self.layers = decoder.decoder.layers
+        for layer in self.layers:
+            layer.self_attn = GraphAttention(layer.self_attn, self.num_queries)
+            layer.cross_attn = GraphSampling(layer.cross_attn, self.num_queries)
         self.quality = GraphQuality(decoder.decoder.lqe_layers[-1]) if config.quality_head else None
         # Offsets in sides of the initial box, signed as they move the edges left, top, right, bottom.
         sign = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]]).to(decoder.bin_offsets)
@@ -163,7 +152,7 @@ class GraphDecoder(nn.Module):
         return self._refine(content, reference, levels)
 
     def _select(self, memory: Tensor, shapes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Content `[B * Q, D]` and reference logits `[B * Q, 4]` of the tokens most sure, of `[B, D, S]`."""
+        """Content `[B * Q, D]` and reference logits `[B * Q, 4]` of the highest-scoring tokens, of `[B, D, S]`."""
         if self.shapes:
             anchors, valid, all_valid = self.anchors, self.valid, self.all_valid
             length = len(anchors)
@@ -176,8 +165,8 @@ class GraphDecoder(nn.Module):
         if not all_valid:
             scores = torch.where(valid[:, 0], scores, self.nothing_score)
         chosen = scores.topk(self.num_queries, dim=1).indices  # [B, Q]
-        places = chosen[..., None].expand(-1, -1, self.dim)
-        content = tokens.reshape(-1, length, self.dim).gather(1, places)
+        index = chosen[..., None].expand(-1, -1, self.dim)
+        content = tokens.reshape(-1, length, self.dim).gather(1, index)
         if not all_valid:
             content = torch.where(valid[chosen], content, self.nothing)
         content = content.reshape(-1, self.dim)
@@ -187,8 +176,7 @@ class GraphDecoder(nn.Module):
         boxes, previous, corners = reference.sigmoid(), None, None
         for i, layer in enumerate(self.layers):
             position = self.query_pos_head(boxes).clamp(-10, 10)
-            centre, size = (part.reshape(-1, 1, 1, 2 * self.num_queries) for part in boxes.split([2, 2], dim=-1))
-            x = layer(x, position, 2 * centre - 1, size, levels)
+            x = layer(x, position, boxes, levels, None)
             if i == 0:  # the boxes that all layers refine: edges, and sides
                 initial = (self.pre_bbox_head(x) + reference.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)).sigmoid()
                 low_high, sides = box_cxcywh_to_xyxy(initial), initial[:, 2:].repeat(1, 2)

@@ -6,63 +6,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.model.hybrid_encoder import EncoderLayer, FusionBlock, HybridEncoder, position_embedding
+from dfine_lib.model.hybrid_encoder import FusionBlock, HybridEncoder, position_embedding
+from dfine_lib.model.layers import SelfAttention
 from dfine_tools.deploy.graph.folding import composed, linear_layer, matrix, pointwise
 
 Shapes = list[tuple[int, int]] | None
 
 
-class GraphEncoderLayer(nn.Module):
-    """An `EncoderLayer` whose position is part of a constant: query and key of x + p are those of x, and W p + b."""
+class MapSelfAttention(nn.Module):
+    """Self-attention whose position is part of a constant: query and key of x + p are those of x, and W p + b."""
 
-    def __init__(self, layer: EncoderLayer) -> None:
+    def __init__(self, attention: SelfAttention, position: Tensor | None) -> None:
         super().__init__()
-        attention = layer.self_attn
-        self.num_heads, self.dim = attention.num_heads, layer.norm1.normalized_shape[0]
+        self.num_heads, self.dim = attention.num_heads, attention.out_proj.in_features
         scale = torch.ones(3 * self.dim, 1, dtype=torch.float64)
         scale[: self.dim] = (self.dim // self.num_heads) ** -0.5  # of the products, into the query
         weight = attention.in_proj_weight.double() * scale.to(attention.in_proj_weight.device)
         bias = attention.in_proj_bias.double() * scale[:, 0].to(weight.device)
         self.projection, self.of_position = linear_layer(weight, None), linear_layer(weight[: 2 * self.dim], None)
         self.register_buffer("bias", bias.float())
-        self.out_proj, self.linear1, self.linear2 = attention.out_proj, layer.linear1, layer.linear2
-        self.norm1, self.norm2 = layer.norm1, layer.norm2
+        self.register_buffer("fixed_shift", None if position is None else self.shift(position.to(self.bias)))
+        self.out_proj = attention.out_proj
 
     def shift(self, position: Tensor) -> Tensor:
         """What position and bias add to query, key and value: `[1, S, D]` to `[1, S, 3D]`."""
         return F.pad(self.of_position(position), (0, self.dim)) + self.bias
 
-    def forward(self, tokens: Tensor, shift: Tensor, length: int | Tensor) -> Tensor:
-        """Tokens `[B, S, D]` to the same shape."""
+    def forward(self, tokens: Tensor, position: Tensor | None) -> Tensor:
+        """Tokens `[B, S, D]` to the same shape; position `[1, S, D]`, None where it is fixed."""
+        length, shift = tokens.shape[1], self.fixed_shift if position is None else self.shift(position)
         heads = (self.projection(tokens) + shift).reshape(-1, length, 3, self.num_heads, self.dim // self.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         attended = (query @ key.transpose(-1, -2)).softmax(-1) @ value  # [B, heads, S, D / heads]
-        attended = attended.transpose(1, 2).reshape(-1, length, self.dim)
-        tokens = self.norm1(tokens + self.out_proj(attended))
-        return self.norm2(tokens + self.linear2(F.gelu(self.linear1(tokens))))
+        return self.out_proj(attended.transpose(1, 2).reshape(-1, length, self.dim))
 
 
 class MapAttention(nn.Module):
-    """The encoder's transformer on a map `[B, D, h, w]`."""
+    """The encoder's transformer on a map `[B, D, h, w]`; its `EncoderLayer`s get another self-attention."""
 
     def __init__(self, encoder: HybridEncoder, shape: tuple[int, int] | None) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(GraphEncoderLayer(layer) for layer in encoder.encoder[0].layers)
         self.dim, self.published, self.shape = encoder.dim, encoder.published_positions, shape
-        if shape is not None:
-            position = position_embedding(*shape, self.dim, self.published)
-            for i, layer in enumerate(self.layers):
-                self.register_buffer(f"shift{i}", layer.shift(position.to(layer.bias)))
+        position = None if shape is None else position_embedding(*shape, self.dim, self.published)
+        self.transformer = encoder.encoder[0]
+        for layer in self.transformer.layers:
+            layer.self_attn = MapSelfAttention(layer.self_attn, position)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.shape or x.shape[-2:]
-        tokens, length = x.flatten(2).transpose(1, 2), height * width
-        for i, layer in enumerate(self.layers):
-            if self.shape is None:
-                shift = layer.shift(position_embedding(height, width, self.dim, self.published).to(x))
-            else:
-                shift = getattr(self, f"shift{i}")
-            tokens = layer(tokens, shift, length)
+        position = None if self.shape else position_embedding(height, width, self.dim, self.published).to(x)
+        tokens = self.transformer(x.flatten(2).transpose(1, 2), position)
         return tokens.transpose(1, 2).reshape(-1, self.dim, height, width)
 
 

@@ -1,4 +1,4 @@
-"""Linear maps in a row are one linear map."""
+"""Consecutive linear maps are one linear map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbone, encoder and decoder of a deployed model, written for exporters and runtimes.
+"""Backbone, encoder and decoder of a model in deploy mode, written for exporters and runtimes.
 
 A runtime pays for every node and for every map that is copied. Here constants are folded further than torch needs,
 tokens and queries of all images are rows of one matrix (a linear layer is one node then), and every shape but the batch
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from dfine_lib.config import ModelConfig
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import Stem
-from dfine_tools.deploy.deployed import ClampedConv, deployed_form
+from dfine_tools.deploy.deployed import ClampedConv, deploy_mode
 from dfine_tools.deploy.graph.decoder import GraphDecoder
 from dfine_tools.deploy.graph.encoder import GraphEncoder
 
 
 class GraphModel(nn.Module):
-    """Images `[B, 3, H, W]` to logits `[B * Q, C]` and boxes `[B * Q, 4]`, the queries of an image in a row."""
+    """Images `[B, 3, H, W]` to logits `[B * Q, C]` and boxes `[B * Q, 4]`, the queries of an image consecutive."""
 
     def __init__(self, model: DFINE, image_hw: tuple[int, int] | None) -> None:
         super().__init__()
@@ -88,4 +88,4 @@ def graph_form(model: DFINE, image_hw: tuple[int, int] | None) -> GraphModel:
         image_hw: the one height and width of images, in pixels; None: any, and what depends on them is computed.
     """
     with torch.inference_mode(False), torch.no_grad():
-        return GraphModel(deployed_form(model), image_hw).eval().requires_grad_(False)
+        return GraphModel(deploy_mode(model), image_hw).eval().requires_grad_(False)

@@ -13,7 +13,7 @@ from workbook.exercises.registry import Wrong, ask, exercise
 
 @exercise("50.1")
 def folded_numbers(answer: Callable[..., tuple[float, float]]) -> None:
-    """Weight and bias of one channel's folded convolution."""
+    """Weight and bias of one channel's fused convolution."""
     for weight, gamma, beta, mean, variance in (
         (3.0, 4.0, 1.0, 5.0, 4.0),  # gamma over the root of the variance must not be 1: it hides a factor left out
         (-1.0, 0.5, 0.0, 2.0, 4.0),

@@ -15,8 +15,8 @@ from workbook.exercises.registry import Wrong, ask, exercise, near, numbers
 
 def _label(offset: float, W: Tensor) -> Tensor:
     left = min(max(int((offset >= W).sum()) - 1, 0), len(W) - 2)
-    share = float(((offset - W[left]) / (W[left + 1] - W[left])).clamp(0, 1))
-    return torch.zeros(len(W)).index_put((torch.tensor([left, left + 1]),), torch.tensor([1 - share, share]))
+    right = float(((offset - W[left]) / (W[left + 1] - W[left])).clamp(0, 1))
+    return torch.zeros(len(W)).index_put((torch.tensor([left, left + 1]),), torch.tensor([1 - right, right]))
 
 
 def _bins() -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def _bins() -> dict[str, Tensor]:
 def label_by_hand(answer: Any) -> None:
     """Soft label on five bins of an edge at +0.35 of the side."""
     given = numbers(answer, 5, "one a bin")
-    near(sum(given), 1, 1e-6, f"shares sum to 1, yours to {sum(given):g}")
+    near(sum(given), 1, 1e-6, f"the weights sum to 1, yours to {sum(given):g}")
     for n, (yours, right) in enumerate(zip(given, (0.0, 0.0, 0.3, 0.7, 0.0))):
         if not abs(yours - right) < 1e-6:
             raise Wrong(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dfine_lib.criterion.matcher import Pairs, union_set
+from dfine_lib.criterion.matcher import MatchedIndices, union_set
 from workbook.exercises.registry import Wrong, ask, exercise
 
 
@@ -55,7 +55,7 @@ def a_box_left_out(answer: Any) -> None:
         if len(set(layer)) != 2 or not all(0 <= query <= 9 for query in layer):
             raise Wrong(f"layer {number} must choose two different queries, 0 to 9; yours are {layer}")
     query, box = torch.tensor(layers), torch.tensor([[0, 1], [0, 1]])
-    kept = union_set(Pairs(torch.zeros_like(query), query, box), num_queries=10)
+    kept = union_set(MatchedIndices(torch.zeros_like(query), query, box), num_queries=10)
     pairs = list(zip(kept.query[0].tolist(), kept.box[0].tolist(), strict=True))
     if any(box == 1 for _, box in pairs):
         raise Wrong(f"the union set of these layers is {pairs} (query, box): box 1 still has a query")

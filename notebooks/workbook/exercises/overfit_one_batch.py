@@ -54,5 +54,5 @@ def stops_at(answer: Callable[[list[bool], int], int]) -> None:
         if isinstance(given, bool) or given != right:
             marks = "".join("x" if broken else "." for broken in steps)
             raise Wrong(
-                f"broken steps are x in [{marks}], at most {most} in a row: the answer is {right}, you say {given}"
+                f"broken steps are x in [{marks}], at most {most} consecutive: the answer is {right}, not {given}"
             )

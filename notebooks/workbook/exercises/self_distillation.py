@@ -23,13 +23,13 @@ def softened_by_hand(answer: Any) -> None:
 
 
 @exercise("23.2")
-def matched_share(answer: Callable[..., Any]) -> None:
+def matched_weight(answer: Callable[..., Any]) -> None:
     """Square roots of the numbers of queries, made to sum to 1."""
     for matched, others in ((9, 291), (1, 1), (25, 100), (0, 40), (40, 0)):
         right = math.sqrt(matched) / (math.sqrt(matched) + math.sqrt(others))
         given = float(ask(answer, matched, others))
         if not abs(given - right) < 1e-4:
-            raise Wrong(f"{matched} matched and {others} others: the share is {right:.4f}, yours is {given:.4f}")
+            raise Wrong(f"{matched} matched and {others} others: the weight is {right:.4f}, yours is {given:.4f}")
 
 
 @exercise("23.3")

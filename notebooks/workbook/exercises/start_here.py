@@ -22,8 +22,8 @@ def number_of_layers(answer: Any) -> None:
 
 
 @exercise("00.2")
-def surest(answer: Callable[..., Any]) -> None:
-    """Name and score of the surest detection."""
+def highest_score(answer: Callable[..., Any]) -> None:
+    """Name and score of the highest-scoring detection."""
     names = ["cat", "dog", "owl"]
     for labels, scores in (([2, 0], [0.9, 0.3]), ([1, 1, 0], [0.71, 0.7, 0.2]), ([0], [0.05])):
         boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).expand(len(labels), 4)

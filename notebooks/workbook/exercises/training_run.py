@@ -24,7 +24,7 @@ def steps_and_rows(answer: Sequence[int]) -> None:
 
 @exercise("32.2")
 def wait_share(answer: Callable[[Rows], float]) -> None:
-    """Share of the training time of a whole run that it waited for data."""
+    """Fraction of the training time of a whole run that it waited for data."""
     for readings in ([(10.0, 0.5), (30.0, 0.1)], [(2.0, 0.0), (1.0, 0.9), (7.0, 0.2)], [(5.0, 0.25)]):
         rows: list[dict[str, Any]] = [{"kind": "session", "step": 0, "seconds": 50.0}]
         for number, (seconds, share) in enumerate(readings):
@@ -33,13 +33,13 @@ def wait_share(answer: Callable[[Rows], float]) -> None:
         right = sum(seconds * share for seconds, share in readings) / sum(seconds for seconds, _ in readings)
         given = float(ask(answer, rows))
         if not abs(given - right) < 1e-6:
-            told = ", ".join(f"{seconds:g} s at {share:.0%}" for seconds, share in readings)
-            raise Wrong(f"train rows of {told}: the share is {right:.4f}, yours is {given:.4f}")
+            given_rows = ", ".join(f"{seconds:g} s at {share:.0%}" for seconds, share in readings)
+            raise Wrong(f"train rows of {given_rows}: the fraction is {right:.4f}, yours is {given:.4f}")
 
 
 @exercise("32.3")
 def kept_epoch(answer: Callable[[Rows], int]) -> None:
-    """The epoch whose averaged weights `model.safetensors` holds."""
+    """The epoch whose EMA weights `model.safetensors` holds."""
     for ema, right in (
         ((0.1, 0.4, 0.3), 1),
         ((0.2, 0.5, 0.5), 1),
@@ -54,5 +54,5 @@ def kept_epoch(answer: Callable[[Rows], int]) -> None:
             rows.append(about | {"ema": {"ap": ap}, "raw": {"ap": 0.9 - 0.1 * number}})
         given = ask(answer, rows)
         if given != 2 * right + 1:
-            told = ", ".join(f"epoch {2 * number + 1}: {ap}" for number, ap in enumerate(ema))
-            raise Wrong(f"averaged AP of {told}: the weights kept are of epoch {2 * right + 1}, you say {given}")
+            given_rows = ", ".join(f"epoch {2 * number + 1}: {ap}" for number, ap in enumerate(ema))
+            raise Wrong(f"EMA AP of {given_rows}: the weights kept are of epoch {2 * right + 1}, you say {given}")

@@ -8,11 +8,11 @@ from dfine_tools.figures.data_set import (
     object_sizes,
     where_objects_lie,
 )
-from dfine_tools.figures.evaluation import confusion, errors_by_kind, mistakes, precision_by_recall
+from dfine_tools.figures.evaluation import confusion, detection_errors, errors_by_type, precision_recall_curves
 from dfine_tools.figures.latency import accuracy_by_latency
 from dfine_tools.figures.style import Figure
 from dfine_tools.figures.training import per_class_ap, training_curves
-from workbook.viz.average_precision import ap_by_threshold, judged_boxes, precision_recall
+from workbook.viz.average_precision import ap_by_threshold, matched_boxes, precision_recall
 from workbook.viz.backbone import receptive_fields, strongest_channels
 from workbook.viz.deployment import folded_kernels, operation_counts
 from workbook.viz.detections import detections_beside_ground_truth

@@ -22,42 +22,42 @@ from dfine_tools.figures.style import (
 
 
 @styled
-def judged_boxes(
+def matched_boxes(
     ground_truths_xyxy: Sequence[Any],
     boxes_xyxy: Sequence[Any],
     words: Sequence[Sequence[str]],
-    right: Sequence[Sequence[bool]],
+    is_tp: Sequence[Sequence[bool]],
     size_wh: tuple[float, float],
 ) -> Figure:
-    """Images without pixels: objects (dotted), right detections (solid), wrong ones (dashed).
+    """Images without pixels: objects (dotted), true positives (solid), false positives (dashed).
 
     Args:
         ground_truths_xyxy: for each image `[G, 4]` pixels.
         boxes_xyxy: for each image `[K, 4]` pixels.
-        words: for each image what stands at each detection, such as its score.
-        right: for each image whether each detection counts as right.
+        words: for each image the text at each detection, such as its score.
+        is_tp: for each image whether each detection is a true positive.
         size_wh: width and height of every image, pixels.
 
     Raises:
         ValueError: lists of unequal length.
     """
-    if not len(ground_truths_xyxy) == len(boxes_xyxy) == len(words) == len(right):
+    if not len(ground_truths_xyxy) == len(boxes_xyxy) == len(words) == len(is_tp):
         raise ValueError("objects, boxes, words and match statuses must be given for the same images")
     counts = "; ".join(
-        f"image {i}: {len(t)} objects, {sum(map(bool, r))} of {len(r)} detections right"
-        for i, (t, r) in enumerate(zip(ground_truths_xyxy, right, strict=True), start=1)
+        f"image {i}: {len(t)} objects, {sum(map(bool, r))} of {len(r)} detections true positives"
+        for i, (t, r) in enumerate(zip(ground_truths_xyxy, is_tp, strict=True), start=1)
     )
     width, height = size_wh
     count = len(ground_truths_xyxy)
-    figure = new_figure(5.2 * count, 5.2 * height / width + 0.7, f"Objects and judged detections. {counts}.")
+    figure = new_figure(5.2 * count, 5.2 * height / width + 0.7, f"Objects and matched detections. {counts}.")
     for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", title=f"image {i + 1}")
         axes.set(xlabel="x, pixels", ylabel="y, pixels")
         axes.grid(axis="both")
         draw_ground_truth(axes, ground_truths_xyxy[i], width=3.0, label="object")
         boxes = as_array(boxes_xyxy[i]).reshape(-1, 4)
-        for number, (box, text, good) in enumerate(zip(boxes, words[i], right[i], strict=True)):
-            colour, dashes, kind = (MAIN, "-", "right") if good else (INK, (0, (5, 2.5)), "wrong")
+        for number, (box, text, good) in enumerate(zip(boxes, words[i], is_tp[i], strict=True)):
+            colour, dashes, kind = (MAIN, "-", "true positive") if good else (INK, (0, (5, 2.5)), "false positive")
             draw_box(axes, box, colour, dashes=dashes, label=kind)
             covers_another = any(np.abs(box - other).max() < 0.15 * width for other in boxes[:number])
             at, side = (box[3] + 1.5, "top") if covers_another else (box[1] - 1.5, "bottom")
@@ -112,7 +112,7 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Figure:
     """Average precision at each IoU threshold.
 
     Args:
-        thresholds: `[T]`, IoU that makes a detection right.
+        thresholds: `[T]`, IoU threshold of a true positive.
         curves: AP `[T]` by name.
 
     Raises:
@@ -128,7 +128,7 @@ def ap_by_threshold(thresholds: Any, curves: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     named = {f"{name}: {curve.mean():.3f}": curve for name, curve in values.items()}
     draw_lines(axes, at, named, ((MAIN, "-"), (MUTED, "--"), (INK, ":")), marker="o", markersize=6.5)
-    axes.set(ylim=(0, 1.02), xlabel="IoU that makes a detection right", ylabel="average precision")
+    axes.set(ylim=(0, 1.02), xlabel="IoU threshold", ylabel="average precision")
     axes.set_xticks(at, [f"{t:.2f}" for t in at])
     axes.legend(title="mean over the thresholds", loc="lower left", title_fontsize=9.5, alignment="left")
     return figure

@@ -46,6 +46,14 @@ def offsets_to(ground_truth_xyxy: Any, initial_xyxy: np.ndarray) -> np.ndarray:
     return (as_array(ground_truth_xyxy) - initial_xyxy) * _OUTWARD / np.maximum(sides_px(initial_xyxy), 1e-9)
 
 
+def spread_px(steps: Any) -> np.ndarray:
+    """Standard deviation of each edge's offset after each layer of a `Refinement`, `[L, 4]` pixels."""
+    boxes, offsets = as_array(steps.boxes_by_layer_xyxy), as_array(steps.bin_offsets)
+    probabilities = distributions(steps.corner_logits_by_layer, boxes, offsets)
+    means = probabilities @ offsets
+    return np.sqrt((probabilities * (offsets - means[..., None]) ** 2).sum(-1)) * sides_px(boxes[0])
+
+
 def bin_of(offset: Any, bin_offsets: np.ndarray) -> Any:
     """Where an offset lies on the axis of bins, also between two of them."""
     return np.interp(offset, bin_offsets, np.arange(len(bin_offsets)))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from dfine_tools.figures.style import INK, MAIN, SECOND, Figure, as_array, draw_box, layer_colours, new_figure, styled
 from workbook.viz.detections import draw_boxes_by_layer
-from workbook.viz.edges import EDGES, bin_axis, bin_of, distributions, mark_true_edge, offsets_to, sides_px
+from workbook.viz.edges import EDGES, bin_axis, bin_of, distributions, mark_true_edge, offsets_to, spread_px
 
 _FIRST, _LAST = layer_colours(3)[0], layer_colours(3)[-1]
 
@@ -39,7 +39,7 @@ def distribution_gallery(
         figure = new_figure(12, 1.95 * len(images) + 0.4, "")
     grid = figure.subplots(len(images), 5, width_ratios=(1.05, 1, 1, 1, 1), squeeze=False)
     for row, image, one, ground_truth, title in zip(grid, images, steps, ground_truths_xyxy, titles, strict=True):
-        spreads, edges, offsets = spread_in_pixels(one), _distributions(one), as_array(one.bin_offsets)
+        spreads, edges, offsets = spread_px(one), _distributions(one), as_array(one.bin_offsets)
         _first_and_last_box(row[0], image, as_array(one.boxes_by_layer_xyxy), ground_truth)
         row[0].set_title(title, fontsize=10)
         true_offsets, shown = offsets_to(ground_truth, _initial(one)), _shown_bins(edges)
@@ -88,7 +88,7 @@ def first_and_last_layer(image: Any, steps: Any, ground_truth_xyxy: Any, title: 
     where.set_title(title, fontsize=10.5)
     where.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02))
     grid = rest.subplots(2, 4, sharex=True, sharey="row")
-    shown, spreads = _shown_bins(edges), spread_in_pixels(steps)
+    shown, spreads = _shown_bins(edges), spread_px(steps)
     for e in range(4):
         plain, weighted = grid[:, e]
         _first_and_last(plain, edges[[0, -1], e], offsets, true_offsets[e], shown)
@@ -139,13 +139,6 @@ def means_by_condition(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
         axes.legend()
     figure.alt_text = f"Means with 95 % intervals by condition. {'; '.join(words)}."
     return figure
-
-
-def spread_in_pixels(steps: Any) -> np.ndarray:
-    """Standard deviation of each edge's offset after each layer, `[L, 4]`, pixels."""
-    edges, offsets = _distributions(steps), as_array(steps.bin_offsets)
-    means = edges @ offsets
-    return np.sqrt((edges * (offsets - means[..., None]) ** 2).sum(-1)) * sides_px(_initial(steps))
 
 
 def _distributions(steps: Any) -> np.ndarray:

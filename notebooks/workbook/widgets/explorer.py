@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
@@ -12,11 +12,38 @@ import ipywidgets
 from workbook.viz import Figure
 
 
-class Explorer(ipywidgets.VBox):
-    """Controls over one pure figure function.
+class FigureBox(ipywidgets.VBox):
+    """Controls above a figure, and a line for what could not be drawn.
 
     As a cell's value it is live controls where a kernel answers, and the last figure, with its alt text, everywhere
     else: the notebook file holds both.
+
+    Args:
+        controls: what stands above the figure.
+    """
+
+    figure: Figure
+
+    def __init__(self, controls: Sequence[ipywidgets.Widget]) -> None:
+        self.image, self.message = ipywidgets.HTML(), ipywidgets.HTML()  # not the Image widget: it has no alt text
+        super().__init__([*controls, self.image, self.message])
+
+    def show(self, draw: Callable[[], Figure]) -> None:
+        """Draw; what cannot be drawn is reported below the figure that was there before."""
+        try:
+            self.figure = draw()
+        except (OSError, ValueError, KeyError) as error:
+            self.message.value = f"<em>{type(error).__name__}: {error}</em>"
+            return
+        self.image.value, self.message.value = as_html(self.figure), ""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        return bundle | self.figure._repr_mimebundle_()
+
+
+class Explorer(FigureBox):
+    """Controls over one pure figure function, drawn again whenever one of them changes.
 
     Args:
         draw: figure function; takes the controls' values by name.
@@ -25,28 +52,14 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> None:
         self.draw, self.controls = draw, controls
-        self.figure = draw(**{name: control.value for name, control in controls.items()})
-        self.image = ipywidgets.HTML(as_html(self.figure))  # not the Image widget: it has no alt text
-        self.message = ipywidgets.HTML()
-        row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.image, self.message])
+        super().__init__([ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})])
+        first = draw(**{name: control.value for name, control in controls.items()})  # an error here is the caller's
+        self.show(lambda: first)
         for control in controls.values():
             control.observe(self.redraw, names="value")
 
     def redraw(self, change: object = None) -> None:
-        """Draw for the controls' present values; values that cannot be drawn are reported below the figure."""
-        values = {name: control.value for name, control in self.controls.items()}
-        try:
-            self.figure = self.draw(**values)
-        except ValueError as error:
-            self.message.value = f"<em>{error}</em>"
-            return
-        self.image.value = as_html(self.figure)
-        self.message.value = ""
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return bundle | self.figure._repr_mimebundle_()
+        self.show(lambda: self.draw(**{name: control.value for name, control in self.controls.items()}))
 
 
 def as_html(figure: Figure) -> str:

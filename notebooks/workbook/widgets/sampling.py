@@ -45,7 +45,7 @@ def sampling_points(
         box_xyxy = box_cxcywh_to_xyxy(sampling.boxes_cxcywh[at]) * torch.tensor([width, height] * 2)
         return viz.sampling_points(
             images[one.image],
-            sampling.places[at],
+            sampling.locations[at],
             sampling.weights[at],
             sampling.points_per_level,
             box_xyxy,

@@ -8,22 +8,20 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ipywidgets
 from IPython.display import display
 
 from workbook import viz
-from workbook.widgets.explorer import as_html
+from workbook.widgets.explorer import FigureBox
 
 WATCHED = ("run.json", "metrics.jsonl", "samples.json", "metrics.json")
 
 
-class RunWatch(ipywidgets.VBox):
+class RunWatch(FigureBox):
     """The figure of a run's folder and a button that draws it again.
 
-    It reads the folder and nothing else: the run may be in another process, of another notebook or not begun. Where
-    no kernel answers it is the last figure with its alt text.
+    It reads the folder and nothing else: the run may be in another process, of another notebook or not begun.
 
     Args:
         run_folder: of the run; nothing is written into it.
@@ -32,21 +30,15 @@ class RunWatch(ipywidgets.VBox):
     def __init__(self, run_folder: str | Path) -> None:
         self.folder = Path(run_folder)
         self.button = ipywidgets.Button(description="Refresh", tooltip="draw the run as it stands now")
-        self.image, self.message = ipywidgets.HTML(), ipywidgets.HTML()
-        super().__init__([self.button, self.image, self.message])
+        super().__init__([self.button])
         self._task: asyncio.Task | None = None
         self.refresh()
         self.button.on_click(self.refresh)
 
     def refresh(self, button: object = None) -> None:
-        """Draw the folder as it stands; what cannot be drawn is reported below the figure."""
+        """Draw the folder as it stands."""
         self._seen = self._state()
-        try:
-            self.figure = viz.live_run(self.folder)
-        except (OSError, ValueError, KeyError) as error:
-            self.message.value = f"<em>{type(error).__name__}: {error}</em>"
-            return
-        self.image.value, self.message.value = as_html(self.figure), ""
+        self.show(lambda: viz.live_run(self.folder))
 
     def refresh_if_changed(self) -> bool:
         """Draw again where a file of the folder has changed since; whether one had."""
@@ -104,10 +96,6 @@ class RunWatch(ipywidgets.VBox):
             else:
                 states.append((about.st_mtime_ns, about.st_size))
         return states
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return bundle | self.figure._repr_mimebundle_()
 
 
 def watch_training(

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
-from dfine_tools.analysis.profile import MEASURED, PUBLISHED, profile
-from dfine_tools.deploy.deployed import deployed_form
+from dfine_tools.analysis.profile import profile
+from dfine_tools.deploy.deployed import deploy_mode
+from dfine_tools.published import MEASURED_COST, PUBLISHED_COST
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -25,14 +26,14 @@ def test_every_count_of_the_authors_is_met_exactly_and_rounds_to_their_table(siz
     assert total.deployed_parameters == manifest["deploy_parameters"]
     assert total.macs == manifest["deploy_macs_640"]
     assert total.flops == manifest["deploy_flops_640"]
-    assert MEASURED[size] == (total.deployed_parameters, total.flops)
-    assert PUBLISHED[size] == (round(total.deployed_parameters / 1e6), round(total.flops / 1e9))
+    assert MEASURED_COST[size] == (total.deployed_parameters, total.flops)
+    assert PUBLISHED_COST[size] == (round(total.deployed_parameters / 1e6), round(total.flops / 1e9))
 
 
 @pytest.mark.parametrize("image_hw", [(160, 160), (96, 192)])
 def test_multiply_adds_are_those_that_pytorch_counts_while_the_deployed_model_runs(image_hw):
     config = SIZES["pico"]
-    model = deployed_form(DFINE(config))
+    model = deploy_mode(DFINE(config))
     plain = sdpa_kernel(SDPBackend.MATH)  # attention as products that the counter sees
     with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
         model(torch.rand(1, 3, *image_hw))

@@ -166,7 +166,7 @@ def test_images_are_checked_by_the_first_of_several_processes_alone(folder, monk
     from dfine_lib.distributed import Ranks
 
     checked = []
-    monkeypatch.setattr(saved, "check_images", lambda index, every: checked.append(index))
+    monkeypatch.setattr(saved.LargeFolder, "check", lambda self, index, every: checked.append(index))
     for rank in (0, 1):
         ranks = Ranks(rank, 2)
         monkeypatch.setattr(type(ranks), "on_first", lambda self, work: work() if self.rank == 0 else None)

@@ -18,7 +18,7 @@ from dfine_tools import cli
 from dfine_tools.deploy.backends import Backend
 from dfine_tools.deploy.bench import bench, known_ap
 from dfine_tools.deploy.sources import SourceError
-from dfine_tools.deploy.timing import Peak, authors_latency, cost, latency, repeated
+from dfine_tools.deploy.timing import PeakMemory, authors_latency, cost, latency, repeated
 
 WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 
@@ -59,7 +59,7 @@ def photographs() -> list[Path]:
     return sorted((Path(datasets.__file__).parent / "images").glob("*.jpg"))
 
 
-def test_end_to_end_is_the_model_and_the_pictures(monkeypatch):
+def test_end_to_end_is_the_model_and_the_images(monkeypatch):
     monkeypatch.setattr("dfine_tools.deploy.timing.Predictor", type("P", (), {"of": lambda backend: Streams()}))
     fields = latency(sleeper(20), photographs(), 2, seconds=0.1)
     assert 20 <= fields["model_only"].median < fields["end_to_end"].median
@@ -73,7 +73,7 @@ class Streams:
         return iter(source.items)
 
 
-def test_as_the_authors_time_it_every_picture_counts_once_after_as_many_runs():
+def test_as_the_authors_time_it_every_image_counts_once_after_as_many_runs():
     sizes = []
 
     def answer(images, sizes_wh):
@@ -88,7 +88,7 @@ def test_as_the_authors_time_it_every_picture_counts_once_after_as_many_runs():
 
 
 def test_memory_that_is_taken_is_seen():
-    peak = Peak()
+    peak = PeakMemory()
     if peak.before is None:
         pytest.skip("this system does not tell a process's peak of memory")
     block = mmap.mmap(-1, 40_000_000)  # new pages in any case; numpy may get some that were freed before
@@ -120,12 +120,12 @@ class FakeCuda:
 
 def test_memory_on_a_gpu_is_torchs_own_or_nobody_counts_it(monkeypatch):
     monkeypatch.setattr("torch.cuda", FakeCuda())
-    peak = Peak("auto")
+    peak = PeakMemory("auto")
     assert peak.megabytes("torch", "cuda") == (40, "allocated by torch on the GPU")
     assert peak.megabytes("torch", "cuda:1") == (240, "allocated by torch on the GPU")
     for backend, device in (("onnxruntime", "cuda"), ("tensorrt", "cuda:0"), ("openvino", "gpu")):
         assert peak.megabytes(backend, device) == (None, "")
-    assert Peak("cpu").megabytes("torch", "cuda") == (None, "")
+    assert PeakMemory("cpu").megabytes("torch", "cuda") == (None, "")
 
 
 def test_the_device_in_the_report_is_the_one_that_was_measured(monkeypatch):

@@ -11,7 +11,7 @@ from torch import nn
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
 from dfine_lib.model.layers import FrozenBatchNorm2d
-from dfine_tools.deploy.deployed import add_convolutions, deployed_form, fold_norm
+from dfine_tools.deploy.deployed import add_convolutions, deploy_mode, fold_norm
 
 
 def with_odd_norms(model: nn.Module) -> nn.Module:
@@ -61,7 +61,7 @@ def test_the_last_layer_stays_the_same(size):
     every_token = replace(SIZES[size], num_queries=10_000)  # else a near-tie decides who is the last query
     model = with_odd_norms(DFINE(every_token)).eval()
     images = torch.rand(2, 3, 96, 128)
-    lean = deployed_form(model)
+    lean = deploy_mode(model)
     with torch.no_grad():
         full, last = model(images), lean(images)
     # Tokens of nearly the same score may change places among the queries: compare whatever the order.
@@ -81,7 +81,7 @@ def test_a_model_of_an_ablation_is_deployed_as_what_it_is(change):
         nn.init.normal_(head.layers[-1].weight)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        full, last = model(images), deployed_form(model)(images)
+        full, last = model(images), deploy_mode(model)(images)
     torch.testing.assert_close(last.pred_boxes.sort(1).values, full.pred_boxes.sort(1).values, rtol=0, atol=2e-3)
     torch.testing.assert_close(last.pred_logits.sort(1).values, full.pred_logits.sort(1).values, rtol=0, atol=2e-3)
 
@@ -89,12 +89,12 @@ def test_a_model_of_an_ablation_is_deployed_as_what_it_is(change):
 def test_the_model_itself_is_left_alone():
     model = DFINE(SIZES["pico"])
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    deployed_form(model)
+    deploy_mode(model)
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_a_look_at_all_layers_of_a_deployed_model_is_refused():
-    lean = deployed_form(DFINE(SIZES["pico"]))
+    lean = deploy_mode(DFINE(SIZES["pico"]))
     with pytest.raises(ValueError, match="deploy mode"):
         lean(torch.rand(1, 3, 64, 64), keep_layers=True)

@@ -14,7 +14,7 @@ from dfine_lib.evaluate import postprocess
 from dfine_lib.model.weights import load_weights, read_weights
 from dfine_tools.deploy.backends import open_backend
 from dfine_tools.deploy.export import export_onnx, least_side
-from dfine_tools.deploy.gate import gate
+from dfine_tools.deploy.validation import validate_export
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -32,13 +32,13 @@ def model() -> DFINE:
 def free(model, tmp_path_factory) -> Path:
     """For images of any sides."""
     names = read_weights(WEIGHTS).category_names
-    return export_onnx(model, tmp_path_factory.mktemp("forms") / "free.onnx", 160, names, dynamic_sides=True)
+    return export_onnx(model, tmp_path_factory.mktemp("forms") / "free.onnx", 160, names, dynamic_shapes=True)
 
 
 @pytest.fixture(scope="module")
 def half(model, tmp_path_factory) -> Path:
     names = read_weights(WEIGHTS).category_names
-    return export_onnx(model, tmp_path_factory.mktemp("forms") / "half.onnx", 160, names, precision="fp16")
+    return export_onnx(model, tmp_path_factory.mktemp("forms") / "half.onnx", 160, names, number_format="fp16")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,12 @@ def types(file: Path) -> dict[str, set[int]]:
 
 
 def test_sixteen_bits_pass_the_gate(half, photographs_of_noise):
-    report = gate(WEIGHTS, half, pictures=photographs_of_noise, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, half, images=photographs_of_noise, backends=["onnxruntime"])
     assert report.passed, str(report)
 
 
 def test_free_sides_pass_the_gate_at_other_sides_too(free, photographs_of_noise):
-    report = gate(WEIGHTS, free, pictures=photographs_of_noise, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, free, images=photographs_of_noise, backends=["onnxruntime"])
     assert report.passed, str(report)
     assert {"onnxruntime: 384 x 640", "onnxruntime: 320 x 320"} <= {check.name for check in report.checks}
 
@@ -123,7 +123,7 @@ def test_a_raw_file_holds_logits_and_boxes_without_top_k(every_token, raw):
 def test_eight_bits_come_from_ranges_on_images_and_stay_near(model, tmp_path):
     draw = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, 64, 64), generator=draw, dtype=torch.uint8) for _ in range(4)]
-    file = export_onnx(model, tmp_path / "8.onnx", 64, precision="int8", calibration=images)
+    file = export_onnx(model, tmp_path / "8.onnx", 64, number_format="int8", calibration=images)
     kinds = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("DequantizeLinear") > kinds.count("Conv") > 20
     session, batch = onnxruntime.InferenceSession(file), torch.stack(images).float() / 255
@@ -133,14 +133,14 @@ def test_eight_bits_come_from_ranges_on_images_and_stay_near(model, tmp_path):
         expected = torch.stack([one.scores for one in postprocess(model(batch), sizes_wh)])
     assert (torch.from_numpy(scores) - expected).abs().max() < 0.1
     with pytest.raises(ValueError, match="8 bits need images"):
-        export_onnx(model, tmp_path / "x.onnx", 64, precision="int8")
+        export_onnx(model, tmp_path / "x.onnx", 64, number_format="int8")
 
 
 def test_eight_bits_of_trained_weights_run_in_openvino_too(model, tmp_path):
     """Of fresh weights the factors of norms are 1, and OpenVINO has nothing to move where it does not fit."""
     pytest.importorskip("openvino")
     images = torch.randint(0, 256, (4, 3, 96, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    file = export_onnx(model, tmp_path / "8.onnx", 96, precision="int8", calibration=list(images))
+    file = export_onnx(model, tmp_path / "8.onnx", 96, number_format="int8", calibration=list(images))
     found = [open_backend(file, backend=name).detect(images, torch.full((4, 2), 96))[0] for name in _RUNTIMES]
     for one, other in zip(*found, strict=True):
         assert (one.scores - other.scores).abs().mean() < 0.02  # each rounds in its own way
@@ -148,7 +148,7 @@ def test_eight_bits_of_trained_weights_run_in_openvino_too(model, tmp_path):
 
 def test_eight_bits_are_measured_without_post_processing_too(model, tmp_path):
     images = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    file = export_onnx(model, tmp_path / "8.onnx", 64, precision="int8", raw=True, calibration=list(images))
+    file = export_onnx(model, tmp_path / "8.onnx", 64, number_format="int8", raw=True, calibration=list(images))
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (logits, _) = session.run(["pred_logits", "pred_boxes"], {"images": (images.float() / 255).numpy()})
     with torch.no_grad():
@@ -160,6 +160,6 @@ def test_eight_bits_are_measured_without_post_processing_too(model, tmp_path):
 
 def test_what_is_asked_for_wrongly_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="none of fp32, fp16, int8"):
-        export_onnx(model, tmp_path / "x.onnx", 64, precision="fp8")
+        export_onnx(model, tmp_path / "x.onnx", 64, number_format="fp8")
     with pytest.raises(ValueError, match="at least"):
-        export_onnx(model, tmp_path / "x.onnx", 32, dynamic_sides=True)
+        export_onnx(model, tmp_path / "x.onnx", 32, dynamic_shapes=True)

@@ -17,12 +17,12 @@ from dfine_lib.model.hybrid_encoder import HybridEncoder
 from dfine_lib.model.layers import FrozenBatchNorm2d
 from dfine_tools.deploy.deployed import ClampedConv
 from dfine_tools.deploy.export import export_onnx
-from dfine_tools.deploy.gate import gate
 from dfine_tools.deploy.graph import graph_form
 from dfine_tools.deploy.graph.encoder import GraphEncoder
 from dfine_tools.deploy.graph.padding import join_padding
 from dfine_tools.deploy.predict import network_input
-from dfine_tools.deploy.sources import read_picture
+from dfine_tools.deploy.sources import read_image
+from dfine_tools.deploy.validation import validate_export
 
 
 def as_if_trained(model: DFINE, images: Tensor) -> DFINE:
@@ -153,10 +153,10 @@ def test_the_file_of_every_size_passes_the_gate_on_photographs(size, tmp_path):
     datasets = pytest.importorskip("sklearn.datasets")
     files = sorted((Path(datasets.__file__).parent / "images").glob("*.jpg"))
     torch.manual_seed(0)
-    pixels = torch.stack([network_input(read_picture(file), (640, 640)) for file in files]).float() / 255
+    pixels = torch.stack([network_input(read_image(file), (640, 640)) for file in files]).float() / 255
     model = as_if_trained(DFINE(SIZES[size]), pixels)
-    file = export_onnx(model, tmp_path / f"{size}.onnx", 640, dynamic_sides=True)
-    report = gate(model, file, pictures=files)
+    file = export_onnx(model, tmp_path / f"{size}.onnx", 640, dynamic_shapes=True)
+    report = validate_export(model, file, images=files)
     assert report.passed, str(report)
     names = {check.name for check in report.checks}
     assert {f"{kind}: {hw}" for kind in ("onnxruntime", "openvino") for hw in ("384 x 640", "320 x 320")} <= names

@@ -22,7 +22,7 @@ from dfine_lib.data.transforms import EvalTransform, Sample
 from dfine_tools.deploy.backends import BackendError, open_backend
 from dfine_tools.deploy.predict import MANY, Predictor, network_input
 from dfine_tools.deploy.results import same_objects
-from dfine_tools.deploy.sources import SourceError, read_picture
+from dfine_tools.deploy.sources import SourceError, read_image
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
@@ -58,8 +58,8 @@ def predictors(exported) -> dict[str, Predictor]:
 def photographs() -> list[str]:
     """Two photographs, and parts of them."""
     assert len(PHOTOGRAPHS) == 2
-    pictures = [np.asarray(Image.open(p).convert("RGB")) for p in PHOTOGRAPHS]
-    return pictures + [p[y : y + 200, x : x + 260] for p in pictures for y, x in ((0, 0), (200, 300), (100, 50))]
+    images = [np.asarray(Image.open(p).convert("RGB")) for p in PHOTOGRAPHS]
+    return images + [p[y : y + 200, x : x + 260] for p in images for y, x in ((0, 0), (200, 300), (100, 50))]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
@@ -119,7 +119,7 @@ assert came
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/coco_free")
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
-def test_every_backend_finds_the_same_objects_in_real_pictures(predictors, name):
+def test_every_backend_finds_the_same_objects_in_real_images(predictors, name):
     if name not in predictors:
         pytest.skip("openvino is not installed")
     expected, found = predictors["edges"](REAL, score=0.0), predictors[name](REAL, score=0.0, batch_size=7)
@@ -127,11 +127,11 @@ def test_every_backend_finds_the_same_objects_in_real_pictures(predictors, name)
     assert [line for pair in zip(expected, found) for line in same_objects(*pair, 0.3)] == []
 
 
-def test_pictures_are_prepared_as_in_evaluation():
-    picture = read_picture(PHOTOGRAPHS[0])
+def test_images_are_prepared_as_in_evaluation():
+    image = read_image(PHOTOGRAPHS[0])
     transform = EvalTransform(DataConfig(image_size=(96, 160)))
-    expected = transform(Sample(picture, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))).image
-    assert torch.equal(network_input(picture, (96, 160)), expected)
+    expected = transform(Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))).image
+    assert torch.equal(network_input(image, (96, 160)), expected)
 
 
 def test_the_mean_of_an_edges_distribution_is_the_boxs_edge(predictors, photographs):
@@ -147,11 +147,11 @@ def test_edges_are_refused_of_an_exported_file(exported):
         Predictor(exported, edges=True)
 
 
-def test_boxes_are_in_pixels_of_the_picture_as_it_came(predictors, photographs):
-    picture = photographs[0]
-    (one,) = predictors["torch"](picture, score=0.0)
+def test_boxes_are_in_pixels_of_the_image_as_it_came(predictors, photographs):
+    image = photographs[0]
+    (one,) = predictors["torch"](image, score=0.0)
     model = DFINE.from_pretrained(WEIGHTS)
-    pixels = network_input(torch.tensor(picture).permute(2, 0, 1), (160, 160))[None].float() / 255
+    pixels = network_input(torch.tensor(image).permute(2, 0, 1), (160, 160))[None].float() / 255
     with torch.no_grad():
         output = model(pixels)
     best = int(output.pred_logits[0].amax(-1).argmax())
@@ -208,9 +208,9 @@ def test_a_file_of_one_batch_size_takes_any_number(tmp_path, backend, photograph
     for batch_size in (1, 4, 8):
         found = predictor(photographs, score=0.0, batch_size=batch_size)
         assert len(found) == len(photographs)
-        for one, picture in zip(found, photographs):
-            assert one.boxes_xyxy.tolist() == [[0, 0, picture.shape[1], picture.shape[0]]]
-            assert float(one.scores[0]) == pytest.approx(picture.mean() / 255, abs=0.01)
+        for one, image in zip(found, photographs):
+            assert one.boxes_xyxy.tolist() == [[0, 0, image.shape[1], image.shape[0]]]
+            assert float(one.scores[0]) == pytest.approx(image.mean() / 255, abs=0.01)
 
 
 def test_what_a_backend_cannot_run_is_said_in_a_line(exported, tmp_path):
@@ -258,21 +258,21 @@ def test_a_model_in_memory_is_taken_and_left_alone():
     assert found.size_wh == (1, 1) and predictor.class_names == NAMES and model.training
 
 
-def test_one_damaged_picture_among_many_is_left_out_and_named(predictors, tmp_path, caplog):
+def test_one_damaged_image_among_many_is_left_out_and_named(predictors, tmp_path, caplog):
     for name in ("a.png", "c.png"):
         Image.new("RGB", (30, 20), (90, 10, 10)).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"x")
     predictor = predictors["onnxruntime"]
     assert [one.name for one in predictor(tmp_path)] == ["a.png", "c.png"]
     assert len(predictor.skipped) == 1 and "b.png" in caplog.text
-    with pytest.raises(SourceError, match=r"b\.png: not a picture"):
+    with pytest.raises(SourceError, match=r"b\.png: not an image"):
         predictor(tmp_path / "b.png")
     with pytest.raises(SourceError, match="none of the 2 images"):
         predictor([tmp_path / "b.png", tmp_path / "nothing.png"])
 
 
 def test_what_another_thread_cannot_read_is_not_counted_here(predictors, tmp_path):
-    """Two calls at a time, one in the middle of the other: each raises, and counts, by its own pictures."""
+    """Two calls at a time, one in the middle of the other: each raises, and counts, by its own images."""
     good, bad = np.zeros((8, 8, 3), np.uint8), tmp_path / "gone.png"
     predictor = predictors["torch"]
     outer = predictor.stream([good, good, bad])
@@ -304,7 +304,7 @@ def test_numbers_out_of_range_are_refused(predictors, options):
         predictors["torch"](np.zeros((8, 8, 3), np.uint8), **options)
 
 
-def test_many_pictures_are_answered_several_at_a_time_and_the_same(exported, photographs):
+def test_many_images_are_answered_several_at_a_time_and_the_same(exported, photographs):
     predictor = Predictor(exported, backend="onnxruntime", device="cpu")
     files = [photographs[i % len(photographs)] for i in range(MANY)]
     found = predictor(files, score=0.1, batch_size=3)

@@ -1,4 +1,4 @@
-"""`dfine predict` as a person meets it: pictures and videos in, pictures, a video and JSON out, or one line."""
+"""`dfine predict` as a person meets it: images and videos in, images, a video and JSON out, or one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shape
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A light square on dark ground, as JPEG and as GIF; a file that is no picture; a picture in a sub-folder."""
+    """A light square on dark ground, as JPEG and as GIF; a file that is no image; an image in a sub-folder."""
     pixels = np.full((120, 160, 3), 30, np.uint8)
     pixels[40:80, 50:90] = 210
     (tmp_path / "in" / "deep").mkdir(parents=True)
@@ -35,7 +35,7 @@ def dfine(*arguments: object) -> int:
     return cli.main(["predict", *map(str, arguments), "--device", "cpu"])
 
 
-def test_a_folder_becomes_pictures_and_json(folder, tmp_path, capsys):
+def test_a_folder_becomes_images_and_json(folder, tmp_path, capsys):
     out, file = tmp_path / "out", tmp_path / "new" / "found.json"
     assert dfine(folder, "--weights", WEIGHTS, "--out", out, "--json", file, "--score", "0.3") == 0
     said = capsys.readouterr().out
@@ -49,17 +49,17 @@ def test_a_folder_becomes_pictures_and_json(folder, tmp_path, capsys):
     assert all(d["score"] >= 0.3 for r in records for d in r["detections"])
 
 
-def test_several_pictures_are_taken_as_a_shell_gives_them(folder, capsys):
+def test_several_images_are_taken_as_a_shell_gives_them(folder, capsys):
     assert dfine(folder / "a.jpg", folder / "b.gif", "--weights", WEIGHTS) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 images, ")
     assert dfine(folder / "a.jpg", folder, "--weights", WEIGHTS) == 2
-    assert "a list holds single pictures" in capsys.readouterr().err
+    assert "a list holds single images" in capsys.readouterr().err
 
 
 def test_nothing_found_is_told_with_the_way_out(folder, capfd, caplog):
     with caplog.at_level("INFO"):
         assert dfine(folder / "a.jpg", "--weights", WEIGHTS, "--score", "0.99") == 0
-    assert "Nothing is as sure as --score 0.99; a lower one" in caplog.text
+    assert "No detection reaches the score threshold, --score 0.99; a lower one" in caplog.text
 
 
 @pytest.mark.parametrize("source", ["", "/**/*.jpg"])
@@ -68,7 +68,7 @@ def test_sub_folders_stay_apart(folder, tmp_path, source):
     assert (tmp_path / "out" / "a.jpg").is_file() and (tmp_path / "out" / "deep" / "a.jpg").is_file()
 
 
-def test_without_files_each_picture_is_a_line(folder, capsys):
+def test_without_files_each_image_is_a_line(folder, capsys):
     assert dfine(folder / "a.jpg", "--weights", WEIGHTS, "--score", "0.99") == 0
     assert capsys.readouterr().out.splitlines() == ["a.jpg: nothing found", "1 image, 0 objects"]
 
@@ -77,7 +77,7 @@ def test_without_files_each_picture_is_a_line(folder, capsys):
     ("make", "message"),
     [
         (lambda f: [f / "none", "--weights", WEIGHTS], "no such file or folder"),
-        (lambda f: [f / "broken.png", "--weights", WEIGHTS], "not a picture"),
+        (lambda f: [f / "broken.png", "--weights", WEIGHTS], "not an image"),
         (lambda f: [f, "--weights", f / "none.onnx"], "no such file"),
         (lambda f: [f, "--weights", f / "none.pth"], "no such weights file"),
         (lambda f: [f, "--weights", WEIGHTS, "--backend", "openvino"], "cannot run it, torch can"),
@@ -123,8 +123,8 @@ def test_a_video_becomes_a_video_of_the_same_length(tmp_path, capsys):
     assert "the video that is read" in capsys.readouterr().err
 
 
-def test_two_pictures_of_one_name_are_not_written_over_each_other(folder, tmp_path):
-    with pytest.raises(SourceError, match="two of the pictures"):
+def test_two_images_of_one_name_are_not_written_over_each_other(folder, tmp_path):
+    with pytest.raises(SourceError, match="two of the images"):
         predict_files(
             Predictor(WEIGHTS, device="cpu"), [folder / "a.jpg", folder / "deep" / "a.jpg"], out=tmp_path / "out"
         )

@@ -1,4 +1,4 @@
-"""Pictures of every kind in one folder, and videos that are cut off or ten times as long, through the command line."""
+"""Images of every kind in one folder, and videos that are cut off or ten times as long, through the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scene(height: int = 120, width: int = 160, shift: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Path:
-    """A folder of one scene in every kind of file, and one picture of a single pixel."""
+    """A folder of one scene in every kind of file, and one image of a single pixel."""
     folder = tmp_path_factory.mktemp("odd")
     plain = Image.fromarray(scene())
     plain.save(folder / "plain.png")
@@ -49,7 +49,7 @@ def odd(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
-def test_every_kind_of_picture_gives_the_boxes_of_the_plain_one(odd, tmp_path, capsys, backend, request):
+def test_every_kind_of_image_gives_the_boxes_of_the_plain_one(odd, tmp_path, capsys, backend, request):
     if backend != "torch":
         pytest.importorskip(backend, reason=f'{backend} is not installed: pip install -e ".[deploy]"')
     file = WEIGHTS if backend == "torch" else request.getfixturevalue("exported")

@@ -95,10 +95,3 @@ def test_who_drops_the_oldest_never_waits():
     assert source.made == 50
     taken = [first, *latest]
     assert taken[-1] == 49 and len(taken) <= 3
-
-
-def test_bounds_below_one_are_refused():
-    with pytest.raises(ValueError, match="ahead"):
-        in_background([], 0)
-    with pytest.raises(ValueError, match="threads"):
-        map_ahead(str, [], 0, 1)

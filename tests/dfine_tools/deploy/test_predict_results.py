@@ -1,4 +1,4 @@
-"""What was found in a picture, in every form it can take."""
+"""What was found in an image, in every form it can take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dfine_tools.deploy.sources import SourceError
 
 
 def prediction(**changes) -> Prediction:
-    """Two objects on a grey picture of 60 x 40."""
+    """Two objects on a grey image of 60 x 40."""
     values = dict(
         name="grey.png",
         size_wh=(60, 40),
@@ -73,7 +73,7 @@ def test_above_cuts_every_column_alike():
     assert len(prediction().above(0.5)) == 2, "at least the score, not more than it"
 
 
-def test_boxes_are_drawn_where_they_are_and_the_picture_stays_as_it_was():
+def test_boxes_are_drawn_where_they_are_and_the_image_stays_as_it_was():
     one = prediction().above(0.6)
     before = one.image.clone()
     drawn = one.drawn()
@@ -119,25 +119,25 @@ def test_show_in_a_notebook_shows_in_a_loop_too(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_save_writes_a_picture_of_the_same_size(tmp_path, suffix):
+def test_save_writes_a_image_of_the_same_size(tmp_path, suffix):
     path = prediction().save(tmp_path / "new" / f"out{suffix}")
     with Image.open(path) as image:
         assert image.size == (60, 40)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_picture_is_never_written_over_by_its_own_annotations(tmp_path):
+def test_a_image_is_never_written_over_by_its_own_annotations(tmp_path):
     file = tmp_path / "grey.png"
     Image.new("RGB", (60, 40)).save(file)
     before = file.read_bytes()
-    with pytest.raises(SourceError, match="the picture itself"):
+    with pytest.raises(SourceError, match="the image itself"):
         prediction(image=None, path=file).save(file)
     assert file.read_bytes() == before
-    with pytest.raises(SourceError, match="no kind of picture"):
+    with pytest.raises(SourceError, match="no kind of image"):
         prediction().save(tmp_path / "x.docx")
 
 
-def test_a_picture_that_was_not_kept_is_read_again_or_asked_for(tmp_path):
+def test_a_image_that_was_not_kept_is_read_again_or_asked_for(tmp_path):
     file = tmp_path / "red.png"
     Image.new("RGB", (60, 40), (255, 0, 0)).save(file)
     assert prediction(image=None, path=file).pixels()[:, 0, 0].tolist() == [255, 0, 0]

@@ -1,4 +1,4 @@
-"""Pictures come from anywhere, upright and in RGB, or a line says why not."""
+"""Images come from anywhere, upright and in RGB, or a line says why not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from dfine_tools.deploy.sources import ImageSource, SourceError, VideoSource, as_picture, find_source, read_picture
+from dfine_tools.deploy.sources import ImageSource, SourceError, VideoSource, as_image, find_source, read_image
 
 
 def corners(height: int = 8, width: int = 12) -> np.ndarray:
@@ -33,9 +33,9 @@ def names_of(source) -> list[str]:
     return [Path(item).name for item in find_source(source).items]
 
 
-def test_a_folder_gives_its_pictures_in_the_order_that_people_count(tmp_path):
+def test_a_folder_gives_its_images_in_the_order_that_people_count(tmp_path):
     folder = folder_of(tmp_path, "f10.png", "f2.PNG", "f1.png", "deep/f0.png")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     assert names_of(folder) == names_of(str(folder)) == ["f0.png", "f1.png", "f2.PNG", "f10.png"]
     assert names_of(f"{folder}/**/*") == ["f0.png", "f1.png", "f2.PNG", "f10.png"]
     assert names_of(f"{folder}/f1*.png") == ["f1.png", "f10.png"]
@@ -66,20 +66,20 @@ def test_videos_cameras_and_streams_are_told_apart(tmp_path):
         (lambda p: p, "no image there: the folder is empty"),
         (lambda p: f"{p}/*.jpg", "no image there: no file matches"),
         (lambda p: [], "empty"),
-        (lambda p: [p], "single pictures"),
+        (lambda p: [p], "single images"),
         (lambda p: "http://host/a.jpg?x=1", "not downloaded"),
         (lambda p: None, "no source"),
         (lambda p: True, "no source"),
     ],
 )
-def test_what_gives_no_pictures_is_said_in_a_line(tmp_path, make, message):
+def test_what_gives_no_images_is_said_in_a_line(tmp_path, make, message):
     with pytest.raises(SourceError, match=message) as error:
         find_source(make(tmp_path))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_a_picture_upright(tmp_path, orientation):
+def test_exif_turns_a_image_upright(tmp_path, orientation):
     stored = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
         5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1),
@@ -89,7 +89,7 @@ def test_exif_turns_a_picture_upright(tmp_path, orientation):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     image.save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "x.png").permute(1, 2, 0), corners())
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png").permute(1, 2, 0), corners())
 
 
 @pytest.mark.parametrize(
@@ -111,36 +111,36 @@ def test_every_mode_becomes_rgb(tmp_path, mode, colour, expected, size):
     if mode == "P":
         image.putpalette([0] * 15 + [0, 0, 255])
     image.save(tmp_path / "x.tif")
-    pixels = read_picture(tmp_path / "x.tif")
+    pixels = read_image(tmp_path / "x.tif")
     assert pixels.shape == (3, size[1], size[0]) and pixels.dtype == torch.uint8
     assert (pixels[:, 0, 0] - torch.tensor(expected)).abs().max() <= 1
-    assert torch.equal(as_picture(image), pixels)
+    assert torch.equal(as_image(image), pixels)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", None], ids=["empty", "text", "half a PNG"])
-def test_a_damaged_picture_is_named(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["empty", "text", "half a PNG"])
+def test_a_damaged_image_is_named(tmp_path, content):
     file = tmp_path / "x.png"
     if content is None:
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(file)
         content = file.read_bytes()[:3000]
     file.write_bytes(content)
     with pytest.raises(SourceError, match=r"x\.png"):
-        read_picture(file)
+        read_image(file)
 
 
-def test_pictures_in_memory_are_what_they_are_as_files(tmp_path):
+def test_images_in_memory_are_what_they_are_as_files(tmp_path):
     pixels = corners()
     expected = torch.from_numpy(pixels).permute(2, 0, 1)
     for form in (
         pixels, pixels[:, ::-1][:, ::-1], Image.fromarray(pixels), expected, pixels / np.float32(255),
         pixels.astype(np.uint16) * 257, np.dstack([pixels, pixels[..., :1]]),
     ):  # fmt: skip
-        assert torch.equal(as_picture(form), expected)
-    assert torch.equal(as_picture(pixels[..., 0]), expected[:1].expand(3, -1, -1))
+        assert torch.equal(as_image(form), expected)
+    assert torch.equal(as_image(pixels[..., 0]), expected[:1].expand(3, -1, -1))
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((4, 4, 2), np.uint8), r"\[H, W, 3\]"),
         (torch.zeros(4, 4, 3), r"\[3, H, W\]"),
@@ -152,12 +152,12 @@ def test_pictures_in_memory_are_what_they_are_as_files(tmp_path):
         (Image.new("F", (2, 2)), "mode F"),
     ],
 )
-def test_a_picture_in_memory_that_cannot_be_taken_is_explained(picture, message):
+def test_a_image_in_memory_that_cannot_be_taken_is_explained(image, message):
     with pytest.raises(SourceError, match=message):
-        as_picture(picture)
+        as_image(image)
 
 
-def test_a_stack_of_arrays_is_as_many_pictures():
+def test_a_stack_of_arrays_is_as_many_images():
     source = find_source(np.zeros((3, 4, 5, 3), np.uint8))
     assert isinstance(source, ImageSource) and len(source) == 3
     frame = source.read(2)
@@ -167,7 +167,7 @@ def test_a_stack_of_arrays_is_as_many_pictures():
 def test_a_generator_is_run_through_and_its_order_kept(tmp_path):
     files = [tmp_path / "b.png", tmp_path / "a.png"]
     assert find_source(file for file in files).items == tuple(files)
-    with pytest.raises(SourceError, match="list of pictures is empty"):
+    with pytest.raises(SourceError, match="list of images is empty"):
         find_source(iter([]))
     with pytest.raises(SourceError, match=r"PIL.Image.open"):
         find_source(b"content of a file")
@@ -176,10 +176,10 @@ def test_a_generator_is_run_through_and_its_order_kept(tmp_path):
 def test_a_tensor_of_any_floating_type_is_taken_and_one_without_values_is_explained():
     values = torch.arange(48).reshape(3, 4, 4) / 255
     for kind, off in ((torch.float64, 0), (torch.float16, 0), (torch.bfloat16, 1)):
-        assert (as_picture(values.to(kind)).int() - torch.arange(48).reshape(3, 4, 4)).abs().max() <= off
+        assert (as_image(values.to(kind)).int() - torch.arange(48).reshape(3, 4, 4)).abs().max() <= off
     for nothing in (values.to("meta"), values.to_sparse()):
         with pytest.raises(SourceError, match="values cannot be read"):
-            as_picture(nothing)
+            as_image(nothing)
 
 
 def test_an_address_of_a_file_is_the_file(tmp_path):

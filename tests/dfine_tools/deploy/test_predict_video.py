@@ -204,7 +204,7 @@ def slow_detector() -> Predictor:
         nothing = torch.zeros(0)
         return [Detections(nothing.long(), nothing.reshape(0, 4), nothing)] * len(images), None
 
-    return Predictor.of(Backend("torch", None, (32, 32), ("dot",), (1,), None, "cpu", answer))
+    return Predictor(Backend("torch", None, (32, 32), ("dot",), (1,), None, "cpu", answer))
 
 
 def test_of_a_video_at_an_address_no_frame_is_dropped_however_slow_the_detector(video):

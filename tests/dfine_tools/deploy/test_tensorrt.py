@@ -12,13 +12,12 @@ import torch
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
 from dfine_tools import cli
-from dfine_tools.deploy import gate as gate_module
-from dfine_tools.deploy import tensorrt_engine
+from dfine_tools.deploy import tensorrt_engine, validation
 from dfine_tools.deploy.backends import BackendError, open_backend
 from dfine_tools.deploy.export import export_onnx
-from dfine_tools.deploy.gate import gate, report_path
-from dfine_tools.deploy.sources import as_picture
+from dfine_tools.deploy.sources import as_image
 from dfine_tools.deploy.tensorrt_engine import about_path, build_engine, layer_types, parse, tensorrt_library
+from dfine_tools.deploy.validation import report_path, validate_export
 
 pytest.importorskip("onnxscript")
 WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
@@ -36,7 +35,7 @@ def trt():
 def photographs(monkeypatch):
     rng = np.random.default_rng(1)
     noise = [np.kron(rng.integers(0, 255, (s, s, 3), np.uint8), np.ones((20, 20, 1), np.uint8)) for s in (6, 8)]
-    monkeypatch.setattr(gate_module, "_photographs", lambda: [as_picture(p) for p in noise])
+    monkeypatch.setattr(validation, "_photographs", lambda: [as_image(p) for p in noise])
 
 
 def read(trt, file: Path):
@@ -52,7 +51,7 @@ def export(size: str, folder: Path, image_size: int = 640, **options) -> Path:
 
 @pytest.mark.parametrize("size", ["n", "s", "l", *(pytest.param(s, marks=pytest.mark.slow) for s in "mx")])
 def test_every_size_is_read_and_built_in_sixteen_bits_with_norms_in_thirty_two(trt, size, tmp_path):
-    built = build_engine(export(size, tmp_path, precision="fp16"), tmp_path / "x.engine", library=trt.__name__)
+    built = build_engine(export(size, tmp_path, number_format="fp16"), tmp_path / "x.engine", library=trt.__name__)
     for kind in ("NORMALIZATION", "SOFTMAX", "GRID_SAMPLE", "TOPK"):
         assert "HALF" not in built.layers[kind] and built.layers[kind]["FLOAT"] > 0, kind
     assert set(built.layers["CONVOLUTION"]) == {"HALF"}
@@ -62,7 +61,7 @@ def test_every_size_is_read_and_built_in_sixteen_bits_with_norms_in_thirty_two(t
 
 
 def test_a_network_of_float32_has_no_sixteen_bits_and_one_of_free_sides_is_built(trt, tmp_path):
-    file = export("pico", tmp_path, 160, dynamic_sides=True)
+    file = export("pico", tmp_path, 160, dynamic_shapes=True)
     _, network, _, _parser = read(trt, file)
     assert not any("HALF" in kinds for kinds in layer_types(network).values())
     assert tuple(network.get_input(0).shape) == (-1, 3, -1, -1)
@@ -71,14 +70,14 @@ def test_a_network_of_float32_has_no_sixteen_bits_and_one_of_free_sides_is_built
 
 def test_eight_bits_are_built_from_symmetric_ranges(trt, tmp_path):
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    file = export("pico", tmp_path, 64, precision="int8", calibration=list(images), symmetric=True)
+    file = export("pico", tmp_path, 64, number_format="int8", calibration=list(images), symmetric=True)
     assert build_engine(file, tmp_path / "x.engine").layers["QUANTIZE"]["INT8"] > 20
 
 
 def test_eight_bits_of_trained_weights_are_built_with_their_biases_in_float(trt, tmp_path):
     """Fresh weights have biases of zero, which are left out; TensorRT reads no 32-bit integers."""
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    options = dict(precision="int8", calibration=list(images), symmetric=True)
+    options = dict(number_format="int8", calibration=list(images), symmetric=True)
     file = export_onnx(DFINE.from_pretrained(WEIGHTS), tmp_path / "x.onnx", 64, **options)
     built = build_engine(file, tmp_path / "x.engine")
     assert built.layers["QUANTIZE"]["INT8"] > 20 and "INT32" not in built.layers.get("DEQUANTIZE", {})
@@ -120,5 +119,5 @@ def test_an_engine_detects_what_the_weights_detect(trt, tmp_path, photographs, p
     model = DFINE.from_pretrained(WEIGHTS)
     file = export_onnx(model, tmp_path / "x.onnx", 160, precision=precision)
     build_engine(file, tmp_path / "x.engine", largest_batch=4)  # batches of 7 go in two parts
-    report = gate(WEIGHTS, tmp_path / "x.engine")
+    report = validate_export(WEIGHTS, tmp_path / "x.engine")
     assert report.passed, str(report)

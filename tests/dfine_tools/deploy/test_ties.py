@@ -14,10 +14,10 @@ from torch import Tensor
 from dfine_lib import DFINE
 from dfine_lib.model.weights import load_weights, read_weights
 from dfine_tools.deploy.export import export_onnx
-from dfine_tools.deploy.gate import LIMITS, gate
 from dfine_tools.deploy.predict import Predictor, network_input
 from dfine_tools.deploy.results import Prediction
 from dfine_tools.deploy.ties import Reselection, compare
+from dfine_tools.deploy.validation import LIMITS, validate_export
 
 WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 SIDE, QUERIES = 96, 12
@@ -165,7 +165,7 @@ def pushed_down(file: Path, out: Path, token: int, amount: float, tokens: int) -
 
 def test_validation_reports_a_tie_with_its_margin_and_passes(model, close, exported, tmp_path):
     file = pushed_down(exported, tmp_path / "tie.onnx", close.order[QUERIES - 1], 2e-3, len(close.order))
-    report = gate(model, file, pictures=[close.image], backends=["onnxruntime"])
+    report = validate_export(model, file, images=[close.image], backends=["onnxruntime"])
     assert report.passed, str(report)
     (check,) = [check for check in report.checks if check.name == "onnxruntime: batch 1"]
     assert check.numbers["tied"] == 1 and check.numbers["ties"][0]["margin"] < LIMITS["fp32"].rounding
@@ -175,5 +175,5 @@ def test_validation_reports_a_tie_with_its_margin_and_passes(model, close, expor
 def test_validation_fails_a_file_that_selects_a_clearly_lower_token(model, close, exported, tmp_path):
     rank = int((close.scores > close.scores[QUERIES] + 5 * LIMITS["fp32"].rounding).sum()) - 1
     file = pushed_down(exported, tmp_path / "fault.onnx", close.order[rank], 10.0, len(close.order))
-    report = gate(model, file, pictures=[close.image], backends=["onnxruntime"])
+    report = validate_export(model, file, images=[close.image], backends=["onnxruntime"])
     assert not report.passed and "alone" in str(report)

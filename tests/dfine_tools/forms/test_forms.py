@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES
+from dfine_lib.model.hgnetv2 import ConvBlock, Stem
 from dfine_lib.recipes import changed, get_recipe
 from dfine_tools.forms import FORMS, fast_cpu, train_fast_on_cpu
 from dfine_tools.forms.activation_checkpointing import checkpoint_activations
@@ -69,6 +70,35 @@ def test_a_training_step_in_channels_last_is_that_of_the_plain_model(batch):
     formed = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     fast_cpu.put_on(formed)
     assert_equal(step(formed, torch.channels_last, batch), step(plain, torch.contiguous_format, batch))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_scale_of_any_sign_behind_a_relu_has_the_gradients_of_the_plain_stem(sign):
+    torch.manual_seed(0)
+    plain = Stem(3, 8, 6, use_lab=True).double().train()
+    for name, parameter in plain.named_parameters():
+        if ".lab." in name or ".bn." in name:
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+        if name.endswith("lab.scale"):
+            parameter.data *= sign
+    formed, images = copy.deepcopy(plain), torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    fast_cpu.put_on(formed)
+    results = []
+    for stem in (formed, plain):
+        x = images.clone().requires_grad_()
+        out = stem(x)
+        (out * torch.arange(out.numel()).reshape(out.shape).cos()).sum().backward()
+        results.append({"out": out.detach(), "x": x.grad} | {name: p.grad for name, p in stem.named_parameters()})
+    assert_equal(*results)
+
+
+def test_norms_in_eval_mode_stay_so_within_a_block_in_training():
+    plain = ConvBlock(3, 4, 3, use_lab=True).train()
+    plain.bn.eval()
+    formed, x = copy.deepcopy(plain), torch.randn(2, 3, 8, 8)
+    fast_cpu.put_on(formed)
+    torch.testing.assert_close(formed(x), plain(x))
+    assert not formed.bn.running_mean.any() and formed.bn.num_batches_tracked == 0
 
 
 def test_evaluation_is_that_of_the_plain_model_to_the_bit():

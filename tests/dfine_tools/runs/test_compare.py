@@ -9,13 +9,13 @@ import pytest
 
 from dfine_tools.runs.compare import (
     CompareError,
-    as_text,
     comparison,
     differences,
     read_run,
     read_runs,
     summaries,
 )
+from dfine_tools.tables import as_text
 
 ROOT = Path(__file__).parents[3]
 TWELVE = [0.3, 0.5, 0.35, 0.1, 0.2, 0.4, 0.3, 0.5, 0.6, 0.3, 0.5, 0.7]
@@ -142,5 +142,5 @@ def test_what_is_no_run_is_refused_with_the_way_out(tmp_path):
 
 def test_text_tables_align_numbers_to_the_right_and_write_a_dash_for_none():
     rows = [{"run": "a", "AP": 0.5, "epoch": 10}, {"run": "bcd", "AP": None, "epoch": 2}]
-    assert as_text(rows) == "run     AP  epoch\na    0.500     10\nbcd      -      2"
+    assert as_text(rows) == "run       AP    epoch\na      0.500       10\nbcd        -        2"
     assert as_text([]) == ""

@@ -10,14 +10,14 @@ import pytest
 from workbook import viz
 
 from dfine_lib.recipes import RECIPES
+from dfine_tools.published import PUBLISHED_AP
 from dfine_tools.runs.results import (
-    PUBLISHED_AP,
-    as_markdown,
     evaluations,
     finished_runs,
     published_rows,
     result_rows,
 )
+from dfine_tools.tables import as_markdown
 
 FACTS = Path(__file__).parents[4] / "shared" / "facts" / "published.json"
 README = Path(__file__).parents[3] / "README.md"
@@ -133,7 +133,7 @@ def test_the_published_numbers_are_those_of_the_facts():
 
 def test_a_markdown_table_escapes_bars_and_writes_a_dash_for_none():
     assert as_markdown([{"a": "x|y", "b": None}, {"a": 1, "b": 0.25}]) == (
-        "| a | b |\n| --- | --- |\n| x\\|y | – |\n| 1 | 0.250 |"
+        "| a    |     b |\n|:-----|------:|\n| x\\|y |     – |\n| 1    | 0.250 |"
     )
     assert as_markdown([]) == ""
 

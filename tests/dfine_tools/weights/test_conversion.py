@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from dfine_lib import DFINE
 from dfine_lib.categories import OBJECTS365
 from dfine_lib.config import SIZES, DataConfig
-from dfine_lib.model.huggingface import save_huggingface
 from dfine_lib.model.weights import WeightsError, load_weights, read_weights, save_weights
 from dfine_tools.cli import main
 from dfine_tools.weights.conversion import convert_weights, describe_weights
+from dfine_tools.weights.huggingface import save_huggingface
 
 NAMES = ("cat", "dog", "owl")
 

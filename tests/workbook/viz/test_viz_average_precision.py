@@ -7,13 +7,13 @@ import pytest
 from workbook import viz
 
 
-def test_judged_boxes_draws_objects_and_detections_and_counts_the_right_ones():
+def test_matched_boxes_draws_objects_and_detections_and_counts_the_right_ones():
     truths, boxes = [[(20, 20, 60, 60)], [(0, 0, 9, 9)]], [[(22, 20, 62, 60), (25, 20, 65, 60)], []]
-    figure = viz.judged_boxes(truths, boxes, [["0.9", "0.8"], []], [[True, False], []], (160, 120))
+    figure = viz.matched_boxes(truths, boxes, [["0.9", "0.8"], []], [[True, False], []], (160, 120))
     assert len(figure.axes[0].patches) == 3 and len(figure.axes[1].patches) == 1
-    assert "image 1: 1 objects, 1 of 2 detections right" in figure.alt_text
+    assert "image 1: 1 objects, 1 of 2 detections true positives" in figure.alt_text
     with pytest.raises(ValueError, match="same images"):
-        viz.judged_boxes(truths, boxes, [[]], [[True, False], []], (160, 120))
+        viz.matched_boxes(truths, boxes, [[]], [[True, False], []], (160, 120))
 
 
 def test_precision_recall_draws_what_it_is_given():

@@ -48,7 +48,7 @@ def test_what_cannot_be_drawn_is_refused():
         viz.object_sizes({"train": []}, image_size=64, marks_px={})
     with pytest.raises(ValueError, match=r"\[n, n\]"):
         viz.where_objects_lie({"train": np.zeros((2, 3))})
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         viz.annotated_images({}, [])
     with pytest.raises(ValueError, match="label 3"):
         viz.annotated_images({"a": (np.zeros((3, 9, 9)), [[1, 1, 2, 2]], [3])}, ["cat"])

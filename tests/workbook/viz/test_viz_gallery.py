@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from workbook import viz
-from workbook.viz.gallery import spread_in_pixels
+from workbook.viz.edges import spread_px
 
 from dfine_lib.model.distribution import weighting_function
 
@@ -25,7 +25,7 @@ def steps_of(first: int, last: int) -> SimpleNamespace:
 
 
 def test_the_spread_is_half_the_distance_of_two_bins_in_pixels():
-    spread = spread_in_pixels(steps_of(20, 18))
+    spread = spread_px(steps_of(20, 18))
     assert spread.shape == (2, 4)
     assert spread[0] == pytest.approx(0.5 * float(W[20]) * np.array([40, 20, 40, 20]), rel=1e-4)
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from dfine_tools import cli
-from dfine_tools.deploy import gate as gate_module
+from dfine_tools.deploy import validation
 from dfine_tools.deploy.backends import open_backend
 from dfine_tools.deploy.export_file import export_file
-from dfine_tools.deploy.gate import GateError, gate, report_path
-from dfine_tools.deploy.sources import as_picture
+from dfine_tools.deploy.sources import as_image
 from dfine_tools.deploy.ties import Reselection
+from dfine_tools.deploy.validation import ValidationError, report_path, validate_export
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -28,16 +28,16 @@ NAMES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "a
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Four pictures of light squares on dark ground; the one class is the second of the weights'."""
+    """Four images of light squares on dark ground; the one class is the second of the weights'."""
     folder = tmp_path_factory.mktemp("squares")
     (folder / "images" / "val").mkdir(parents=True)
     (folder / "annotations").mkdir()
     rng, images, annotations = np.random.default_rng(0), [], []
     for i in range(1, 5):
-        picture = rng.integers(20, 60, (160, 160, 3), np.uint8)
+        image = rng.integers(20, 60, (160, 160, 3), np.uint8)
         x, y, side = 20 + 15 * i, 40, 30 + 5 * i
-        picture[y : y + side, x : x + side] = 200
-        Image.fromarray(picture).save(folder / "images" / "val" / f"{i}.png")
+        image[y : y + side, x : x + side] = 200
+        Image.fromarray(image).save(folder / "images" / "val" / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "width": 160, "height": 160})
         annotations.append({"id": i, "image_id": i, "category_id": 40, "bbox": [x, y, side, side], "iscrowd": 0})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 40, "name": "square"}]}
@@ -81,7 +81,7 @@ def failed(report) -> set[str]:
 
 
 def test_a_good_export_passes_and_says_so_beside_the_file(exported, photographs):
-    report = gate(WEIGHTS, exported, pictures=photographs, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, exported, images=photographs, backends=["onnxruntime"])
     assert report.passed, str(report)
     names = [check.name for check in report.checks]
     assert names == ["checker", *(f"onnxruntime: batch {b}" for b in (1, 2, 7)), "onnxruntime: repeated"]
@@ -94,7 +94,7 @@ def test_a_good_export_passes_and_says_so_beside_the_file(exported, photographs)
 def test_a_file_that_answers_otherwise_fails_and_stays(exported, photographs, tmp_path, output, amount):
     file = changed(exported, tmp_path / "off.onnx", off_by(output, amount))
     before = file.read_bytes()
-    report = gate(WEIGHTS, file, pictures=photographs, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, file, images=photographs, backends=["onnxruntime"])
     wanted = {f"onnxruntime: batch {b}" for b in (1, 2, 7)}
     assert failed(report) - {"onnxruntime: repeated"} == wanted
     assert file.read_bytes() == before
@@ -113,9 +113,9 @@ def test_an_answer_that_depends_on_the_place_in_the_batch_fails(exported, factor
 
     leaning = type(opened)(**{**vars(opened), "answer": answer})
     image = np.random.default_rng(0).integers(0, 255, (3, 64, 64), np.uint8)
-    tensor, selection = gate_module.torch.from_numpy(image), Reselection(WEIGHTS, (160, 160))
-    assert gate_module._repeated(selection, opened, tensor).passed
-    assert not gate_module._repeated(selection, leaning, tensor).passed
+    tensor, selection = validation.torch.from_numpy(image), Reselection(WEIGHTS, (160, 160))
+    assert validation._repeated(selection, opened, tensor).passed
+    assert not validation._repeated(selection, leaning, tensor).passed
 
 
 def test_a_file_of_one_batch_size_fails(photographs, exported, tmp_path):
@@ -124,7 +124,7 @@ def test_a_file_of_one_batch_size_fails(photographs, exported, tmp_path):
             value.type.tensor_type.shape.dim[0].dim_value = 2
 
     file = changed(exported, tmp_path / "two.onnx", change)
-    report = gate(WEIGHTS, file, pictures=photographs, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, file, images=photographs, backends=["onnxruntime"])
     assert "onnxruntime: any batch" in failed(report)
 
 
@@ -139,7 +139,7 @@ def test_a_file_that_runs_for_one_image_alone_fails_and_is_reported(backend, pho
         graph.node.append(onnx.helper.make_node("Reshape", ["scores_flat", "one"], ["scores"]))
 
     file = changed(exported, tmp_path / "one.onnx", change)
-    report = gate(WEIGHTS, file, pictures=photographs, backends=[backend])
+    report = validate_export(WEIGHTS, file, images=photographs, backends=[backend])
     assert f"{backend}: runs" in failed(report) and "batches" not in str(report.checks[0])
     (words,) = [check.detail for check in report.checks if check.name.endswith("runs")]
     assert words.startswith(f"{file}: ") and "cannot run" in words and "\n" not in words
@@ -148,12 +148,12 @@ def test_a_file_that_runs_for_one_image_alone_fails_and_is_reported(backend, pho
 def test_a_file_that_cannot_be_opened_fails_and_is_reported(exported, photographs, tmp_path):
     file = tmp_path / "half.onnx"
     file.write_bytes(exported.read_bytes()[:2000])
-    report = gate(WEIGHTS, file, pictures=photographs, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, file, images=photographs, backends=["onnxruntime"])
     assert failed(report) == {"checker", "onnxruntime: opens"} and report_path(file).is_file()
 
 
 def test_with_data_the_average_precision_is_compared(exported, data, tmp_path):
-    report = gate(WEIGHTS, exported, data=data, backends=["onnxruntime"], report=tmp_path / "r.json")
+    report = validate_export(WEIGHTS, exported, data=data, backends=["onnxruntime"], report=tmp_path / "r.json")
     (check,) = [check for check in report.checks if check.name.endswith("AP")]
     assert report.passed, str(report)
     assert check.numbers["images"] == 4
@@ -169,28 +169,32 @@ def test_an_image_that_cannot_be_read_shifts_no_other_images_objects(exported, d
     content = bytearray(file.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
     file.write_bytes(content)
-    report = gate(WEIGHTS, exported, data=tmp_path / "set", backends=["onnxruntime"], report=tmp_path / "r.json")
+    report = validate_export(
+        WEIGHTS, exported, data=tmp_path / "set", backends=["onnxruntime"], report=tmp_path / "r.json"
+    )
     (check,) = [check for check in report.checks if check.name.endswith("AP")]
     assert report.passed and check.numbers["images"] == 3 and file.name in check.detail
-    whole = gate(WEIGHTS, exported, data=data, backends=["onnxruntime"], report=tmp_path / "whole.json").checks[-1]
+    whole = validate_export(
+        WEIGHTS, exported, data=data, backends=["onnxruntime"], report=tmp_path / "whole.json"
+    ).checks[-1]
     assert whole.numbers["images"] == 4 and whole.numbers["left_out"] == []
     assert check.numbers["torch"]["ap50"] > 0.9 * whole.numbers["torch"]["ap50"]
 
 
 def test_average_precision_that_falls_is_seen(exported, data, tmp_path):
     file = changed(exported, tmp_path / "off.onnx", off_by("boxes", 6.0))
-    report = gate(WEIGHTS, file, data=data, backends=["onnxruntime"])
+    report = validate_export(WEIGHTS, file, data=data, backends=["onnxruntime"])
     assert "onnxruntime: AP" in failed(report)
 
 
 def test_a_backend_that_does_not_run_such_files_is_refused(exported):
-    with pytest.raises(GateError, match="torch does not run such files"):
-        gate(WEIGHTS, exported, backends=["torch"])
+    with pytest.raises(ValidationError, match="torch does not run such files"):
+        validate_export(WEIGHTS, exported, backends=["torch"])
 
 
 def test_the_command_exports_and_reports(tmp_path, capsys, monkeypatch, photographs):
     pytest.importorskip("openvino")  # its export makes an ONNX file on the way
-    monkeypatch.setattr(gate_module, "_photographs", lambda: [as_picture(p) for p in photographs])
+    monkeypatch.setattr(validation, "_photographs", lambda: [as_image(p) for p in photographs])
     out = tmp_path / "new" / "x.xml"
     assert cli.main(
         ["export", "--weights", str(WEIGHTS), "--to", "openvino", "--out", str(out), "--image-size", "96"]
@@ -209,11 +213,11 @@ def test_the_command_ends_with_1_where_the_gate_fails(tmp_path, capsys, monkeypa
         return changed(exported, path, off_by("boxes", 1.0))
 
     monkeypatch.setattr(module, "export_onnx", wrong)
-    monkeypatch.setattr(gate_module, "_photographs", lambda: [as_picture(p) for p in photographs])
+    monkeypatch.setattr(validation, "_photographs", lambda: [as_image(p) for p in photographs])
     out = tmp_path / "x.onnx"
     assert cli.main(["export", "--weights", str(WEIGHTS), "--to", "onnx", "--out", str(out)]) == 1
     said = capsys.readouterr().out
-    assert "not done" in said and "done: " + str(out) not in said.replace("not done", "")
+    assert "validation failed" in said and "done: " not in said
     assert out.is_file() and report_path(out).is_file()
 
 

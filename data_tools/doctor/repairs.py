@@ -46,14 +46,14 @@ class Repairs:
     out: Path
     counts: dict[str, int]  # name of the check and what was done → how often
     done: tuple[str, ...]  # every single repair, by name
-    left: tuple[str, ...]  # names of errors that no copy mends
+    left: tuple[str, ...]  # names of errors that no copy repairs
 
 
 def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
     """Write a repaired copy; the images are links to where they lie.
 
     Raises:
-        DataError: `out` exists, lies inside the input's folders, there is nothing left to write, or it cannot be told
+        DataError: `out` exists, lies inside the input's folders, there is nothing left to write, or it is not known
             which boxes belong to the upright image (`Diagnosis.doubt`).
         OSError: `out` cannot be written.
     """
@@ -79,7 +79,7 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
     with new_folder(out, diagnosis.data) as partial:
         (partial / "annotations").mkdir()
         for split in diagnosis.splits:
-            content, files = _Mender(diagnosis, split, log).mend(categories, places[split.name])
+            content, files = _SplitRepair(diagnosis, split, log).repaired(categories, places[split.name])
             _link(files, partial / "images" / split.name)
             text = json.dumps(content, separators=(",", ":"), allow_nan=False)
             (partial / "annotations" / f"instances_{split.name}.json").write_bytes(text.encode())
@@ -103,7 +103,7 @@ def _link(files: dict[str, Path], folder: Path) -> None:
                 shutil.copyfileobj(source, copy)
 
 
-class _Mender:
+class _SplitRepair:
     """One split, on its way to a copy."""
 
     def __init__(self, diagnosis: Diagnosis, split: Split, log: RepairLog) -> None:
@@ -116,8 +116,10 @@ class _Mender:
     def rows(self, name: str) -> set[int]:
         return self._found.get(name, set())
 
-    def mend(self, categories: list[dict[str, Any]], places: dict[int, int]) -> tuple[dict[str, Any], dict[str, Path]]:
-        """The new content, and the picture of each file name."""
+    def repaired(
+        self, categories: list[dict[str, Any]], places: dict[int, int]
+    ) -> tuple[dict[str, Any], dict[str, Path]]:
+        """The new content, and the image of each file name."""
         split = self.split
         if split.is_panoptic:
             self.log.note("panoptic", "segments taken as annotations", split.name)
@@ -186,7 +188,7 @@ class _Mender:
         return kept, stands_for, files
 
     def _unclear_ids(self) -> set[int | str]:
-        """Ids of several images with several files: it cannot be told which of them a box belongs to."""
+        """Ids of several images with several files: it is not known which of them a box belongs to."""
         split = self.split
         names: dict[int | str, set[str | None]] = {split.image_keys[i]: set() for i in self.rows("image_id_repeated")}
         for key, name in zip(split.image_keys, split.file_names, strict=True):
@@ -213,7 +215,7 @@ class _Mender:
             if why is None and category is None:
                 why = "category_only_in_val" if split.name == "val" else "category_id_invalid"
             if why is None and image not in stands_for:
-                continue  # told with its image
+                continue  # reported with its image
             box = None if why else self._box(row, images[stands_for[image]])
             if why is None and box is None:
                 why = "box_outside"

@@ -1,12 +1,13 @@
-"""Export validation: no export is done before the file detects what the weights detect that it is from.
+"""Export validation: an export is finished once the file detects what the weights detect that it was made from.
 
-Is the file sound, does it find the same objects on photographs, in batches of any size, does one image several times
-give one answer several times; and with a data folder, is the average precision the same. What rounding alone decides
-is reported as a tie (`ties.py`), and is no failure.
+Checked are: the file is sound; it detects the same objects on photographs, in batches of any size; a repeated image
+gives a repeated output; and with a data folder, the average precision is the same. What floating-point error alone
+decides is reported as a tie (`ties.py`), and is no failure.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Sequence
@@ -16,22 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfine_lib.data import check_images, find_split, read_coco
+from data_tools.large.source import LargeFolder
+from dfine_lib.data import find_split
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
-from dfine_tools.deploy.backends import BACKENDS, Backend, BackendError, open_backend
-from dfine_tools.deploy.gate_report import Check, GateReport, report_path
+from dfine_tools.deploy.backends import BACKENDS, KINDS, Backend, BackendError, open_backend
 from dfine_tools.deploy.predict import Predictor
 from dfine_tools.deploy.results import Prediction
-from dfine_tools.deploy.sources import SourceError, find_source
+from dfine_tools.deploy.sources import SourceError, find_source, read_image
 from dfine_tools.deploy.ties import Limits, Reselection, Tie, compare
+from dfine_tools.deploy.validation_report import Check, ValidationReport, report_path
 
 BATCHES = (1, 2, 7)
 SIDES = ((640, 640), (384, 640), (320, 320))  # height and width, for files that take images of any side
-LEAST_OBJECTS = 20  # that are compared, however unsure the detector is
+MOST_IMAGES = 16  # that objects are compared on
+LEAST_OBJECTS = 20  # that are compared, however low their scores
 
 
 # Rounding, seen in the scores of query selection at 640 x 640 on random weights, which amplify it more than trained
@@ -43,21 +46,21 @@ LIMITS = {
 }
 
 
-class GateError(DfineError):
+class ValidationError(DfineError):
     """Validation is not possible: nothing to compare on."""
 
 
-def gate(
+def validate_export(
     weights: str | Path | DFINE,
     file: str | Path,
     *,
     data: str | Path | None = None,
-    pictures: Any = None,
+    images: Any = None,
     backends: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     report: Path | None = None,
     before: Sequence[Check] = (),
-) -> GateReport:
+) -> ValidationReport:
     """Validate an exported file against its weights, on a CPU. Nothing is deleted, whatever comes out.
 
     A TensorRT engine is run on a GPU; where there is none, that check is `not run`, and the report does not pass.
@@ -65,8 +68,8 @@ def gate(
     Args:
         weights: what the file was made from.
         file: `.onnx`, `.xml` or `.engine`.
-        data: folder with a val split: its first images are the pictures, and AP is measured on all of it.
-        pictures: what to compare on, as `find_source` takes it (images); None: of `data`, else two photographs that
+        data: folder with a val split: its first images are compared on, and AP is measured on all of it.
+        images: what to compare on, as `find_source` takes it (images); None: of `data`, else two photographs that
             scikit-learn brings, and parts of them.
         backends: what runs the file; None: all that are installed and can.
         image_size: input size of the weights where they do not say; the file's, if None.
@@ -77,22 +80,25 @@ def gate(
         The report. A file that cannot even be opened is a check that failed, not an error.
 
     Raises:
-        GateError: a backend that cannot run such files, or no picture to compare on.
-        WeightsError, DataError, SourceError: weights, folder or pictures that cannot be used.
+        ValidationError: a backend that cannot run such files, or no image to compare on.
+        WeightsError, DataError, SourceError: weights, folder or images that cannot be used.
     """
     file = Path(file)
     runs = _runs(file, backends)
     index = None
     if data is not None:
         annotation_file, image_folder = find_split(data, "val")
-        index = read_coco(annotation_file, image_folder, training=False)
-        check_images(index, every=False)
-    images = _pictures(pictures, index)
+        source = LargeFolder()
+        index = source.read(annotation_file, image_folder, training=False)
+        source.check(index, every=False)
+    images = _images(images, index)
     checks = [*before, *([_sound(file)] if file.suffix == ".onnx" else [])]
     reference: Predictor | None = None
     for name in runs:
         if name == "tensorrt" and not torch.cuda.is_available():
-            words = "built, not run: torch finds no NVIDIA GPU here. Export again where there is one, to hold it there."
+            words = (
+                "built, not run: torch finds no NVIDIA GPU here. Export again where there is one, to validate it there."
+            )
             checks.append(Check(f"{name}: same answers", False, words, run=False))
             continue
         try:
@@ -103,33 +109,29 @@ def gate(
         if reference is None:
             reference = _reference(weights, image_size or exported.image_hw)
         try:
-            checks += _answers(reference, Reselection(weights, exported.image_hw), exported, images)
+            checks += _detection_checks(reference, Reselection(weights, exported.image_hw), exported, images)
             checks += _other_sides(weights, file, exported, images)
             if index is not None:
                 checks.append(_average_precision(reference.backend, exported, index, annotation_file))
         except BackendError as error:
             checks.append(Check(f"{name}: runs", False, str(error)))
-    result = GateReport(str(file), _called(weights), tuple(checks))
+    result = ValidationReport(str(file), _name_of(weights), tuple(checks))
     target = report or report_path(file)
     write_atomically(target, json.dumps(result.to_dict(), indent=1, ensure_ascii=False).encode())
     return result
 
 
-def _runs(file: Path, backends: Sequence[str] | None) -> list[str]:
-    import importlib.util
-
-    kinds = {".xml": ("openvino",), ".engine": ("tensorrt",)}.get(file.suffix, ("onnxruntime", "openvino"))
-    if backends is None and file.suffix == ".engine":
-        return list(kinds)
+def _runs(file: Path, backends: Sequence[str] | None) -> Sequence[str]:
+    able = KINDS.get(file.suffix, KINDS[".onnx"])
     if backends is None:
-        found = [kind for kind in kinds if importlib.util.find_spec(kind)]
+        found = [name for name in able if name == "tensorrt" or importlib.util.find_spec(name)]
         if not found:
-            raise GateError(f'{file}: nothing is installed that runs it: pip install -e ".[deploy]"')
+            raise ValidationError(f'{file}: nothing is installed that runs it: pip install -e ".[deploy]"')
         return found
     for name in backends:
-        if name not in kinds:
-            raise GateError(f"{file}: the backend {name} does not run such files; {' and '.join(kinds)} can.")
-    return list(backends)
+        if name not in able:
+            raise ValidationError(f"{file}: the backend {name} does not run such files; {' and '.join(able)} can.")
+    return backends
 
 
 def _device(backend: str) -> str:
@@ -137,30 +139,29 @@ def _device(backend: str) -> str:
 
 
 def _reference(weights: str | Path | DFINE, image_size: int | tuple[int, int]) -> Predictor:
-    """The model as it was trained, not its deployed form: folding is part of what is validated."""
+    """The model as it was trained, not in deploy mode: fusing is part of what is validated."""
     return Predictor(weights, backend=BACKENDS[0], device="cpu", image_size=image_size, edges=True)
 
 
-def _called(weights: str | Path | DFINE) -> str:
+def _name_of(weights: str | Path | DFINE) -> str:
     return "a model in memory" if isinstance(weights, DFINE) else str(weights)
 
 
-def _pictures(pictures: Any, index: CocoIndex | None) -> list[Tensor]:
-    if pictures is None and index is None:
+def _images(given: Any, index: CocoIndex | None) -> list[Tensor]:
+    if given is None and index is None:
         return _photographs()
-    given = pictures is not None
-    source = find_source(pictures if given else [index.file_name(i) for i in range(len(index))])
+    source = find_source([index.file_name(i) for i in range(len(index))] if given is None else given)
     if not hasattr(source, "read"):
-        raise GateError("validation compares on images, not on videos")
+        raise ValidationError("validation compares on images, not on videos")
     images: list[Tensor] = []
     for i in range(len(source)):
         try:
-            images += [source.read(i).image] if len(images) < 16 else []
+            images += [source.read(i).image] if len(images) < MOST_IMAGES else []
         except SourceError:
-            if given:
+            if given is not None:
                 raise  # of a data folder, the check of AP names what cannot be read
     if not images:
-        raise GateError(f"none of the {len(source)} images to compare on can be read")
+        raise ValidationError(f"none of the {len(source)} images to compare on can be read")
     return images
 
 
@@ -168,17 +169,15 @@ def _photographs() -> list[Tensor]:
     """Two photographs that a package brings which we need anyway, and six parts of them."""
     from sklearn import datasets
 
-    from dfine_tools.deploy.sources import read_picture
-
     files = sorted((Path(datasets.__file__).parent / "images").glob("*.jpg"))
-    whole = [read_picture(file) for file in files]
+    whole = [read_image(file) for file in files]
     parts = [image[:, y : y + 240, x : x + 320] for image in whole for y, x in ((0, 0), (187, 320), (90, 150))]
     if not whole:
-        raise GateError("no picture to compare on; give some, or a data folder")
+        raise ValidationError("no image to compare on; give some, or a data folder")
     return whole + parts
 
 
-# ---- the questions --------------------------------------------------------------------------------------------------
+# ---- the checks --------------------------------------------------------------------------------------------------
 
 
 def _sound(file: Path) -> Check:
@@ -192,25 +191,27 @@ def _sound(file: Path) -> Check:
     return Check("checker", True, "a sound ONNX file, types and shapes inferred")
 
 
-def _answers(reference: Predictor, selection: Reselection, exported: Backend, images: list[Tensor]) -> list[Check]:
-    """Same objects, any batch, and one answer for one image."""
+def _detection_checks(
+    reference: Predictor, selection: Reselection, exported: Backend, images: list[Tensor]
+) -> list[Check]:
+    """Same objects, any batch, and the same output for a repeated image."""
     expected = reference(images, score=0.0)
     checks = []
     if exported.batch is not None:
         words = f"the file takes {exported.batch} at a time and no other number"
         checks.append(Check(f"{exported.name}: any batch", False, words))
-    checks += [_same_answers(f"{exported.name}: batch {n}", expected, selection, exported, images, n) for n in BATCHES]
+    checks += [_same_objects(f"{exported.name}: batch {n}", expected, selection, exported, images, n) for n in BATCHES]
     return [*checks, _repeated(selection, exported, images[0])]
 
 
-def _same_answers(
+def _same_objects(
     name: str, expected: list[Prediction], selection: Reselection, exported: Backend, images: list[Tensor], batch: int
 ) -> Check:
-    """Whether the file finds what the weights find, within the limits of its precision; ties are counted apart."""
+    """Whether the file finds what the weights find, within the limits of its number format; ties are counted apart."""
     limits = limits_of(exported)
     score = min(0.3, _nth_score(expected, LEAST_OBJECTS))
     shown = _cycle(images, max(batch, len(images)))
-    found = Predictor.of(exported)(shown, score=0.0, batch_size=batch)
+    found = Predictor(exported)(shown, score=0.0, batch_size=batch)
     wanted = _cycle(expected, len(found))
     differences, ties = [], []
     for i, image in enumerate(shown):
@@ -241,7 +242,7 @@ def _in_words(ties: list[Tie]) -> str:
 
 
 def limits_of(exported: Backend) -> Limits:
-    """By the precision that the file says it has."""
+    """By the number format that the file says it has."""
     return LIMITS.get(exported.about.get("precision", ""), LIMITS["fp32"])
 
 
@@ -253,20 +254,20 @@ def _other_sides(weights: str | Path | DFINE, file: Path, exported: Backend, ima
             expected = _reference(weights, hw)(images, score=0.0)
             opened = open_backend(file, backend=exported.name, device=_device(exported.name), image_size=hw)
             name = f"{exported.name}: {hw[0]} x {hw[1]}"
-            checks.append(_same_answers(name, expected, Reselection(weights, hw), opened, images, 2))
+            checks.append(_same_objects(name, expected, Reselection(weights, hw), opened, images, 2))
     return checks
 
 
 def _repeated(selection: Reselection, exported: Backend, image: Tensor, times: int = 5) -> Check:
-    """Whether one image gives one answer wherever in the batch it stands."""
+    """Whether an image gives the same detections at every index of a batch."""
     limits = limits_of(exported)
     strict = limits._replace(box=LIMITS["fp32"].box, score=LIMITS["fp32"].score)
-    first, *others = Predictor.of(exported)([image] * times, score=0.0, batch_size=times)
+    first, *others = Predictor(exported)([image] * times, score=0.0, batch_size=times)
     score = min(0.05, _nth_score([first], LEAST_OBJECTS))
     differences, ties = [], []
     for one in others:
         words, tied = compare(first, one, score, strict)
-        if words:  # a tie, if the weights give both answers by different selections
+        if words:  # a tie, if the weights give both outputs by different selections
             followed = [selection.follow(first, image, answer, score, limits) for answer in (first, one)]
             explained = [tie for _, tie in followed if tie] if all(followed) else []
             words, tied = (words, tied) if not explained else ([], tied + explained)
@@ -307,7 +308,7 @@ def _metrics(backend: Backend, index: CocoIndex, annotation_file: Path) -> tuple
     image_ids: dict[Path, list[int]] = {}  # a file may stand behind several entries
     for i, image_id in enumerate(index.image_ids):
         image_ids.setdefault(index.file_name(i), []).append(int(image_id))
-    predictor, found = Predictor.of(backend), {}
+    predictor, found = Predictor(backend), {}
     for one in predictor.stream(list(image_ids), score=0.0, batch_size=8):
         found |= dict.fromkeys(image_ids[one.path], _only(one, one.labels < len(names)))
     evaluator = CocoEvaluator(annotation_file, [ids.get(name, -1) for name in names], image_ids=found)
