@@ -23,9 +23,10 @@ from benchmarks.ratio import arguments, compare, record, use_threads
 from dfine_lib import DFINE
 from dfine_lib.recipes import get_recipe
 from dfine_tools.deploy.export import export_onnx
+from dfine_tools.deploy.images import read_image
 from dfine_tools.deploy.predict import Predictor, network_input
 from dfine_tools.deploy.predict_files import predict_files
-from dfine_tools.deploy.sources import find_source, read_image
+from dfine_tools.deploy.sources import find_source
 
 SEED, SIDE, IMAGES = 0, 320, 200
 BATCHES = (1, 4)

@@ -1,4 +1,4 @@
-"""From network outputs to boxes in pixels of the original image."""
+"""From a model's outputs to detections in pixels of the original image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HasPredictions(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Objects found in one image, scores falling."""
+    """The detections in one image, by falling score."""
 
     labels: Tensor  # int64 [K], 0..C-1
     boxes_xyxy: Tensor  # float32 [K, 4], pixels of the original image
@@ -31,7 +31,7 @@ class Detections:
         return len(self.labels)
 
     def above(self, score: float) -> Detections:
-        """Those with a score of at least `score`."""
+        """The detections with a score of at least `score`."""
         return self._each(lambda t: t[self.scores >= score])
 
     def to(self, device: torch.device | str) -> Detections:

@@ -1,4 +1,4 @@
-"""How one box came about: its initial guess, what every layer made of it, and from which edge distributions."""
+"""The refinement of one box: its initial box, the box after every layer, and the edge distributions behind it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Refinement:
 
 
 def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor | Sequence[float]) -> Refinement:
-    """What the layers made of one query.
+    """The boxes and edge distributions of one query after every layer.
 
     Args:
         outputs: of a model in eval mode, called with `keep_layers=True`.
@@ -49,35 +49,35 @@ def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor 
 
 @dataclass(frozen=True, eq=False)
 class FoundObject:
-    """A ground truth object, and the query that found it."""
+    """A ground-truth object, and the query that found it."""
 
-    image: int  # in the batch
-    truth: int  # among the image's objects
+    image: int  # index in the batch
+    ground_truth: int  # index among the image's objects
     query: int
     label: int
     score: float
-    truth_xyxy: Tensor  # [4] pixels
+    ground_truth_xyxy: Tensor  # [4] pixels
     steps: Refinement
 
 
 def found_objects(
     outputs: DFINEOutput,
     sizes_wh: Tensor,
-    truth_labels: Sequence[Tensor],
-    truth_boxes_xyxy: Sequence[Tensor],
+    true_labels: Sequence[Tensor],
+    true_boxes_xyxy: Sequence[Tensor],
     *,
     score: float = 0.4,
     least_iou: float = 0.5,
 ) -> list[FoundObject]:
-    """Every ground truth object that was found, by the surest detection of its class that overlaps it.
+    """Every ground-truth object that was found, by the highest-scoring detection of its class that overlaps it.
 
     Args:
         outputs: of a model in eval mode, called with `keep_layers=True`.
         sizes_wh: `[B, 2]`, width and height of the original images in pixels.
-        truth_labels: for each image int64 `[G]`.
-        truth_boxes_xyxy: for each image `[G, 4]` pixels.
+        true_labels: for each image int64 `[G]`.
+        true_boxes_xyxy: for each image `[G, 4]` pixels.
         score: leave out detections below it.
-        least_iou: overlap, after the last layer, that makes a detection an object's.
+        least_iou: IoU after the last layer from which a detection matches an object.
 
     Returns:
         In the order of images and objects.
@@ -85,32 +85,34 @@ def found_objects(
     found = []
     for i, detections in enumerate(postprocess(outputs, sizes_wh)):
         detections = detections.above(score)
-        nearest = truths_of(detections, truth_labels[i], truth_boxes_xyxy[i], least_iou).tolist()
-        for truth, label in enumerate(truth_labels[i].tolist()):
-            if truth in nearest:
-                k = nearest.index(truth)  # scores fall: the first is the surest
+        nearest = nearest_ground_truths(detections, true_labels[i], true_boxes_xyxy[i], least_iou).tolist()
+        for number, label in enumerate(true_labels[i].tolist()):
+            if number in nearest:
+                k = nearest.index(number)  # scores fall: the first has the highest
                 query = int(detections.queries[k])
                 steps = refinement_of(outputs, i, query, sizes_wh[i])
-                box = truth_boxes_xyxy[i][truth]
-                found.append(FoundObject(i, truth, query, label, float(detections.scores[k]), box, steps))
+                box = true_boxes_xyxy[i][number]
+                found.append(FoundObject(i, number, query, label, float(detections.scores[k]), box, steps))
     return found
 
 
-def truths_of(detections: Detections, truth_labels: Tensor, truth_boxes_xyxy: Tensor, least_iou: float = 0.5) -> Tensor:
-    """The ground truth box that each detection is nearest to: same class, most overlap.
+def nearest_ground_truths(
+    detections: Detections, true_labels: Tensor, true_boxes_xyxy: Tensor, least_iou: float = 0.5
+) -> Tensor:
+    """The ground-truth box of the same class that each detection overlaps most.
 
     Args:
         detections: K of them.
-        truth_labels: int64 `[G]`.
-        truth_boxes_xyxy: `[G, 4]`, in the unit of the detections.
-        least_iou: below this it is nobody's.
+        true_labels: int64 `[G]`.
+        true_boxes_xyxy: `[G, 4]`, in the unit of the detections.
+        least_iou: a detection of a smaller IoU matches none.
 
     Returns:
-        int64 `[K]`, index of the box or -1. Several detections may share one.
+        int64 `[K]`, index of the box or -1. Several detections may have the same box.
     """
-    if not len(truth_labels) or not len(detections):
+    if not len(true_labels) or not len(detections):
         return torch.full((len(detections),), -1)
-    overlap = box_iou(detections.boxes_xyxy.double(), truth_boxes_xyxy.to(detections.boxes_xyxy.device).double())
-    overlap = overlap * (detections.labels[:, None] == truth_labels.to(detections.labels.device))
+    overlap = box_iou(detections.boxes_xyxy.double(), true_boxes_xyxy.to(detections.boxes_xyxy.device).double())
+    overlap = overlap * (detections.labels[:, None] == true_labels.to(detections.labels.device))
     best, index = overlap.max(dim=1)
     return torch.where(best >= least_iou, index, -1)

@@ -86,8 +86,8 @@ def plan_run(
     data: Path,
     seed: int,
     weights: str | Path | None,
-    rows: Mapping[str, str] | None,
-    source: CocoFolder,
+    rows: Mapping[str, str] | None = None,
+    source: CocoFolder | None = None,
 ) -> RunPlan:
     """Read both splits and fit the recipe to them; no image is opened.
 
@@ -98,6 +98,7 @@ def plan_run(
     """
     if rows and not weights:
         raise DfineError("rows say which classes of a weights file to take: name the weights too")
+    source = source or CocoFolder()
     index, val_index = source.open(data)
     _check_names(index, val_index)
     located = locate_weights(weights) if weights else None

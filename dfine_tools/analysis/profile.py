@@ -1,8 +1,11 @@
-"""Where parameters and operations go: backbone, encoder and decoder, counted as in the published table.
+"""Parameters and FLOPs of backbone, encoder and decoder, counted as in the published table.
 
-The table's numbers are of the deployed model at 640 x 640, as the authors' script counts them with the package
-calflops 0.3: 2 for each multiply-add of a convolution or linear layer, and something for norms, activations, softmaxes
-and biases. Of what the counter does not see, the larger part stands beside it in `left_out_macs`.
+The table is of the deployed model at 640 × 640, as the authors' script counts it with the package calflops 0.3: 2 for
+each multiply-add of a convolution or linear layer, and the element-wise operations of norms, activations, softmaxes and
+biases. Of what that counter leaves out, `left_out_macs` holds the larger part.
+
+torch's `FlopCounterMode` counts in another convention: matrix products and convolutions, attention's among them, and
+no element-wise operation. A test holds the multiply-adds here equal to its.
 """
 
 from __future__ import annotations
@@ -30,15 +33,15 @@ class PartProfile:
     """Counts of one part of a model, for one image."""
 
     parameters: int  # in training
-    deployed_parameters: int  # in the published deployed form: encoder norms folded, early class heads gone
+    deployed_parameters: int  # in deploy mode, as published: encoder norms folded, early class heads gone
     macs: int  # multiply-adds of convolutions and linear layers, deployed
-    small_flops: int  # norms, activations, softmaxes, biases
+    elementwise_flops: int  # norms, activations, softmaxes, biases
     left_out_macs: int  # attention products and bilinear sampling, which the published count leaves out
 
     @property
     def flops(self) -> int:
-        """As published: two for each multiply-add, and the small ones."""
-        return 2 * self.macs + self.small_flops
+        """As published: two for each multiply-add, and the element-wise operations."""
+        return 2 * self.macs + self.elementwise_flops
 
     def __add__(self, other: PartProfile) -> PartProfile:
         return PartProfile(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -123,7 +126,8 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-Rule = Callable[[Any, Tensor, Tensor], tuple[int, int, int]]  # module, input, output: macs, small flops, left out
+# From module, input and output to macs, element-wise flops and left-out macs.
+Rule = Callable[[Any, Tensor, Tensor], tuple[int, int, int]]
 
 
 def _adding(counts: list[int], rule: Rule) -> Callable[[nn.Module, tuple, Tensor], None]:
@@ -135,7 +139,7 @@ def _adding(counts: list[int], rule: Rule) -> Callable[[nn.Module, tuple, Tensor
 
 
 def _gone_or_folded(model: DFINE, part: str) -> list[nn.Module]:
-    """What the published deployed form changes: convolutions whose norms fold, bottlenecks, heads of early layers."""
+    """What the published deploy mode changes: convolutions whose norms fold, bottlenecks, heads of early layers."""
     if part == "encoder":
         return [
             module

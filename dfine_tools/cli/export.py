@@ -17,8 +17,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="write a file that other programs run, and validate that it detects the same",
         description="Export validation compares the file with the weights: the same objects on photographs, in batches "
         "of 1, 2 and 7, the same output for a repeated image, and with --data the same AP. The report is written next "
-        "to the file as FILE.gate.json. Exit code 1: the file was written and failed validation; 3: a TensorRT engine "
-        "was built, but not run, because there is no GPU.",
+        "to the file as FILE.gate.json. "  # old name
+        "Exit code 1: the file was written and failed validation; 3: a TensorRT engine was built, but not run, "
+        "because there is no GPU.",
         epilog="example: dfine export --weights runs/mine/model.safetensors --to onnx --out detector.onnx "
         "--data my_set",
     )

@@ -10,6 +10,12 @@ from pathlib import Path
 from dfine_lib.errors import DfineError
 
 REMEDIES: dict[str, str] = {
+    "unknown_class": (
+        "Where it is one of these under another name, say so, as --row {class_name}={its}; else rename the categories "
+        "of the folder, or fine-tune these weights on it"
+    ),
+    "fixed_input_shape": "Leave --image-size out, or export the weights for that size, or with --dynamic-shapes",
+    "int8_data": "Name the folder by --data",
     "exported_file": "Exported files, .onnx and .xml, are for `dfine predict` and `dfine bench`",
     "name_row_of_each_class": (
         "Name the row of every class, counted from 0, as --row {class_name}=ROW. Or write names into a copy: dfine "

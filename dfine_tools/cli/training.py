@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "train",
         help="train or fine-tune on a COCO-style folder",
         description="Train or fine-tune, in one process or several (--nproc, or torchrun -m dfine_tools.cli train …). "
-        "The same command again goes on where the run was left.",
+        "The same command again resumes the run.",
         epilog="Example: dfine train --recipe n_custom --data my_set --epochs 50 --batch-size 16 --nproc 2",
     )
     train.add_argument("--recipe", required=True, metavar="NAME", help="see `dfine recipes`")
@@ -48,8 +48,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     train.add_argument(
         "--repeat-threshold", type=float, metavar="T",
-        help="images of classes that stand in a smaller share of the images than T are drawn oftener, as in LVIS; "
-        "`dfine stats --repeat-threshold T` tells how often (default: off)",
+        help="repeat-factor sampling, as in LVIS: images of classes that are in a smaller fraction of the images than "
+        "T are oversampled; `dfine stats --repeat-threshold T` shows how often (default: off)",
     )  # fmt: skip
     train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
     _add_compile(train)
@@ -62,7 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="go on from what lies in the output folder (default), or refuse a folder that holds a run",
+        help="resume the run in the output folder (default), or refuse a folder that holds a run",
     )
     _add_nproc(train, "processes that share each batch, a GPU each (default: 1)")
     train.add_argument(
@@ -70,9 +70,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="with --nproc: start all processes anew from the last state this often if one is lost (default: 0)",
     )  # fmt: skip
     _add_settings(train)
-    train.set_defaults(
-        call=_train, after_interrupt=" The last whole epoch is saved: the same command goes on from there."
-    )
+    train.set_defaults(call=_train, after_interrupt=" The last whole epoch is saved: the same command resumes from it.")
 
     evaluate = commands.add_parser(
         "eval",
@@ -147,13 +145,13 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    goes_on = "; the same command goes on from the last saved state"
+    resumes = "; the same command resumes from the last saved state"
     rows = _rows_of(arguments)
-    _recipe_of(arguments)  # a wrong setting is told here, before anything starts or is loaded
+    _recipe_of(arguments)  # a wrong setting is reported here, before anything starts or is loaded
     _find_splits(arguments.data, "train", "val")
     _end_with_notebook()
     if (arguments.nproc != 1 or arguments.max_restarts) and not _started_by_torchrun():
-        return _start_processes(arguments, arguments.max_restarts, goes_on)
+        return _start_processes(arguments, arguments.max_restarts, resumes)
 
     def work(ranks: Ranks) -> None:
         from data_tools.large.source import LargeFolder
@@ -176,14 +174,16 @@ def _train(arguments: argparse.Namespace) -> int:
                 forms=FORMS,
                 source=LargeFolder(),
             )
-        except DataError as error:  # a picture or a tar, perhaps after days
+        except DataError as error:  # an image or a tar, perhaps after days
             if not (out / "last.pt").exists():
                 raise
-            raise DataError(f"{with_remedy(error)} The run is kept in {out}{goes_on}, once that is mended.") from error
+            raise DataError(
+                f"{with_remedy(error)} The run is kept in {out}{resumes}, once that is repaired."
+            ) from error
         if ranks.first:
             _print_result(out)
 
-    return _as_one(arguments, work, goes_on)
+    return _as_one(arguments, work, resumes)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -216,7 +216,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _find_splits(data: Path, *names: str) -> None:
-    """`DataError` where one is not there: told at once, before torch is loaded."""
+    """`DataError` where one is not there: raised at once, before torch is loaded."""
     from dfine_lib.data.coco import find_split
 
     for name in names:
@@ -307,7 +307,7 @@ def _print_result(run: Path) -> None:
     kept = "best" if result["ap"] is not None else "the val split has no boxes to measure it on; kept are the latest"
     epochs = result["recipe"]["train"]["epochs"]
     print(f"AP {_number(result['ap'])} ({kept}, epoch {result['best_epoch'] + 1} of {epochs})")
-    print(f"last epoch: {_number(last['ema']['ap'])} averaged weights, {_number(last['raw']['ap'])} raw weights")
+    print(f"last epoch: {_number(last['ema']['ap'])} EMA weights, {_number(last['raw']['ap'])} non-EMA weights")
     for name, file in (("report", "report.html"), ("weights", "model.safetensors"), ("numbers", "metrics.json")):
         if (run / file).exists():
             print(f"{name:8} {run / file}")

@@ -92,7 +92,7 @@ class BenchReport:
                 size: {"latency_ms": ms, "ap": PUBLISHED_AP[f"{size}_coco"], "of": "the authors; T4, TensorRT fp16"}
                 for size, ms in PUBLISHED_LATENCY_MS.items()
             },
-            "pictures": self.images,
+            "pictures": self.images,  # old name
             "ledger": self.ledger.to_dict(),
             "not_run": list(self.not_run),
             **self.machine,

@@ -1,4 +1,4 @@
-"""The deployed form of a model: the same outputs from fewer operations.
+"""Deploy mode: a fused (re-parameterised) model with the same outputs from fewer operations.
 
 What only training needs is taken out, batch norms and learnable affines go into the convolutions before them, and
 parallel convolutions become one.

@@ -17,8 +17,8 @@ from dfine_lib.model.dfine import open_model
 from dfine_lib.model.weights import Weights, WeightsError
 from dfine_tools.deploy.backends import BackendError
 from dfine_tools.deploy.export import export_onnx, export_openvino
+from dfine_tools.deploy.images import read_image
 from dfine_tools.deploy.predict import network_input
-from dfine_tools.deploy.sources import read_image
 from dfine_tools.deploy.tensorrt_engine import build_engine, tensorrt_library
 from dfine_tools.deploy.validation import Check, ValidationReport, validate_export
 
@@ -62,7 +62,7 @@ def export_file(
     if out.suffix != FORMS[to]:
         raise DfineError(f"{out}: a file of the format {to} ends in {FORMS[to]}")
     if number_format == "int8" and data is None:
-        raise DfineError("int8 needs --data: ranges of 8 bits are measured on its training images")
+        raise DfineError("int8 needs a data folder: ranges of 8 bits are measured on its training images", "int8_data")
     model, stored = open_model(weights)
     if data is not None:
         _check_classes(stored, read_coco(*find_split(data, "val"), training=False))

@@ -22,9 +22,10 @@ from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends import Backend, open_backend
 from dfine_tools.deploy.backends.exported import STREAMS
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.pipeline import in_background, in_groups, map_ahead
 from dfine_tools.deploy.results import Prediction
-from dfine_tools.deploy.sources import UNREADABLE, Frame, ImageSource, NoImages, SourceError, VideoSource, find_source
+from dfine_tools.deploy.sources import UNREADABLE, Frame, ImageSource, NoImages, VideoSource, find_source
 from dfine_tools.deploy.video import VideoReader
 
 log = logging.getLogger(__name__)

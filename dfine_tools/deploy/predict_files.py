@@ -16,10 +16,11 @@ from typing import Any
 from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.files import write_atomically
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.pipeline import map_ahead
 from dfine_tools.deploy.predict import Predictor, opened
 from dfine_tools.deploy.results import Prediction
-from dfine_tools.deploy.sources import VIDEO_SUFFIXES, ImageSource, SourceError, VideoSource
+from dfine_tools.deploy.sources import VIDEO_SUFFIXES, ImageSource, VideoSource
 from dfine_tools.deploy.video import VideoReader, VideoWriter
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,9 @@ def predict_files(
     skipped, summary.ledger = predictor.skipped, predictor.ledger
     with contextlib.ExitStack() as stack:
         if json_file is not None:
-            stack.push(lambda kind, *_: _write_ledger(json_file, summary, left_out, found, kind is not None))
+            stack.push(  # old name: contextlib's own
+                lambda kind, *_: _write_ledger(json_file, summary, left_out, found, kind is not None)
+            )
         stack.enter_context(contextlib.closing(results))
         record = stack.enter_context(_json_list(json_file)) if json_file is not None else None
         if out is not None:
@@ -126,7 +129,9 @@ def _without_results(source: ImageSource, out: Path) -> ImageSource:
         return source
     items = tuple(item for item in source.items if item not in results)
     if not items:
-        raise SourceError(f"{source.root}: all images there are in {out}, the folder for results; give another --out.")
+        raise SourceError(
+            f"{source.root}: all images there are in {out}, the folder for results; choose another folder."
+        )
     left_out = tuple(("in the folder for results", item) for item in source.items if item in results)
     return replace(source, items=items, left_out=source.left_out + left_out)
 

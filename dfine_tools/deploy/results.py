@@ -17,7 +17,7 @@ from torch import Tensor
 from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_tools.deploy.backends import EdgeDistributions
-from dfine_tools.deploy.sources import SourceError, read_image
+from dfine_tools.deploy.images import SourceError, read_image
 
 if TYPE_CHECKING:
     from dfine_tools.figures.style import Figure

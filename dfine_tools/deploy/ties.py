@@ -50,7 +50,7 @@ class Tie(NamedTuple):
 def compare(one: Prediction, other: Prediction, score: float, limits: Limits) -> tuple[list[str], list[Tie]]:
     """Objects above `score` that only one of two answers for an image holds, in words, and those that are ties.
 
-    An object that scores as the other answer's last one, up to rounding, may have missed the top-k there.
+    An object that scores as the other answer's last one, up to floating-point error, may have missed the top-k there.
     """
     words, ties = [], []
     for mine, theirs, whose in ((one, other, "first"), (other, one, "second")):

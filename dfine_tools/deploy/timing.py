@@ -19,9 +19,10 @@ from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
 from dfine_tools.analysis.profile import profile
 from dfine_tools.deploy.backends import Backend
+from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.pipeline import map_ahead
 from dfine_tools.deploy.predict import Predictor, network_input
-from dfine_tools.deploy.sources import UNREADABLE, ImageSource, SourceError, find_source, read_image
+from dfine_tools.deploy.sources import UNREADABLE, ImageSource, find_source
 from dfine_tools.published import PUBLISHED_COST
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class CallTimes:
 
 
 def cost(config: ModelConfig, name: str, image_hw: tuple[int, int] = (640, 640)) -> Cost:
-    """Parameters, multiply-adds and FLOPs of a model's deployed form for one image, in the published convention."""
+    """Parameters, multiply-adds and FLOPs of a model in deploy mode for one image, in the published convention."""
     total = profile(config, image_hw).total
     size = next((s for s in PUBLISHED_COST if SIZES[s] == config and tuple(image_hw) == (640, 640)), None)
     return Cost(
@@ -204,13 +205,13 @@ def image_files(images: Any = None) -> tuple[list[Path], Ledger]:
     if not isinstance(found, ImageSource) or not all(isinstance(item, str | Path) for item in found.items):
         raise SourceError(f"{images}: speed is measured on image files; give a folder of them.")
     ledger, files = found.ledger(), []
-    for file, fault in zip(found.items, map_ahead(_fault, found.items[:_MOST_RUNS], 4, 8), strict=False):
-        if fault is None:
+    for file, problem in zip(found.items, map_ahead(_problem, found.items[:_MOST_RUNS], 4, 8), strict=False):
+        if problem is None:
             files.append(Path(file))
             ledger.taken(found.kind)
         else:
-            ledger.left_out(found.kind, UNREADABLE, fault)
-            log.warning("left out %s", fault)
+            ledger.left_out(found.kind, UNREADABLE, problem)
+            log.warning("left out %s", problem)
     ledger.left_out(found.kind, "not needed", images, max(0, len(found) - _MOST_RUNS))
     ledger.check()
     if not files:
@@ -218,7 +219,7 @@ def image_files(images: Any = None) -> tuple[list[Path], Ledger]:
     return files, ledger
 
 
-def _fault(file: Path) -> str | None:
+def _problem(file: Path) -> str | None:
     try:
         read_image(file)
     except SourceError as error:

@@ -25,9 +25,10 @@ from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends import BACKENDS, KINDS, Backend, BackendError, open_backend
+from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.predict import Predictor
 from dfine_tools.deploy.results import Prediction
-from dfine_tools.deploy.sources import SourceError, find_source, read_image
+from dfine_tools.deploy.sources import find_source
 from dfine_tools.deploy.ties import Limits, Reselection, Tie, compare
 from dfine_tools.deploy.validation_report import Check, ValidationReport, report_path
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dfine_tools.deploy.sources import Frame, SourceError, VideoSource
+from dfine_tools.deploy.images import SourceError
+from dfine_tools.deploy.sources import Frame, VideoSource
 
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0  # without a byte from a stream
@@ -28,14 +29,14 @@ def _av() -> Any:
         import av
     except ImportError as error:
         raise SourceError('videos need the package av: pip install -e ".[video]"') from error
-    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is told here, once
+    av.logging.set_level(av.logging.PANIC)  # problems of a file are reported here, once
     return av
 
 
 class VideoReader:
     """The frames of a video, one at a time; nothing is kept.
 
-    What is damaged is left out, and told in one line (a warning) at the end.
+    Damaged frames are left out, and reported in one line (a warning) at the end.
 
     Args:
         source: which video; opened here, closed after the last frame.
@@ -68,7 +69,7 @@ class VideoReader:
             raise SourceError(f"{source.location}: holds no video.")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)  # old name
         self.count = self._stream.frames or None
         if source.live is None:
             self.live = not _ends(self._container)
@@ -84,7 +85,7 @@ class VideoReader:
         return self._of_camera() if self._camera is not None else self._of_container()
 
     def _of_container(self) -> Iterator[Frame]:
-        av, count, fault, first_s = _av(), 0, "", None
+        av, count, problem, first_s = _av(), 0, "", None
         where = self.source.location
         with self._container:
             packets = self._container.demux(self._stream)
@@ -95,10 +96,10 @@ class VideoReader:
                         break
                     frames = packet.decode()
                 except av.error.InvalidDataError as error:  # this packet; the next may be sound
-                    fault = _reason(error)
+                    problem = _reason(error)
                     continue
                 except (av.error.FFmpegError, OSError) as error:
-                    fault = _reason(error)
+                    problem = _reason(error)
                     break
                 for frame in frames:
                     pixels = frame.to_ndarray(format="rgb24")
@@ -110,9 +111,9 @@ class VideoReader:
                     yield _frame(pixels, count, time_s - first_s)
                     count += 1
         if not count:
-            raise SourceError(f"{where}: not one frame could be read ({fault or 'the file ends before the first'}).")
+            raise SourceError(f"{where}: not one frame could be read ({problem or 'the file ends before the first'}).")
         missing = (self.count or 0) - count
-        if fault or missing > _EDGE_FRAMES:
+        if problem or missing > _EDGE_FRAMES:
             self.missing = max(0, missing)
             of = f" of {self.count}" if self.count else ""
             log.warning("%s: %d%s frames could be read; the rest is missing or damaged.", where, count, of)
@@ -147,7 +148,7 @@ def _open_camera(number: int) -> Any:
         import cv2
     except ImportError as error:
         raise SourceError("cameras need OpenCV: pip install opencv-python-headless") from error
-    with contextlib.suppress(AttributeError):  # what is wrong is told here, once
+    with contextlib.suppress(AttributeError):  # problems are reported here, once
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(number)
     if not camera.isOpened():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dfine_lib.errors import DfineError
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, class_colour, new_figure, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, class_colour, name_bars, new_figure, styled
 from dfine_tools.runs.compare import RunCurve
 
 _DASHES = ("-", "--", ":", "-.")
@@ -84,10 +84,10 @@ def published_beside_ours(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 @styled
 def ablation(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Mean AP of every condition with its interval, and how far it lies from the first; below each other.
+    """Mean AP of every condition with its interval, and its difference from the first condition.
 
     Args:
-        rows: of `dfine_tools.runs.sweep.condition_rows`; a condition without a number has its name alone.
+        rows: of `dfine_tools.runs.sweep.condition_rows`; of a condition without AP only the name is drawn.
 
     Raises:
         ValueError: no condition.
@@ -101,18 +101,15 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = new_figure(10, 1.4 + 0.36 * len(rows), f"Mean AP by condition: {', '.join(summary)}.")
     names = [("AP", "low", "high"), ("difference", "difference low", "difference high")]
     for axes, columns in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             mean, low, high = (row[name] for name in columns)
             if mean is not None:
                 reach = None if low is None else [[mean - low], [high - mean]]
-                colour = MAIN if place else INK
-                axes.errorbar(mean, place, xerr=reach, fmt="o", color=colour, markersize=7, capsize=4)
-        axes.grid(visible=False, axis="y")
-        axes.grid(visible=True, axis="x")
+                colour = MAIN if index else INK
+                axes.errorbar(mean, index, xerr=reach, fmt="o", color=colour, markersize=7, capsize=4)
+        name_bars(axes, [f"{row['condition']} ({row['seeds']})" for row in rows])
     ap, difference = figure.axes
-    ap.set_yticks(range(len(rows)), [f"{row['condition']} ({row['seeds']})" for row in rows])
-    ap.set_ylim(len(rows) - 0.5, -0.5)
     ap.set(title="AP, mean and 95 % interval (number of seeds)", xlabel="AP after the last epoch, 0 to 1")
     difference.axvline(0, color=MUTED, linewidth=1)
-    difference.set(title=f"beside {rows[0]['condition']}", xlabel="difference in AP, seed by seed")
+    difference.set(title=f"compared with {rows[0]['condition']}", xlabel="difference in AP, seed by seed")
     return figure

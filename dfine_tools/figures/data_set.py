@@ -19,6 +19,7 @@ from dfine_tools.figures.style import (
     as_rgb,
     class_colour,
     draw_box,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -52,11 +53,8 @@ def boxes_by_class(counts: Mapping[str, Sequence[int]], names: Sequence[str], *,
     for number, (split, values) in enumerate(columns.items()):
         place = np.arange(len(order)) + (number - (len(columns) - 1) / 2) * height
         axes.barh(place, values[order], height=height, color=_COLOURS[number % 2], label=split)
-    axes.set_yticks(np.arange(len(order)), [names[i][:28] for i in order])
-    axes.invert_yaxis()
+    name_bars(axes, [names[i][:28] for i in order])
     axes.set_xscale("symlog", linthresh=1)
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     axes.set_xlabel("boxes")
     more = f" ({len(names) - len(order)} rarer ones left out)" if len(names) > len(order) else ""
     axes.set_title(f"boxes of each class{more}")
@@ -171,27 +169,27 @@ def where_objects_lie(density: Mapping[str, Any]) -> Figure:
 
 @styled
 def annotated_images(
-    pictures: Mapping[str, tuple[Any, Any, Sequence[int]]], names: Sequence[str], *, per_row: int = 3
+    images: Mapping[str, tuple[Any, Any, Sequence[int]]], names: Sequence[str], *, per_row: int = 3
 ) -> Figure:
     """Images with their annotated boxes, in the colour of the class and with its name.
 
     Args:
-        pictures: image `[3, H, W]` or `[H, W, 3]`, boxes xyxy `[G, 4]` in its pixels, labels `[G]`; by title.
+        images: image `[3, H, W]` or `[H, W, 3]`, boxes xyxy `[G, 4]` in its pixels, labels `[G]`; by title.
         names: of the classes that labels point to.
         per_row: images side by side.
 
     Raises:
         ValueError: no image, or a label without a name.
     """
-    if not pictures:
+    if not images:
         raise DfineError("no image to show")
-    rows = -(-len(pictures) // per_row)
-    summary = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in pictures.items())
-    figure = new_figure(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Images with their annotations. {summary}.")
-    grid = figure.subplots(rows, min(per_row, len(pictures)), squeeze=False).ravel()
+    rows = -(-len(images) // per_row)
+    summary = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in images.items())
+    figure = new_figure(3.7 * min(per_row, len(images)), 3.2 * rows, f"Images with their annotations. {summary}.")
+    grid = figure.subplots(rows, min(per_row, len(images)), squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, (title, (image, boxes, labels)) in zip(grid, pictures.items()):
+    for axes, (title, (image, boxes, labels)) in zip(grid, images.items()):
         show_image(axes, image)
         high, wide = as_rgb(image).shape[:2]
         axes.set_title(title, fontsize=8.5)

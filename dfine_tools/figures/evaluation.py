@@ -24,6 +24,7 @@ from dfine_tools.figures.style import (
     class_colour,
     draw_box,
     layer_colours,
+    name_bars,
     new_figure,
     show_image,
     styled,
@@ -57,13 +58,10 @@ def errors_by_type(breakdown: ErrorBreakdown) -> Figure:
     for row, (delta, width) in enumerate(zip(bars.values(), widths, strict=True)):
         axes.text(width, row, " -" if np.isnan(delta) else f" {delta:+.3f}", va="center", fontsize=9)
     axes.axhline(len(ERROR_TYPES) - 0.5, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(bars)), list(bars))
-    axes.set_ylim(len(bars) - 0.4, -0.6)
+    name_bars(axes, list(bars))
     axes.set_xlim(0, max(0.01, 1.15 * max(widths)))
     axes.set_xlabel(f"ΔAP at IoU {breakdown.foreground:g} of fixing this error type alone (in brackets its count)")
     axes.set_title(f"AP at IoU {breakdown.foreground:g}: {at}")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     return figure
 
 
@@ -203,16 +201,16 @@ def detection_errors(
 def _draw_errors(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
     """Draw one image's boxes; the number of false negatives and of false positives."""
     matches = match_detections([image], foreground=iou)
-    real = ~image.truth_ignored
+    real = ~image.true_ignored
     for box, label, found in zip(
-        image.truth_boxes_xyxy[real], image.truth_labels[real], matches.found.tolist(), strict=True
+        image.true_boxes_xyxy[real], image.true_labels[real], matches.found.tolist(), strict=True
     ):
         if found:
             draw_box(axes, box, MUTED, dashes=DOTTED, width=1.2, label="object, matched")
         else:
             draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=2.4, label="object, missed")
             _say(axes, box[0], box[3], names[label], GROUND_TRUTH, "top")
-    for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
+    for box, crowd in zip(image.true_boxes_xyxy[~real], image.true_iscrowd[~real], strict=True):
         draw_box(axes, box, INK, dashes=DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
     named = np.flatnonzero(matches.status >= 0)[:_MOST_WORDS]  # by falling score
     drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, matches.status, strict=True)

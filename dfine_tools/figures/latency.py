@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, new_figure, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, name_bars, new_figure, styled
 
 
 @styled
@@ -58,10 +58,7 @@ def accuracy_by_latency(report: Mapping[str, Any]) -> Figure:
             reach = [[one["median"] - one["low"]], [one["high"] - one["median"]]]
             bar = dict(color=colour, ecolor=INK, capsize=2, label="" if at else label)
             right.barh(at + shift, one["median"], 0.32, xerr=reach, **bar)
-    right.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=8.5)
-    right.set_ylim(max(len(rows), 1) - 0.5, -0.5)
-    right.grid(visible=False, axis="y")
-    right.grid(visible=True, axis="x")
+    name_bars(right, [_name(row) for row in rows], fontsize=8.5)
     right.set(xlabel="ms a call, and its interquartile range", title="Measured here")
     if rows:
         right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), fontsize=8.5)

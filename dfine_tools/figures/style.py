@@ -192,10 +192,10 @@ def draw_lines(
         axes.plot(at, y, color=colour, linestyle=dashes, label=name, **more)
 
 
-def name_bars(axes: Axes, names: Sequence[str]) -> None:
+def name_bars(axes: Axes, names: Sequence[str], **text: Any) -> None:
     """Names of horizontal bars, the first on top, with the grid along the bars' length."""
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(names)), names, **text)
+    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
 

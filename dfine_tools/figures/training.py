@@ -1,4 +1,4 @@
-"""How a run went: loss, AP and learning rate over its epochs; AP by class."""
+"""Training curves of a run: loss, AP and learning rate over its epochs; AP by class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, new_figure, styled
+from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, name_bars, new_figure, styled
 
 
 @styled
@@ -85,18 +85,15 @@ def per_class_ap(per_class: Mapping[str, float | None]) -> Figure:
         mean = float(np.mean(list(measured.values())))
         axes.axvline(mean, color=INK, linestyle="--", linewidth=1.2)
         axes.annotate(f"mean {mean:.3f}", (mean, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    name_bars(axes, names)
     axes.set_xlim(0, 1.08)
     axes.set_xlabel("AP, mean over IoU 0.50 to 0.95, 0 to 1")
-    axes.grid(visible=False, axis="y")
-    axes.grid(visible=True, axis="x")
     return figure
 
 
-def running_mean(values: np.ndarray, share: float = 0.05) -> np.ndarray:
-    """Centred mean over `share` of the points, one-sided at both ends; same length."""
-    reach = max(1, round(len(values) * share / 2))
+def running_mean(values: np.ndarray, fraction: float = 0.05) -> np.ndarray:
+    """Centred mean over `fraction` of the points, one-sided at both ends; same length."""
+    reach = max(1, round(len(values) * fraction / 2))
     total = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     first, end = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))

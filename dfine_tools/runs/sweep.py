@@ -164,12 +164,10 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple
         values: independent measurements, as AP of several seeds.
         confidence: 0..1.
     """
-    count = len(values)
-    mean = sum(values) / count if count else math.nan
-    if count < 2:
-        return mean, math.nan, math.nan
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * spread
+    if len(values) < 2:
+        return (*values, math.nan, math.nan, math.nan)[:3]
+    mean = sum(values) / len(values)
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))  # t.interval: NaN for equals
     return mean, mean - reach, mean + reach
 
 

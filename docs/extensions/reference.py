@@ -42,7 +42,7 @@ def _page(package: str, modules: list[str]) -> str:
 
 def from_elsewhere(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
     """Leave out what a module imports before autodoc looks at it closely, which takes half of its time."""
-    home, here = getattr(obj, "__module__", None), app.env.current_document.autodoc_module
+    home, here = getattr(obj, "__module__", None), app.env.temp_data.get("autodoc:module")
     return True if what == "module" and isinstance(home, str) and home != here else None
 
 

@@ -20,7 +20,7 @@ from dfine_lib import DFINE
 from dfine_lib.data import find_split, read_coco, read_image
 from dfine_lib.data.loader import CocoImages, collate, finish
 from dfine_lib.evaluate import postprocess
-from dfine_lib.evaluate.refinement import refinement_of, truths_of
+from dfine_lib.evaluate.refinement import nearest_ground_truths, refinement_of
 from dfine_lib.model.weights import load_weights, read_weights, save_weights
 from dfine_tools.analysis.saved import evaluate_weights
 
@@ -107,7 +107,7 @@ def refinement_figure(model: DFINE, data: Path):
     best, most = None, -1.0
     for i, found in enumerate(postprocess(outputs, batch.sizes_wh)):
         labels, boxes = (torch.as_tensor(x) for x in index.targets(chosen[i]))
-        nearest = truths_of(found, labels, boxes, least_iou=0.85)
+        nearest = nearest_ground_truths(found, labels, boxes, least_iou=0.85)
         for k in torch.nonzero((nearest >= 0) & (found.scores > 0.6)).flatten().tolist():
             steps = refinement_of(outputs, i, int(found.queries[k]), batch.sizes_wh[i])
             errors = (steps.boxes_by_layer_xyxy - boxes[nearest[k]]).abs().sum(-1)

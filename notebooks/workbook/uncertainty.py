@@ -1,4 +1,4 @@
-"""Does a distribution know its own uncertainty? Spreads of edges, and how they correlate with what is known of them."""
+"""Standard deviations of the edge distributions, and their correlation with known quantities."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scipy.stats import rankdata
 
 from dfine_lib.evaluate.refinement import FoundObject
 from dfine_tools.figures.style import as_array
-from workbook.viz.edges import sides_px, spread_px
+from workbook.viz.edges import sides_px, std_px
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeReadings:
     """The four edges of M found objects: left, top, right, bottom."""
 
-    spread_px: np.ndarray  # [M, 4], standard deviation of the edge's distribution
+    std_px: np.ndarray  # [M, 4], standard deviation of the edge's distribution
     error_px: np.ndarray  # [M, 4], distance of the predicted edge from the true one
     side_px: np.ndarray  # [M, 4], the initial box's side that the edge moves along
     image: np.ndarray  # int64 [M], which image an object is in
@@ -37,8 +37,8 @@ def edge_readings(found: Sequence[FoundObject], layer: int = -1) -> EdgeReadings
         raise ValueError("no object was found; lower the score that detections need")
     boxes = [as_array(one.steps.boxes_by_layer_xyxy) for one in found]
     return EdgeReadings(
-        spread_px=np.stack([spread_px(one.steps)[layer] for one in found]),
-        error_px=np.stack([np.abs(b[1:][layer] - as_array(one.truth_xyxy)) for one, b in zip(found, boxes)]),
+        std_px=np.stack([std_px(one.steps)[layer] for one in found]),
+        error_px=np.stack([np.abs(b[1:][layer] - as_array(one.ground_truth_xyxy)) for one, b in zip(found, boxes)]),
         side_px=np.stack([sides_px(b[0]) for b in boxes]),
         image=np.array([one.image for one in found]),
     )

@@ -99,7 +99,7 @@ def test_predictions_of_the_command_are_found_by_their_path(index, tmp_path):
     [
         ("{}", "expected a list"), ("[1]", "no predictions"), ("[" * 10**6, "no predictions"), ("x", "no predictions"),
         ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "no predictions"),
-        ('[{"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "no detection on a image"),
+        ('[{"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "no detection on an image"),
     ],
 )  # fmt: skip
 def test_another_file_is_refused(index, tmp_path, content, message):

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.evaluate import Detections, postprocess
-from dfine_lib.evaluate.refinement import refinement_of, truths_of
+from dfine_lib.evaluate.refinement import nearest_ground_truths, refinement_of
 from dfine_lib.model.distribution import decode_boxes, expected_offsets
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
 
@@ -58,9 +58,9 @@ def test_a_detection_belongs_to_the_box_of_its_class_that_it_covers_most():
         torch.tensor([[0.0, 0, 12, 10], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]]),
         torch.tensor([0.9, 0.8, 0.7, 0.6]),
     )
-    assert truths_of(found, truth_labels, truth_boxes).tolist() == [1, 2, -1, -1]
-    assert truths_of(found, truth_labels[:0], truth_boxes[:0]).tolist() == [-1] * 4
-    assert truths_of(found.above(1.0), truth_labels, truth_boxes).tolist() == []
+    assert nearest_ground_truths(found, truth_labels, truth_boxes).tolist() == [1, 2, -1, -1]
+    assert nearest_ground_truths(found, truth_labels[:0], truth_boxes[:0]).tolist() == [-1] * 4
+    assert nearest_ground_truths(found.above(1.0), truth_labels, truth_boxes).tolist() == []
 
 
 def test_found_objects_are_those_of_the_truth_with_their_surest_query():
@@ -75,9 +75,9 @@ def test_found_objects_are_those_of_the_truth_with_their_surest_query():
         outputs = model(batch.images, keep_layers=True)
     found = found_objects(outputs, batch.sizes_wh, batch.labels, batch.boxes_xyxy)
     assert len(found) >= 0.7 * sum(map(len, batch.labels))
-    assert len({(one.image, one.truth) for one in found}) == len(found)
+    assert len({(one.image, one.ground_truth) for one in found}) == len(found)
     for one in found:
-        assert one.label == batch.labels[one.image][one.truth]
+        assert one.label == batch.labels[one.image][one.ground_truth]
         last = one.steps.boxes_by_layer_xyxy[-1:]
-        assert box_iou(last, one.truth_xyxy[None]) >= 0.5
+        assert box_iou(last, one.ground_truth_xyxy[None]) >= 0.5
         assert abs(outputs.pred_logits[one.image, one.query, one.label].sigmoid() - one.score) < 1e-6

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from dfine_lib.recipes import RECIPES
+from dfine_tools import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,3 +69,32 @@ def test_every_module_that_a_command_of_the_guides_starts_exists():
         ):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"{page.name}: {module}"
+
+
+def commands_of_the_guides() -> list[str]:
+    """Every `dfine …` of the code blocks of README and guides, without comments and what stands before or behind."""
+    found = []
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                starts = [place for place, word in enumerate(words) if word in ("dfine", "dfine_tools.cli")]
+                ends = [place for place, word in enumerate(words) if word == "&&"] + [len(words)]
+                pieces = [words[start + 1 : min(end for end in ends if end > start)] for start in starts]
+                found += [shlex.join(piece) for piece in pieces if "…" not in piece]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", commands_of_the_guides())
+def test_a_command_of_the_guides_is_understood(command):
+    arguments = cli._parser().parse_args(shlex.split(command))
+    recipe = getattr(arguments, "recipe", None)
+    assert recipe is None or recipe in RECIPES
+
+
+def test_every_module_that_the_guides_name_by_its_path_exists():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
+        for path in re.findall(
+            r"(?<![\w/])(?:dfine_lib|dfine_tools|data_tools|notebooks)/[\w/]+\.py\b", page.read_text("utf-8")
+        ):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"

@@ -99,11 +99,76 @@ NAMES = {
     r"rescues?": "correction",
     r"may_attend": "mask",
 }
-# Folders and files that are not clean yet; a folder that is clean leaves the list.
-NOT_YET = (
-    *("dfine_lib/", "data_tools/", "dfine_tools/", "docs/speed.md"),  # speed: recorded names of cases
-    *("notebooks/workbook/", "notebooks/lessons", "notebooks/solutions/", "notebooks/experiments/", "notebooks/00"),
-    "notebooks/assets/",
+# Files that are not clean yet; a file that is clean leaves the list.
+NOT_YET: tuple[str, ...] = (
+    "data_tools/convert/new_folder.py",
+    "data_tools/doctor/reading.py",
+    "data_tools/large/shard.py",
+    "data_tools/large/shards.py",
+    "data_tools/large/tars.py",
+    "data_tools/layouts.py",
+    "data_tools/parts.py",
+    "dfine_lib/boxes.py",
+    "dfine_lib/categories.py",
+    "dfine_lib/config.py",
+    "dfine_lib/data/coco.py",
+    "dfine_lib/data/coco_json.py",
+    "dfine_lib/data/images.py",
+    "dfine_lib/data/loader.py",
+    "dfine_lib/data/photometric.py",
+    "dfine_lib/data/transforms.py",
+    "dfine_lib/distributed.py",
+    "dfine_lib/evaluate/coco_ap.py",
+    "dfine_lib/evaluate/refinement.py",
+    "dfine_lib/evaluate/samples.py",
+    "dfine_lib/model/decoder.py",
+    "dfine_lib/model/deformable_attention.py",
+    "dfine_lib/model/dfine.py",
+    "dfine_lib/model/distribution.py",
+    "dfine_lib/model/hybrid_encoder.py",
+    "dfine_lib/model/layers.py",
+    "dfine_lib/model/outputs.py",
+    "dfine_lib/recipes.py",
+    "dfine_lib/train/meter.py",
+    "dfine_lib/train/run_folder.py",
+    "dfine_lib/train/run_plan.py",
+    "dfine_lib/train/step.py",
+    "dfine_lib/train/trainer.py",
+    "dfine_tools/analysis/errors.py",
+    "dfine_tools/analysis/image_boxes.py",
+    "dfine_tools/analysis/profile.py",
+    "dfine_tools/analysis/saved.py",
+    "dfine_tools/cli/training.py",
+    "dfine_tools/figures/data_set.py",
+    "dfine_tools/figures/evaluation.py",
+    "dfine_tools/forms/compilation.py",
+    "dfine_tools/pages/doctor.py",
+    "dfine_tools/runs/compare.py",
+    "dfine_tools/runs/elastic.py",
+    "dfine_tools/runs/launch.py",
+    "dfine_tools/runs/results.py",
+    "dfine_tools/runs/sweep.py",
+    "docs/speed.md",
+    "notebooks/experiments/evaluate.ipynb",
+    "notebooks/experiments/train.ipynb",
+    "notebooks/lessons.py",
+    "notebooks/lessons/01_boxes.ipynb",
+    "notebooks/lessons/02_coco_to_batch.ipynb",
+    "notebooks/lessons/03_augmentation.ipynb",
+    "notebooks/lessons/12_deformable_attention.ipynb",
+    "notebooks/lessons/20_matching.ipynb",
+    "notebooks/lessons/21_varifocal_loss.ipynb",
+    "notebooks/lessons/22_fine_grained_localization_loss.ipynb",
+    "notebooks/lessons/23_self_distillation.ipynb",
+    "notebooks/lessons/30_optimizer_and_ema.ipynb",
+    "notebooks/lessons/31_overfit_one_batch.ipynb",
+    "notebooks/lessons/40_average_precision.ipynb",
+    "notebooks/lessons/41_gallery.ipynb",
+    "notebooks/solutions/01_boxes.ipynb",
+    "notebooks/solutions/02_coco_to_batch.ipynb",
+    "notebooks/solutions/21_varifocal_loss.ipynb",
+    "notebooks/solutions/23_self_distillation.ipynb",
+    "notebooks/workbook/sampling.py",
 )
 _PROSE = [(re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.IGNORECASE), word) for pattern, word in PROSE.items()]
 _NAMES = [(re.compile(rf"(?<![^_])(?:{pattern})(?![^_])"), word) for pattern, word in NAMES.items()]
@@ -167,7 +232,7 @@ def files() -> list[str]:
     return sorted(name for name in found if ".ipynb_checkpoints" not in name and "/_build/" not in name)
 
 
-@pytest.mark.parametrize("file", [name for name in files() if not name.startswith(NOT_YET)])
+@pytest.mark.parametrize("file", [name for name in files() if name not in NOT_YET])
 def test_a_file_uses_the_words_of_the_field(file):
     found = [f"{file}:{line}: {ours!r} is a word of ours, write {word}" for line, ours, word in findings(ROOT / file)]
     assert found == []

@@ -53,7 +53,6 @@ PLUMBING: dict[str, str] = {
     "from_huggingface": "names of transformers to ours",
     "renamed": "the name of an entry in the other project's naming",
     "model_config": "a config.json of transformers as our ModelConfig",
-    "open_model": "the model of a weights source and what the source says about it",
     "described": "which size a state dict is of, read from its shapes",
     "home": "the folder of downloaded files",
     "fetch": "a published file, downloaded once and whole",

@@ -25,7 +25,7 @@ def test_two_bins_with_half_each_spread_by_half_their_distance():
     logits[:, [20, 24]] = 0.0
     readings = edge_readings([found(logits)])
     half = float(W[24] - W[20]) / 2
-    np.testing.assert_allclose(readings.spread_px[0], [60 * half, 40 * half] * 2, rtol=1e-5)
+    np.testing.assert_allclose(readings.std_px[0], [60 * half, 40 * half] * 2, rtol=1e-5)
     np.testing.assert_allclose(readings.error_px[0], [1, 0, 1, 2], atol=1e-5)
     np.testing.assert_allclose(readings.side_px[0], [60, 40, 60, 40], atol=1e-4)
     assert readings.image.tolist() == [3]
@@ -34,7 +34,7 @@ def test_two_bins_with_half_each_spread_by_half_their_distance():
 def test_a_sure_edge_has_no_spread():
     logits = torch.full((4, 33), -1e4)
     logits[:, 20] = 0.0
-    assert edge_readings([found(logits)]).spread_px.max() < 1e-5
+    assert edge_readings([found(logits)]).std_px.max() < 1e-5
 
 
 def test_nothing_found_is_said():

@@ -73,8 +73,8 @@ def input_size(
     asked_hw = DataConfig(image_size=asked).image_hw
     if fixed and asked_hw != fixed:
         raise BackendError(
-            f"{path}: made for images of {fixed[0]} x {fixed[1]} (height x width), not {asked_hw[0]} x {asked_hw[1]}. "
-            "Leave the size out, or export the weights for that one, or with --dynamic-sides."
+            f"{path}: made for images of {fixed[0]} x {fixed[1]} (height x width), not {asked_hw[0]} x {asked_hw[1]}",
+            "fixed_input_shape",
         )
     if min(asked_hw) < least:
         raise BackendError(

@@ -12,7 +12,7 @@ from workbook.exercises.registry import Wrong, ask, exercise
 
 
 @exercise("41.1")
-def spread_by_hand(answer: Any) -> None:
+def std_by_hand(answer: Any) -> None:
     """Standard deviation, in pixels, of a distribution on two bins."""
     given = float(answer)
     if not abs(given - 3.0) < 0.05:  # 60 px wide; half at +10 %, half at +20 %
@@ -27,17 +27,17 @@ def largest_contribution(answer: Callable[..., Any]) -> None:
     for case in range(6):
         logits = 2 * torch.randn(33, generator=generator) - 0.02 * (torch.arange(33) - 12.0 - 2 * case) ** 2
         probabilities = logits.softmax(-1)
-        right = int((W * probabilities).abs().argmax())
+        expected = int((W * probabilities).abs().argmax())
         given = ask(answer, probabilities.clone(), W.clone())
-        if isinstance(given, bool) or float(given) != right:
+        if isinstance(given, bool) or float(given) != expected:
             most = int(probabilities.argmax())
-            hint = f" (bin {most} is the likeliest, but what does it add?)" if right != most else ""
-            raise Wrong(f"case {case}: bin {right} adds most, yours is {given}{hint}")
+            hint = f" (bin {most} is the most probable, but what does it add?)" if expected != most else ""
+            raise Wrong(f"case {case}: bin {expected} adds most, yours is {given}{hint}")
 
 
 @exercise("41.3")
 def chance_of_wider(answer: Callable[..., Any]) -> None:
-    """How often a spread of one kind is larger than a spread of another."""
+    """How often a standard deviation of one list is larger than one of another."""
     generator = torch.Generator().manual_seed(43)
     cases = [([3.0, 5.0], [1.0, 4.0]), ([1.0, 2.0], [2.0, 2.0, 5.0])]
     for shift in (0.0, 0.4, -0.3):
@@ -45,7 +45,7 @@ def chance_of_wider(answer: Callable[..., Any]) -> None:
         cases.append((pair[0].tolist(), pair[1].tolist()))
     for hard, easy in cases:
         pairs = [1.0 if h > e else 0.5 if h == e else 0.0 for h in hard for e in easy]
-        right = sum(pairs) / len(pairs)
+        expected = sum(pairs) / len(pairs)
         given = float(ask(answer, list(hard), list(easy)))
-        if not abs(given - right) < 1e-3:
-            raise Wrong(f"hard {hard[:3]}..., easy {easy[:3]}...: {right:.3f} of the pairs, yours is {given:.3f}")
+        if not abs(given - expected) < 1e-3:
+            raise Wrong(f"hard {hard[:3]}..., easy {easy[:3]}...: {expected:.3f} of the pairs, yours is {given:.3f}")

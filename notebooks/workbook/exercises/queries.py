@@ -57,8 +57,8 @@ def reaches(answer: Callable[..., Any]) -> None:
         ("a chain in which each query sees the one before it", chain, 4, 0, 9, False),
         ("a chain in which each query sees the one before it", chain, 1, 2, 1, True),
     )
-    for name, may_attend, source, target, layers, right in cases:
-        given = bool(ask(answer, may_attend.clone(), source, target, layers))
+    for name, mask, source, target, layers, right in cases:
+        given = bool(ask(answer, mask.clone(), source, target, layers))
         if given != right:
             raise Wrong(
                 f"{name}: within {layers} layers, {'something' if right else 'nothing'} of query {source} reaches "

@@ -14,7 +14,7 @@ def two_losses_by_hand(answer: Any) -> None:
     """The varifocal loss of a matched query at p = 0.5 whose box reaches 0.8, and of an unmatched one at p = 0.5."""
     given = numbers(answer, 2, "the loss of the matched query and that of the unmatched one")
     right = [0.8 * math.log(2), 0.75 * 0.25 * math.log(2)]
-    for name, a, b in zip(("matched", "unmatched"), given, right):
+    for name, a, b in zip(("positive", "negative"), given, right):
         if not abs(a - b) < 6e-3:  # two decimals will do
             raise Wrong(f"the loss of the {name} query is not {a:.4f}; at p = 0.5 both logarithms are ln 0.5 = -0.693")
 
@@ -32,15 +32,15 @@ def gradient(answer: Callable[[float, float, bool], float]) -> None:
 
 @exercise("21.3")
 def settling_score(answer: Callable[[float, float], float]) -> None:
-    """The score at which the mean gradient vanishes, for a query that is matched in a share of the steps."""
-    for share, q in ((1.0, 0.7), (0.5, 0.8), (0.1, 0.9), (0.9, 0.4)):
+    """The score at which the mean gradient vanishes, for a query that is matched in a fraction of the steps."""
+    for matched, q in ((1.0, 0.7), (0.5, 0.8), (0.1, 0.9), (0.9, 0.4)):
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            force = share * q * (middle - q) + (1 - share) * 0.75 * middle**3
-            low, high = (middle, high) if force < 0 else (low, middle)
-        given = float(ask(answer, share, q))
+            gradient = matched * q * (middle - q) + (1 - matched) * 0.75 * middle**3
+            low, high = (middle, high) if gradient < 0 else (low, middle)
+        given = float(ask(answer, matched, q))
         if not abs(given - low) < 1e-2:  # a hundred values of p will do
             raise Wrong(
-                f"matched in {share:.0%} of the steps with IoU {q}: it settles at {low:.3f}, you say {given:.3f}"
+                f"matched in {matched:.0%} of the steps with IoU {q}: it settles at {low:.3f}, you say {given:.3f}"
             )

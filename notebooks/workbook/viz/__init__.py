@@ -31,4 +31,4 @@ from workbook.viz.samples import batch_sides, images_with_boxes, packed_arrays
 from workbook.viz.sampling import bilinear_reading, heads_by_layer, sampling_points, starting_locations
 from workbook.viz.schedules import averages_over_run, initial_weights_left, rate_schedules
 from workbook.viz.scores import loss_and_gradient, scores_against_iou
-from workbook.viz.uncertainty import correlations, coverage, spread_by_blur
+from workbook.viz.uncertainty import correlations, coverage, std_by_blur

@@ -46,7 +46,7 @@ def offsets_to(ground_truth_xyxy: Any, initial_xyxy: np.ndarray) -> np.ndarray:
     return (as_array(ground_truth_xyxy) - initial_xyxy) * _OUTWARD / np.maximum(sides_px(initial_xyxy), 1e-9)
 
 
-def spread_px(steps: Any) -> np.ndarray:
+def std_px(steps: Any) -> np.ndarray:
     """Standard deviation of each edge's offset after each layer of a `Refinement`, `[L, 4]` pixels."""
     boxes, offsets = as_array(steps.boxes_by_layer_xyxy), as_array(steps.bin_offsets)
     probabilities = distributions(steps.corner_logits_by_layer, boxes, offsets)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from dfine_tools.figures.style import INK, MAIN, SECOND, Figure, as_array, draw_box, layer_colours, new_figure, styled
 from workbook.viz.detections import draw_boxes_by_layer
-from workbook.viz.edges import EDGES, bin_axis, bin_of, distributions, mark_true_edge, offsets_to, spread_px
+from workbook.viz.edges import EDGES, bin_axis, bin_of, distributions, mark_true_edge, offsets_to, std_px
 
 _FIRST, _LAST = layer_colours(3)[0], layer_colours(3)[-1]
 
@@ -39,7 +39,7 @@ def distribution_gallery(
         figure = new_figure(12, 1.95 * len(images) + 0.4, "")
     grid = figure.subplots(len(images), 5, width_ratios=(1.05, 1, 1, 1, 1), squeeze=False)
     for row, image, one, ground_truth, title in zip(grid, images, steps, ground_truths_xyxy, titles, strict=True):
-        spreads, edges, offsets = spread_px(one), _distributions(one), as_array(one.bin_offsets)
+        stds, edges, offsets = std_px(one), _distributions(one), as_array(one.bin_offsets)
         _first_and_last_box(row[0], image, as_array(one.boxes_by_layer_xyxy), ground_truth)
         row[0].set_title(title, fontsize=10)
         true_offsets, shown = offsets_to(ground_truth, _initial(one)), _shown_bins(edges)
@@ -47,14 +47,14 @@ def distribution_gallery(
             _first_and_last(axes, edges[[0, -1], e], offsets, true_offsets[e], shown)
             axes.set_ylim(0, 1.2 * edges[[0, -1]].max())
             _mark_means(axes, edges[[0, -1], e] @ offsets, offsets)
-            axes.set_title(f"{EDGES[e]}: {spreads[0, e]:.1f} to {spreads[-1, e]:.1f} px", fontsize=9.5)
+            axes.set_title(f"{EDGES[e]}: {stds[0, e]:.1f} to {stds[-1, e]:.1f} px", fontsize=9.5)
             axes.tick_params(labelsize=8)
         row[1].set_ylabel("probability")
-        words.append(f"{title.replace(chr(10), ', ')}: {spreads[0].mean():.1f} to {spreads[-1].mean():.1f} px")
+        words.append(f"{title.replace(chr(10), ', ')}: {stds[0].mean():.1f} to {stds[-1].mean():.1f} px")
     for axes in grid[-1, 1:]:
         axes.set_xlabel("offset, % of side (+ outward)", fontsize=9)
     figure.legend(*_named(grid[0, :2]), loc="outside lower center", ncols=8)
-    figure.alt_text = f"Edge distributions, mean spread of four edges from first to last layer. {'; '.join(words)}."
+    figure.alt_text = f"Edge distributions, mean σ of four edges from first to last layer. {'; '.join(words)}."
     return figure
 
 
@@ -88,12 +88,12 @@ def first_and_last_layer(image: Any, steps: Any, ground_truth_xyxy: Any, title: 
     where.set_title(title, fontsize=10.5)
     where.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02))
     grid = rest.subplots(2, 4, sharex=True, sharey="row")
-    shown, spreads = _shown_bins(edges), spread_px(steps)
+    shown, stds = _shown_bins(edges), std_px(steps)
     for e in range(4):
         plain, weighted = grid[:, e]
         _first_and_last(plain, edges[[0, -1], e], offsets, true_offsets[e], shown)
         _mark_means(plain, means[[0, -1], e] / 100, offsets)
-        plain.set_title(f"{EDGES[e]}\nspread {spreads[0, e]:.1f} to {spreads[-1, e]:.1f} px", fontsize=10)
+        plain.set_title(f"{EDGES[e]}\nσ {stds[0, e]:.1f} to {stds[-1, e]:.1f} px", fontsize=10)
         _first_and_last(weighted, 100 * offsets * edges[[0, -1], e], offsets, true_offsets[e], shown)
         weighted.axhline(0, color=INK, linewidth=0.8)
         weighted.set_title(f"sum {means[0, e]:+.1f} to {means[-1, e]:+.1f} %", fontsize=10)

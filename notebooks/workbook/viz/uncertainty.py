@@ -1,4 +1,4 @@
-"""What distributions know of their own doubt: spread against blur, correlations with intervals, coverage."""
+"""Uncertainty of the edge distributions: standard deviation against blur, correlations with intervals, coverage."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from workbook.viz.edges import EDGES
 
 
 @styled
-def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.55, 0.7, 1.5, 2.5, 9)) -> Figure:
-    """Predicted spread of each edge over its true blur, one panel an edge, with quartiles in bands of blur.
+def std_by_blur(blur_px: Any, std_px: Any, bands: Sequence[float] = (0, 0.55, 0.7, 1.5, 2.5, 9)) -> Figure:
+    """Predicted standard deviation of each edge over its true blur, one panel an edge, with quartiles in bands of blur.
 
     Args:
-        blur_px, spread_px: `[M, 4]`, left, top, right, bottom; not a number leaves an edge out.
+        blur_px, std_px: `[M, 4]`, left, top, right, bottom; not a number leaves an edge out.
         bands: bounds of the bands, pixels of blur, rising.
 
     Raises:
         ValueError: shapes other than `[M, 4]`.
     """
-    blur, spread = as_array(blur_px), as_array(spread_px)
-    if blur.shape != spread.shape or blur.ndim != 2 or blur.shape[1] != 4:
-        raise ValueError(f"blur and spread must be [M, 4], got {list(blur.shape)} and {list(spread.shape)}")
-    known = np.isfinite(blur) & np.isfinite(spread)
+    blur, std = as_array(blur_px), as_array(std_px)
+    if blur.shape != std.shape or blur.ndim != 2 or blur.shape[1] != 4:
+        raise ValueError(f"blur and std must be [M, 4], got {list(blur.shape)} and {list(std.shape)}")
+    known = np.isfinite(blur) & np.isfinite(std)
     words = []
     figure = new_figure(11, 3.7, "")
     for e, axes in enumerate(figure.subplots(1, 4, sharey=True, sharex=True)):
-        x, y = blur[known[:, e], e], spread[known[:, e], e]
+        x, y = blur[known[:, e], e], std[known[:, e], e]
         axes.scatter(x, y, s=6, color=MUTED, alpha=0.35, linewidths=0)
         middles, quartiles = [], []
         for low, high in itertools.pairwise(bands):
@@ -59,14 +59,14 @@ def spread_by_blur(blur_px: Any, spread_px: Any, bands: Sequence[float] = (0, 0.
                 f"{EDGES[e]} {median[0]:.2f} px at blur {middles[0]:.1f} to {median[-1]:.2f} at {middles[-1]:.1f}"
             )
     first = figure.axes[0]
-    first.set(xscale="log", yscale="log", ylabel="predicted spread, px")
+    first.set(xscale="log", yscale="log", ylabel="predicted standard deviation, px")
     ticks = [0.5, 1, 2, 4]
     first.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     first.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
     for axes in figure.axes:
         axes.minorticks_off()
     first.legend(["one edge", "median, interquartile range"], loc="upper left")
-    figure.alt_text = f"Predicted spread of edges over their true blur, median: {'; '.join(words)}."
+    figure.alt_text = f"Predicted standard deviation of edges over their true blur, median: {'; '.join(words)}."
     return figure
 
 
@@ -97,11 +97,11 @@ def correlations(intervals: Mapping[str, tuple[float, float, float]], xlabel: st
 
 @styled
 def coverage(fractions: Mapping[str, Any], multiples: Any) -> Figure:
-    """Fraction of true edges within so many spreads of the predicted ones, beside what a normal distribution promises.
+    """Fraction of ground-truth edges within multiples of σ of the predicted ones, and that of a normal distribution.
 
     Args:
         fractions: `[K]` 0..1, by name.
-        multiples: `[K]`, how many spreads.
+        multiples: `[K]`, how many standard deviations.
     """
     at = as_array(multiples)
     normal = np.array([math.erf(m / math.sqrt(2)) for m in at])
@@ -110,12 +110,12 @@ def coverage(fractions: Mapping[str, Any], multiples: Any) -> Figure:
         f"{name}: {', '.join(f'{100 * s:.0f} % within {m:g}' for m, s in zip(at, values, strict=True) if m in (1, 2))}"
         for name, values in curves.items()
     )
-    figure = new_figure(7.5, 3.8, f"True edges within so many spreads of the prediction: {words} (normal: 68 %, 95 %).")
+    figure = new_figure(7.5, 3.8, f"True edges within multiples of σ of the prediction: {words} (normal: 68 %, 95 %).")
     axes = figure.subplots()
     axes.plot(at, 100 * normal, color=SECOND, linestyle="--", label="normal distribution")
     for (name, values), colour in zip(curves.items(), layer_colours(len(curves) + 1)[1:], strict=True):
         axes.plot(at, 100 * values, color=colour, marker="o", label=name)
     axes.set_ylim(0, 103)
-    axes.set(xlabel="distance from the prediction, in spreads", ylabel="true edges inside, %")
+    axes.set(xlabel="distance from the prediction, in standard deviations", ylabel="true edges inside, %")
     axes.legend(loc="lower right")
     return figure

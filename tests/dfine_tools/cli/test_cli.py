@@ -272,7 +272,7 @@ def test_ctrl_c_while_training_says_how_to_go_on(short):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    assert "the same command goes on from there" in told
+    assert "the same command resumes from it" in told
     assert "Traceback" not in told
 
 
@@ -364,7 +364,7 @@ def test_a_picture_that_is_damaged_in_the_middle_of_a_run_ends_it_and_says_that_
         assert cli.main(words) == 2
         told = capsys.readouterr().err
         assert told.startswith(f"dfine train: {tmp_path}/7.jpg: the picture is truncated. Copy it again.")
-        assert (f"The run is kept in {tmp_path / name}; the same command goes on" in told) == kept
+        assert (f"The run is kept in {tmp_path / name}; the same command resumes" in told) == kept
 
 
 @pytest.mark.parametrize(

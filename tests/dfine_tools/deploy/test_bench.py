@@ -17,7 +17,7 @@ from dfine_lib.config import SIZES
 from dfine_tools import cli
 from dfine_tools.deploy.backends import Backend
 from dfine_tools.deploy.bench import bench, known_ap
-from dfine_tools.deploy.sources import SourceError
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.timing import PeakMemory, authors_latency, cost, latency, repeated
 
 WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"

@@ -20,8 +20,8 @@ from dfine_tools.deploy.export import export_onnx
 from dfine_tools.deploy.graph import graph_form
 from dfine_tools.deploy.graph.encoder import GraphEncoder
 from dfine_tools.deploy.graph.padding import join_padding
+from dfine_tools.deploy.images import read_image
 from dfine_tools.deploy.predict import network_input
-from dfine_tools.deploy.sources import read_image
 from dfine_tools.deploy.validation import validate_export
 
 

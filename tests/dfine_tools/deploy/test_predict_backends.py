@@ -20,9 +20,9 @@ from dfine_lib.categories import COCO
 from dfine_lib.config import DataConfig
 from dfine_lib.data.transforms import EvalTransform, Sample
 from dfine_tools.deploy.backends import BackendError, open_backend
+from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.predict import MANY, Predictor, network_input
 from dfine_tools.deploy.results import same_objects
-from dfine_tools.deploy.sources import SourceError, read_image
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"

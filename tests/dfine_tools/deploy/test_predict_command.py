@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from dfine_tools import cli
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.predict import Predictor
 from dfine_tools.deploy.predict_files import predict_files
-from dfine_tools.deploy.sources import SourceError
 
 WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 

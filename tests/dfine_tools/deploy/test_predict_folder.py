@@ -17,10 +17,11 @@ from dfine_lib.data import image_formats
 from dfine_lib.data.image_formats import why_not_opened
 from dfine_lib.data.images import read_image
 from dfine_tools import cli
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.predict import Predictor
 from dfine_tools.deploy.predict_files import predict_files
 from dfine_tools.deploy.results import Prediction
-from dfine_tools.deploy.sources import SourceError, find_source
+from dfine_tools.deploy.sources import find_source
 
 WEIGHTS = Path(__file__).parents[3] / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
 NO_IMAGE = "not an image by the ending of its name"

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from dfine_tools.deploy.backends import EdgeDistributions
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.results import Prediction, same_objects
-from dfine_tools.deploy.sources import SourceError
 
 
 def prediction(**changes) -> Prediction:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from dfine_tools.deploy.sources import ImageSource, SourceError, VideoSource, as_image, find_source, read_image
+from dfine_tools.deploy.images import SourceError, as_image, read_image
+from dfine_tools.deploy.sources import ImageSource, VideoSource, find_source
 
 
 def corners(height: int = 8, width: int = 12) -> np.ndarray:

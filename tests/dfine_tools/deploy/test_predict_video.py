@@ -18,8 +18,9 @@ import torch
 
 from dfine_lib.evaluate.postprocess import Detections
 from dfine_tools.deploy.backends import Backend
+from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.predict import Predictor
-from dfine_tools.deploy.sources import SourceError, VideoSource
+from dfine_tools.deploy.sources import VideoSource
 from dfine_tools.deploy.video import VideoReader, VideoWriter
 
 av = pytest.importorskip("av")

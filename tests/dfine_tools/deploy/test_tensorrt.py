@@ -15,7 +15,7 @@ from dfine_tools import cli
 from dfine_tools.deploy import tensorrt_engine, validation
 from dfine_tools.deploy.backends import BackendError, open_backend
 from dfine_tools.deploy.export import export_onnx
-from dfine_tools.deploy.sources import as_image
+from dfine_tools.deploy.images import as_image
 from dfine_tools.deploy.tensorrt_engine import about_path, build_engine, layer_types, parse, tensorrt_library
 from dfine_tools.deploy.validation import report_path, validate_export
 

@@ -14,7 +14,7 @@ from dfine_tools import cli
 from dfine_tools.deploy import validation
 from dfine_tools.deploy.backends import open_backend
 from dfine_tools.deploy.export_file import export_file
-from dfine_tools.deploy.sources import as_image
+from dfine_tools.deploy.images import as_image
 from dfine_tools.deploy.ties import Reselection
 from dfine_tools.deploy.validation import ValidationError, report_path, validate_export
 

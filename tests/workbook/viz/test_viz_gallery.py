@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from workbook import viz
-from workbook.viz.edges import spread_px
+from workbook.viz.edges import std_px
 
 from dfine_lib.model.distribution import weighting_function
 
@@ -25,9 +25,9 @@ def steps_of(first: int, last: int) -> SimpleNamespace:
 
 
 def test_the_spread_is_half_the_distance_of_two_bins_in_pixels():
-    spread = spread_px(steps_of(20, 18))
-    assert spread.shape == (2, 4)
-    assert spread[0] == pytest.approx(0.5 * float(W[20]) * np.array([40, 20, 40, 20]), rel=1e-4)
+    std = std_px(steps_of(20, 18))
+    assert std.shape == (2, 4)
+    assert std[0] == pytest.approx(0.5 * float(W[20]) * np.array([40, 20, 40, 20]), rel=1e-4)
 
 
 def test_the_weighted_bars_add_up_to_the_offset():
@@ -57,6 +57,6 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_means_are_drawn_and_told():
-    figure = viz.means_by_condition({"spread, px": {"first": {"sharp": (1.0, 0.5, 2.0), "dark": (3.0, 2.0, 4.0)}}})
-    assert "spread, px, first: sharp 1.00, dark 3.00" in figure.alt_text
+    figure = viz.means_by_condition({"std, px": {"first": {"sharp": (1.0, 0.5, 2.0), "dark": (3.0, 2.0, 4.0)}}})
+    assert "std, px, first: sharp 1.00, dark 3.00" in figure.alt_text
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1.0, 3.0])

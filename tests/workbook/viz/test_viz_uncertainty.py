@@ -9,21 +9,21 @@ from workbook import viz
 
 def test_bands_of_blur_have_the_median_of_their_edges():
     blur = np.repeat([[0.5], [3.0]], 10, axis=0) * np.ones((1, 4))
-    figure = viz.spread_by_blur(blur, 2 * blur)
+    figure = viz.std_by_blur(blur, 2 * blur)
     assert len(figure.axes) == 4
     assert figure.alt_text.count("1.00 px at blur 0.5 to 6.00 at 3.0") == 4
 
 
 def test_edges_that_are_not_a_number_are_left_out():
     blur = np.full((12, 4), 0.5)
-    spread = blur.copy()
-    spread[6:, 0] = np.nan
-    assert len(viz.spread_by_blur(blur, spread).axes[0].collections[0].get_offsets()) == 6
+    std = blur.copy()
+    std[6:, 0] = np.nan
+    assert len(viz.std_by_blur(blur, std).axes[0].collections[0].get_offsets()) == 6
 
 
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\[M, 4\]"):
-        viz.spread_by_blur(np.zeros((3, 4)), np.zeros((3, 3)))
+        viz.std_by_blur(np.zeros((3, 4)), np.zeros((3, 3)))
 
 
 def test_correlations_are_named_with_their_intervals():
