@@ -45,6 +45,7 @@ PLUMBING: dict[str, str] = {
     # Small parts of what a lesson teaches as a whole.
     "as_tokens": "a feature map flattened to tokens, past a bug of torch",
     "num_dn_groups": "number of denoising groups of a batch",
+    "pick": "tokens at chosen indices",
     "parent_of": "which recipe another one differs from; `dfine recipes` prints it",
     "for_image_size": "a recipe for another input size: one field",
     "in_words": "seconds as hours and minutes, for the progress bar",
