@@ -144,7 +144,6 @@ NOT_YET: tuple[str, ...] = (
     "dfine_tools/forms/compilation.py",
     "dfine_tools/pages/doctor.py",
     "dfine_tools/runs/compare.py",
-    "dfine_tools/runs/elastic.py",
     "dfine_tools/runs/launch.py",
     "dfine_tools/runs/results.py",
     "dfine_tools/runs/sweep.py",
