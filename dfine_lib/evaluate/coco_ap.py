@@ -89,9 +89,9 @@ class CocoEvaluator:
         for key in ("images", "annotations"):
             if key not in data:
                 raise DataError(f"{name}: no {key!r} in this COCO file")
-        categories = data.get("categories") or [
-            {"id": i} for i in sorted({a["category_id"] for a in data["annotations"]})
-        ]
+        annotations = [_annotation(a, name) for a in data["annotations"]]
+        used = sorted({a["category_id"] for a in annotations})
+        categories = data.get("categories") or [{"id": i} for i in used]
         self._names = {int(c["id"]): str(c.get("name", c["id"])) for c in categories}
         self._class_ids = sorted(self._names)
         classes = {category_id: c for c, category_id in enumerate(self._class_ids)}
@@ -104,17 +104,16 @@ class CocoEvaluator:
             raise DataError(f"{name}: no image with id {unknown[:5]}")
         self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self.ground_truth = self._ground_truth(data["annotations"], classes, name)
+        self.ground_truth = self._ground_truth(annotations, classes, name)
         self.reset()
 
     def _ground_truth(self, annotations: list[dict[str, Any]], classes: dict[int, int], name: str) -> Any:
         """The engine's `COCO`: images and classes numbered from 0, annotations from 1."""
-        truth = [_annotation(a, name) for a in annotations]
-        if marked := sum("marked" in a for a in truth):
+        if marked := sum("marked" in a for a in annotations):
             logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
-        if all(a["iscrowd"] for a in truth):
+        if all(a["iscrowd"] for a in annotations):
             logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
-        known = [a for a in truth if a["image_id"] in self._index and a["category_id"] in classes]
+        known = [a for a in annotations if a["image_id"] in self._index and a["category_id"] in classes]
         for number, a in enumerate(known, start=1):
             a |= {"id": number, "image_id": self._index[a["image_id"]], "category_id": classes[a["category_id"]]}
         return self._coco(known)

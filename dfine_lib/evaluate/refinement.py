@@ -1,4 +1,4 @@
-"""How one box came about: its initial guess, what every layer made of it, and from which edge distributions."""
+"""The refinement of one box: its initial box, the box after every layer, and the edge distributions behind it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Refinement:
 
 
 def refinement_of(outputs: DFINEOutput, image: int, query: int, size_wh: Tensor | Sequence[float]) -> Refinement:
-    """What the layers made of one query.
+    """The boxes and edge distributions of one query after every layer.
 
     Args:
         outputs: of a model in eval mode, called with `keep_layers=True`.

@@ -1,4 +1,4 @@
-"""What a model finds on a few images, as plain values: what a run keeps so that one can look at it while it trains."""
+"""Detections on a few images as plain values: a run keeps them, to look at while it trains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dfine_lib.data.loader import EvalLoader, collate, finish
 from dfine_lib.evaluate.postprocess import postprocess
 
 IMAGES = 4  # the first ones of the validation split, the same at every evaluation
-LEAST_SCORE = 0.05
+LEAST_SCORE = 0.05  # detections below it are left out
 MOST = 50  # detections of one image
 
 
@@ -27,9 +27,9 @@ def sample_detections(
         images: how many; all, where the index has fewer.
 
     Returns:
-        For each image `file`, `image_id`, `size_wh` (pixels), `truth` (`labels`, `boxes_xyxy`) and `detections`
-        (`labels`, `boxes_xyxy`, `scores`): what `postprocess` gives with a score of at least `LEAST_SCORE`, the surest
-        first, at most `MOST`. Boxes are in pixels of the image file, labels are 0..C-1. JSON-safe.
+        For each image `file`, `image_id`, `size_wh` (pixels), ground truth (`labels`, `boxes_xyxy`) and `detections`
+        (`labels`, `boxes_xyxy`, `scores`): what `postprocess` gives with a score of at least `LEAST_SCORE`, by
+        falling score, at most `MOST`. Boxes are in pixels of the image file, labels are 0..C-1. JSON-safe.
 
     Raises:
         ValueError: the model has another number of classes than the index.
@@ -57,6 +57,6 @@ def _plain(index: Any, i: int, found: Any) -> dict[str, Any]:
         "file": str(index.file_name(i).absolute()),  # whoever looks may stand in another folder
         "image_id": int(index.image_ids[i]),
         "size_wh": index.sizes_wh[i].tolist(),
-        "truth": {"labels": labels.tolist(), "boxes_xyxy": boxes_xyxy.tolist()},
+        "truth": {"labels": labels.tolist(), "boxes_xyxy": boxes_xyxy.tolist()},  # old name
         "detections": detections,
     }

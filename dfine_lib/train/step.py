@@ -26,7 +26,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(DfineError, ArithmeticError):
-    """Too many steps in a row gave a loss or gradient that is not a finite number."""
+    """Too many consecutive steps had a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,14 @@ def match_detections(images: Sequence[ImageBoxes], *, foreground: float = 0.5, b
     before = 0  # objects of earlier images
     for i, image in enumerate(tqdm(images, desc="match", unit="image", leave=False, disable=len(images) < 500)):
         status, objects, found = _match_image(image, foreground, background)
-        real = ~image.truth_ignored
+        real = ~image.true_ignored
         values = {
             "labels": image.labels,
             "scores": image.scores,
             "status": status,
             "objects": np.where(objects >= 0, objects + before, -1),
             "images": np.full(len(status), i),
-            "object_labels": image.truth_labels[real],
+            "object_labels": image.true_labels[real],
             "object_images": np.full(real.sum(), i),
             "found": found,
         }
@@ -191,22 +191,22 @@ def confusion_matrix(
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for image in images:
         image = image.above(score)
-        every = np.concatenate([image.truth_labels, image.labels])
+        every = np.concatenate([image.true_labels, image.labels])
         if len(every) and not 0 <= every.min() <= every.max() < num_classes:
             raise ValueError(f"image id {image.image_id}: labels {every.min()} to {every.max()} for {num_classes}")
-        truth_labels, (overlap, on_ignored) = image.truth_labels[~image.truth_ignored], _overlaps(image)
-        same = image.labels[:, None] == truth_labels
+        true_labels, (overlap, on_ignored) = image.true_labels[~image.true_ignored], _overlaps(image)
+        same = image.labels[:, None] == true_labels
         taken = _match(np.where(same, overlap, 0), iou)
         taken = np.where((taken < 0) & _on_ignored(image, on_ignored, iou), IGNORED, taken)
-        free = np.ones(len(truth_labels), dtype=bool)
+        free = np.ones(len(true_labels), dtype=bool)
         free[taken[taken >= 0]] = False
         other = _match(np.where(free & (taken == -1)[:, None], overlap, 0), iou)
         taken = np.where(taken == -1, other, taken)
         free[taken[taken >= 0]] = False
         hit = taken >= 0
-        np.add.at(matrix, (truth_labels[taken[hit]], image.labels[hit]), 1)
+        np.add.at(matrix, (true_labels[taken[hit]], image.labels[hit]), 1)
         np.add.at(matrix, (num_classes, image.labels[taken == -1]), 1)
-        np.add.at(matrix, (truth_labels[free], num_classes), 1)
+        np.add.at(matrix, (true_labels[free], num_classes), 1)
     return matrix
 
 
@@ -247,11 +247,11 @@ def worst_images(
 
 def _match_image(image: ImageBoxes, foreground: float, background: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`status` and `objects` of K detections, `found` of the G objects that count."""
-    truth_labels, (overlap, on_ignored) = image.truth_labels[~image.truth_ignored], _overlaps(image)
-    same = image.labels[:, None] == truth_labels  # [K, G]
+    true_labels, (overlap, on_ignored) = image.true_labels[~image.true_ignored], _overlaps(image)
+    same = image.labels[:, None] == true_labels  # [K, G]
     own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)
     taken = _match(own, foreground)
-    found = np.zeros(len(truth_labels), dtype=bool)
+    found = np.zeros(len(true_labels), dtype=bool)
     found[taken[taken >= 0]] = True
     best_own, best_other = own.max(1, initial=0), other.max(1, initial=0)
     rules = [
@@ -266,7 +266,7 @@ def _match_image(image: ImageBoxes, foreground: float, background: float) -> tup
     status, objects = np.full(len(taken), _BOTH), np.full(len(taken), -1)
     for holds, value, about in reversed(rules):  # the first rule that holds has the last word
         status[holds] = value
-        if about is None or not len(truth_labels):
+        if about is None or not len(true_labels):
             objects[holds] = -1
         else:
             objects[holds] = (about if about.ndim == 1 else about.argmax(1))[holds]
@@ -293,19 +293,19 @@ def _overlaps(image: ImageBoxes) -> tuple[np.ndarray, np.ndarray]:
     the detection's area inside it: COCO's own function, so exactly the IoU that AP is computed with."""
     from faster_coco_eval import mask
 
-    found, truth = (
+    found, true = (
         np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        for boxes in (image.boxes_xyxy, image.truth_boxes_xyxy)
+        for boxes in (image.boxes_xyxy, image.true_boxes_xyxy)
     )
-    iou = np.zeros((len(found), len(truth)))
+    iou = np.zeros((len(found), len(true)))
     if iou.size:
-        iou[:] = mask.iou(found, truth, image.truth_iscrowd.astype(int).tolist())
-    return iou[:, ~image.truth_ignored], iou[:, image.truth_ignored]
+        iou[:] = mask.iou(found, true, image.true_iscrowd.astype(int).tolist())
+    return iou[:, ~image.true_ignored], iou[:, image.true_ignored]
 
 
 def _on_ignored(image: ImageBoxes, overlap: np.ndarray, least: float) -> np.ndarray:
     """Whether a detection overlaps an ignored object of its class so much, bool `[K]`."""
-    same = image.labels[:, None] == image.truth_labels[image.truth_ignored]
+    same = image.labels[:, None] == image.true_labels[image.true_ignored]
     return (same & (overlap >= min(least, 1 - 1e-10))).any(1)
 
 

@@ -16,10 +16,10 @@ class ImageBoxes:
     """Ground truth and detections of one image. Boxes in pixels, left, top, right, bottom."""
 
     image_id: int
-    truth_labels: np.ndarray  # int64 [G], 0..C-1
-    truth_boxes_xyxy: np.ndarray  # float64 [G, 4]
-    truth_iscrowd: np.ndarray  # bool [G]; any number of detections of its class match a crowd region
-    truth_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
+    true_labels: np.ndarray  # int64 [G], 0..C-1
+    true_boxes_xyxy: np.ndarray  # float64 [G, 4]
+    true_iscrowd: np.ndarray  # bool [G]; any number of detections of its class match a crowd region
+    true_ignored: np.ndarray  # bool [G]; the crowd regions, and objects marked to be ignored
     labels: np.ndarray  # int64 [K], 0..C-1
     boxes_xyxy: np.ndarray  # float64 [K, 4]
     scores: np.ndarray  # float64 [K], falling
@@ -44,14 +44,14 @@ def boxes_by_image(evaluator: CocoEvaluator) -> list[ImageBoxes]:
     start, end = (np.searchsorted(rows[:, 0], evaluator.scored, side=side) for side in ("left", "right"))
     images = []
     for i, first, last in zip(evaluator.scored, start, end, strict=True):
-        truth, found = evaluator.ground_truth.imgToAnns[i], rows[first:last]
-        column = lambda key, kind, truth=truth: np.array([a.get(key, 0) for a in truth], dtype=kind)  # noqa: E731
+        annotations, found = evaluator.ground_truth.imgToAnns[i], rows[first:last]
+        column = lambda key, kind, of=annotations: np.array([a.get(key, 0) for a in of], dtype=kind)  # noqa: E731
         images.append(ImageBoxes(
             image_id=evaluator.image_ids[i],
-            truth_labels=column("category_id", np.int64),
-            truth_boxes_xyxy=_to_xyxy(column("bbox", np.float64).reshape(-1, 4)),
-            truth_iscrowd=column("iscrowd", bool) & ~column("marked", bool),
-            truth_ignored=column("iscrowd", bool),
+            true_labels=column("category_id", np.int64),
+            true_boxes_xyxy=_to_xyxy(column("bbox", np.float64).reshape(-1, 4)),
+            true_iscrowd=column("iscrowd", bool) & ~column("marked", bool),
+            true_ignored=column("iscrowd", bool),
             labels=found[:, 6].astype(np.int64), boxes_xyxy=_to_xyxy(found[:, 1:5]), scores=found[:, 5],
         ))  # fmt: skip
     return images

@@ -33,7 +33,7 @@ class PartProfile:
     """Counts of one part of a model, for one image."""
 
     parameters: int  # in training
-    deployed_parameters: int  # in the published deployed form: encoder norms folded, early class heads gone
+    deployed_parameters: int  # in deploy mode, as published: encoder norms folded, early class heads gone
     macs: int  # multiply-adds of convolutions and linear layers, deployed
     elementwise_flops: int  # norms, activations, softmaxes, biases
     left_out_macs: int  # attention products and bilinear sampling, which the published count leaves out
@@ -139,7 +139,7 @@ def _adding(counts: list[int], rule: Rule) -> Callable[[nn.Module, tuple, Tensor
 
 
 def _gone_or_folded(model: DFINE, part: str) -> list[nn.Module]:
-    """What the published deployed form changes: convolutions whose norms fold, bottlenecks, heads of early layers."""
+    """What the published deploy mode changes: convolutions whose norms fold, bottlenecks, heads of early layers."""
     if part == "encoder":
         return [
             module

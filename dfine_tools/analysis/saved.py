@@ -22,8 +22,8 @@ from dfine_tools.forms.compilation import compile_model
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A weights file, ready to be scored on a data folder."""
+class LoadedModel:
+    """The model of a weights file, and the data to score it on."""
 
     model: DFINE
     loader: EvalLoader  # `loader.index` holds the images, `loader.recipe` the input size
@@ -59,10 +59,10 @@ def evaluate_weights(
     Args:
         compiled: with `torch.compile`, where that works here.
     """
-    saved = open_saved(weights, data, recipe=recipe, settings=settings, device=device, rows=rows)
+    loaded = open_saved(weights, data, recipe=recipe, settings=settings, device=device, rows=rows)
     if compiled:
-        compile_model(saved.model)
-    return saved.detect()[0]
+        compile_model(loaded.model)
+    return loaded.detect()[0]
 
 
 def open_saved(
@@ -73,13 +73,13 @@ def open_saved(
     settings: dict[str, object] | None = None,
     device: str = "auto",
     rows: Mapping[str, str] | None = None,
-) -> Saved:
+) -> LoadedModel:
     """Load a weights file for the val split of a COCO-style folder.
 
     Classes are matched by name where the file holds names, so a folder with fewer classes, or in another order, is
     scored on what it has. A file without names is scored in the order of its class rows where it has as many as the
     folder has classes, which is logged, and refused where it has not. Of several processes that are joined, each gets
-    its share of the images.
+    some of the images.
 
     Args:
         weights: `.safetensors` of ours, or a published `.pth`.
@@ -96,20 +96,20 @@ def open_saved(
         ValueError: unknown recipe or setting.
     """
     ranks = current_ranks()
-    ranks.on_first(lambda: locate_weights(weights))  # a file to be downloaded is told of once
+    ranks.on_rank_zero(lambda: locate_weights(weights))  # a download is reported once
     stored = read_weights(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
     else:
         recipe = Recipe(name=stored.path.stem, model=stored.model_config(), data=stored.data or DataConfig())
-    if stored.data is not None:  # a model sees pictures in the size it was trained with, unless told otherwise
+    if stored.data is not None:  # the size that the model was trained with
         recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
     recipe = changed(recipe, settings or {})
 
     annotation_file, image_folder = find_split(data, "val")
     source = LargeFolder()
     index = source.read(annotation_file, image_folder, training=False)
-    ranks.on_first(lambda: source.check(index, every=False))
+    ranks.on_rank_zero(lambda: source.check(index, every=False))
     named, rows = bool(stored.category_names), rows or {}
     if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(
@@ -129,4 +129,4 @@ def open_saved(
     where = pick_device(device, ranks)
     set_float32(recipe.train.matmul_precision, where)
     loader = source.eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
-    return Saved(model.to(where), loader, where, taken)
+    return LoadedModel(model.to(where), loader, where, taken)

@@ -169,27 +169,27 @@ def where_objects_lie(density: Mapping[str, Any]) -> Figure:
 
 @styled
 def annotated_images(
-    pictures: Mapping[str, tuple[Any, Any, Sequence[int]]], names: Sequence[str], *, per_row: int = 3
+    images: Mapping[str, tuple[Any, Any, Sequence[int]]], names: Sequence[str], *, per_row: int = 3
 ) -> Figure:
     """Images with their annotated boxes, in the colour of the class and with its name.
 
     Args:
-        pictures: image `[3, H, W]` or `[H, W, 3]`, boxes xyxy `[G, 4]` in its pixels, labels `[G]`; by title.
+        images: image `[3, H, W]` or `[H, W, 3]`, boxes xyxy `[G, 4]` in its pixels, labels `[G]`; by title.
         names: of the classes that labels point to.
         per_row: images side by side.
 
     Raises:
         ValueError: no image, or a label without a name.
     """
-    if not pictures:
+    if not images:
         raise DfineError("no image to show")
-    rows = -(-len(pictures) // per_row)
-    summary = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in pictures.items())
-    figure = new_figure(3.7 * min(per_row, len(pictures)), 3.2 * rows, f"Images with their annotations. {summary}.")
-    grid = figure.subplots(rows, min(per_row, len(pictures)), squeeze=False).ravel()
+    rows = -(-len(images) // per_row)
+    summary = "; ".join(f"{title}: {len(labels)} boxes" for title, (_, _, labels) in images.items())
+    figure = new_figure(3.7 * min(per_row, len(images)), 3.2 * rows, f"Images with their annotations. {summary}.")
+    grid = figure.subplots(rows, min(per_row, len(images)), squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for axes, (title, (image, boxes, labels)) in zip(grid, pictures.items()):
+    for axes, (title, (image, boxes, labels)) in zip(grid, images.items()):
         show_image(axes, image)
         high, wide = as_rgb(image).shape[:2]
         axes.set_title(title, fontsize=8.5)

@@ -201,16 +201,16 @@ def detection_errors(
 def _draw_errors(axes: Axes, image: ImageBoxes, names: Sequence[str], iou: float) -> tuple[int, int]:
     """Draw one image's boxes; the number of false negatives and of false positives."""
     matches = match_detections([image], foreground=iou)
-    real = ~image.truth_ignored
+    real = ~image.true_ignored
     for box, label, found in zip(
-        image.truth_boxes_xyxy[real], image.truth_labels[real], matches.found.tolist(), strict=True
+        image.true_boxes_xyxy[real], image.true_labels[real], matches.found.tolist(), strict=True
     ):
         if found:
             draw_box(axes, box, MUTED, dashes=DOTTED, width=1.2, label="object, matched")
         else:
             draw_box(axes, box, GROUND_TRUTH, dashes=DOTTED, width=2.4, label="object, missed")
             _say(axes, box[0], box[3], names[label], GROUND_TRUTH, "top")
-    for box, crowd in zip(image.truth_boxes_xyxy[~real], image.truth_iscrowd[~real], strict=True):
+    for box, crowd in zip(image.true_boxes_xyxy[~real], image.true_iscrowd[~real], strict=True):
         draw_box(axes, box, INK, dashes=DOTTED, width=1.0, label="crowd region" if crowd else "object, ignored")
     named = np.flatnonzero(matches.status >= 0)[:_MOST_WORDS]  # by falling score
     drawn = zip(range(len(image.labels)), image.boxes_xyxy, image.labels, image.scores, matches.status, strict=True)

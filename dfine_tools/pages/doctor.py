@@ -1,4 +1,4 @@
-"""The diagnosis as one page to look at: every finding with pictures of its first places."""
+"""The diagnosis as one page to look at: every finding with images of its first examples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dfine_lib.data.images import upright_rgb, upright_size
 from dfine_tools.pages.report import write_report
 
 SIDE_PX, ACROSS, GAP_PX = 224, 4, 8
-MOST_PICTURES = 4
+MOST_IMAGES = 4
 _RED = (220, 30, 30)
 
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """A few pictures in a row, as a PNG."""
+    """A few images side by side, as a PNG."""
 
     content: bytes
     alt_text: str
@@ -60,23 +60,23 @@ def write_page(diagnosis: Diagnosis, path: Path | str) -> Path:
 
 
 def contact_sheet(finding: Finding, known: dict[Path, ImageFile]) -> ContactSheet | None:
-    """The first pictures of a finding with their boxes; None where it has none that can be drawn."""
+    """The first images of a finding with their boxes; None where it has none that can be drawn."""
     drawn, texts = [], []
     for example in finding.examples:
-        if len(drawn) == MOST_PICTURES:
+        if len(drawn) == MOST_IMAGES:
             break
         file = known.get(example.file)
         if example.file is not None and (file.decodable if file else _is_orphan(example, finding)):
-            picture = _thumbnail(example)
-            if picture is not None:
-                drawn.append(picture)
+            thumbnail = _thumbnail(example)
+            if thumbnail is not None:
+                drawn.append(thumbnail)
                 texts.append(example.text)
     if not drawn:
         return None
     wide = len(drawn) * (SIDE_PX + GAP_PX) - GAP_PX
-    sheet = Image.new("RGB", (wide, max(picture.height for picture in drawn)), "white")
-    for number, picture in enumerate(drawn):
-        sheet.paste(picture, (number * (SIDE_PX + GAP_PX), 0))
+    sheet = Image.new("RGB", (wide, max(thumbnail.height for thumbnail in drawn)), "white")
+    for number, thumbnail in enumerate(drawn):
+        sheet.paste(thumbnail, (number * (SIDE_PX + GAP_PX), 0))
     stream = io.BytesIO()
     sheet.quantize(128).save(stream, "PNG")
     return ContactSheet(stream.getvalue(), "; ".join(texts))

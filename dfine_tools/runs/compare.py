@@ -1,4 +1,4 @@
-"""Runs beside each other, epoch by epoch: ours, and those that left the authors' own log."""
+"""Compare runs epoch by epoch: ours, and logs of the authors' code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from dfine_lib.errors import DfineError
 from dfine_lib.train.run_folder import read_lines
 
-# Their list of twelve, in COCO's order: AP, AP50, AP75, then by size, then recalls.
-_PLACES = {"ap": 0, "ap50": 1, "ap75": 2}
-# What else of a run bears on its result, beside the recipe.
+# Index in their list of the 12 COCO metrics: AP, AP50, AP75, then by size, then recalls.
+_INDEX = {"ap": 0, "ap50": 1, "ap75": 2}
+# What else bears on the result of a run, apart from the recipe.
 _ABOUT = ("seed", "weights", "annotations", "images", "classes", "device", "threads", "commit")
 
 
@@ -24,9 +24,9 @@ class CompareError(DfineError):
 
 @dataclass(frozen=True)
 class RunCurve:
-    """What a run measured, by epoch, the first being 1.
+    """The metrics of a run by epoch, the first being 1.
 
-    AP is that of the averaged weights, 0..1; an epoch without a number is absent.
+    AP is that of the EMA weights, 0..1; an epoch without a value is absent.
     """
 
     name: str
@@ -50,7 +50,7 @@ class RunCurve:
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[RunCurve]:
-    """Read several runs, as `read_run`; those of the same name are told apart by their folders.
+    """Read several runs, as `read_run`; runs of the same name get their folders' names too.
 
     Raises:
         CompareError: as `read_run`.
@@ -72,13 +72,13 @@ _OWN_FILES = ("metrics.jsonl", "log.txt")
 
 
 def read_run(path: str | Path) -> RunCurve:
-    """Read what a run left behind.
+    """Read the metrics of a run.
 
     Args:
         path: a run's folder; its `metrics.jsonl`; a recorded run, `results/NAME.jsonl`; or a log of the authors' code
             (`log.txt`, or the folder with it): one JSON object a line, with `epoch`, `train_loss` and the list
-            `test_coco_eval_bbox` of COCO's twelve numbers. Lines that were cut off are passed over. An epoch that
-            stands there twice, as after a resumed run, counts as it was last.
+            `test_coco_eval_bbox` of the 12 COCO metrics. Lines that were cut off are passed over. Of an epoch that
+            occurs twice, as after a resumed run, the last counts.
 
     Raises:
         CompareError: there is no such file, or no line of it is of either format.
@@ -104,11 +104,11 @@ def read_run(path: str | Path) -> RunCurve:
 
 
 def comparison(runs: Sequence[RunCurve], most: int | None = None) -> list[dict[str, Any]]:
-    """AP by epoch, a row an epoch and a column a run; None where a run has no number.
+    """AP by epoch, a row an epoch and a column a run; None where a run has no value.
 
     Args:
         runs: with names of their own.
-        most: thin the epochs out to about so many; the last of all, and the best of each run, stay.
+        most: keep about so many epochs, among them the last, and the best of each run.
     """
     epochs = sorted({epoch for run in runs for epoch in run.ap})
     if most is not None and len(epochs) > most:
@@ -139,9 +139,9 @@ def summaries(runs: Sequence[RunCurve]) -> list[dict[str, Any]]:
 
 
 def differences(runs: Sequence[RunCurve]) -> list[dict[str, Any]]:
-    """What differs between runs of ours: a row a setting, a column a run. Logs of the authors hold no settings.
+    """The settings that differ between runs of ours: a row a setting, a column a run. Logs of the authors hold none.
 
-    Beside the fields of the recipe: seed, the weights and annotations that a run began with (as fingerprints), numbers
+    With the fields of the recipe: seed, the weights and annotations that a run started from (as fingerprints), numbers
     of images, classes, device, threads and commit. A setting that a run does not know is None.
     """
     known = [run for run in runs if run.settings is not None]
@@ -151,19 +151,19 @@ def differences(runs: Sequence[RunCurve]) -> list[dict[str, Any]]:
 
 
 def _ours(name: str, file: Path, rows: list[dict[str, Any]], unreadable: int) -> RunCurve:
-    numbers: dict[str, dict[int, float]] = {"ap": {}, "ap50": {}, "ap75": {}}
+    metrics: dict[str, dict[int, float]] = {"ap": {}, "ap50": {}, "ap75": {}}
     losses: dict[int, list[float]] = {}
     for row in rows:
         epoch = row.get("epoch")
         if not isinstance(epoch, int):
             continue
         if row["kind"] == "eval":
-            for key, values in numbers.items():
+            for key, values in metrics.items():
                 _put(values, epoch + 1, (row.get("ema") or {}).get(key))
         elif row["kind"] == "train" and _is_number(row.get("loss")):
             losses.setdefault(epoch + 1, []).append(row["loss"])
     loss = {epoch: sum(values) / len(values) for epoch, values in losses.items()}
-    return RunCurve(name, file, **numbers, loss=loss, settings=_settings(file), unreadable=unreadable)
+    return RunCurve(name, file, **metrics, loss=loss, settings=_settings(file), unreadable=unreadable)
 
 
 def _settings(file: Path) -> dict[str, Any] | None:
@@ -185,7 +185,7 @@ def _settings(file: Path) -> dict[str, Any] | None:
 
 
 def _published(name: str, file: Path, rows: list[dict[str, Any]], unreadable: int) -> RunCurve:
-    numbers: dict[str, dict[int, float]] = {"ap": {}, "ap50": {}, "ap75": {}}
+    metrics: dict[str, dict[int, float]] = {"ap": {}, "ap50": {}, "ap75": {}}
     loss: dict[int, float] = {}
     for row in rows:
         epoch = row.get("epoch")
@@ -195,9 +195,9 @@ def _published(name: str, file: Path, rows: list[dict[str, Any]], unreadable: in
         _put(loss, epoch + 1, row.get("train_loss"))
         found = row.get("test_coco_eval_bbox")
         if isinstance(found, list):
-            for key, place in _PLACES.items():
-                _put(numbers[key], epoch + 1, found[place] if place < len(found) else None)
-    return RunCurve(name, file, **numbers, loss=loss, unreadable=unreadable)
+            for key, index in _INDEX.items():
+                _put(metrics[key], epoch + 1, found[index] if index < len(found) else None)
+    return RunCurve(name, file, **metrics, loss=loss, unreadable=unreadable)
 
 
 def _put(values: dict[int, float], epoch: int, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tables of finished runs, and of what the authors published beside them."""
+"""Tables of finished runs, compared with what the authors published."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def finished_runs(folder: str | Path) -> dict[str, dict[str, Any]]:
     """The `metrics.json` of every finished run below a folder, by the run's name.
 
     Args:
-        folder: `runs`, say: read are `*/metrics.json` in it. A file that is no run's result is left out with a warning.
+        folder: `runs`, say: read are `*/metrics.json` in it. Another file is left out with a warning.
 
     Returns:
-        Contents by name. Where `saved_weights` is missing, since no notebook scored them, it holds the numbers that
+        Contents by name. Where `saved_weights` is missing, since no notebook scored them, it holds the metrics that
         `metrics.jsonl` has for the best epoch, if it has them.
 
     Raises:
@@ -59,7 +59,7 @@ def evaluations(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def result_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a run, best AP first: what was trained on what, how long, and what came out; AP 0..1."""
+    """A row a run, best AP first: recipe, data, duration and result; AP 0..1."""
     rows = []
     for name, run in runs.items():
         last, recipe = run["last"] or {}, run["recipe"]
@@ -72,8 +72,8 @@ def result_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "AP": _number(run["ap"]),
                 "AP50": _number(saved.get("ap50")),
                 "AP75": _number(saved.get("ap75")),
-                "last, averaged": _number((last.get("ema") or {}).get("ap")),
-                "last, raw": _number((last.get("raw") or {}).get("ap")),
+                "last, EMA": _number((last.get("ema") or {}).get("ap")),
+                "last, non-EMA": _number((last.get("raw") or {}).get("ap")),
                 "epochs": recipe.get("train", {}).get("epochs"),
                 "steps": run.get("steps"),
                 "train images": images.get("train"),
@@ -94,12 +94,12 @@ def published_rows(
 ) -> list[dict[str, Any]]:
     """A row a published recipe: the authors' AP, that of their weights as scored here, and that of our best run.
 
-    Counted are only runs and evaluations on all of COCO val2017 at 640 px, told by its 5,000 images and 80 classes; a
-    run of the recipe on other data says nothing about the published number.
+    Only runs and evaluations on all of COCO val2017 at 640 px count, recognised by its 5,000 images and 80 classes; a
+    run of the recipe on other data cannot be compared with the published AP.
 
     Args:
         runs: of `finished_runs`.
-        evaluated: of `evaluations`; published weights are known by their name, as dfine_l_coco.
+        evaluated: of `evaluations`; published weights are recognised by their name, as dfine_l_coco.
 
     Returns:
         `recipe`, `published`, `published weights, scored here`, `trained here` and `difference` (of the last to the
@@ -150,7 +150,7 @@ def _contents(folder: str | Path, name: str, kinds: Mapping[str, Any]) -> dict[s
 
 
 def _unfit(content: Any, kinds: Mapping[str, Any]) -> str | None:
-    """Why a file is none of ours; None if it is."""
+    """Why a file does not fit; None if it does."""
     for key, kind in kinds.items():
         name = key.removesuffix("?")
         if not isinstance(content, dict) or (name not in content and name == key):
@@ -171,6 +171,6 @@ def _side(recipe: Mapping[str, Any]) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """AP as it may be reported; the -1 of a run whose evaluation had nothing to measure is none."""
+    """AP as it may be reported; the -1 of a run whose evaluation had nothing to measure is None."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return float(value) if sound else None

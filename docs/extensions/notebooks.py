@@ -1,4 +1,4 @@
-"""Notebooks as pages: stored pictures keep the words that stand beside them, and every lesson leads to the glossary."""
+"""Notebooks as pages: stored images keep their alternative text, and every lesson leads to the glossary."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-# From the file name that myst-nb gives a picture (the digest of its bytes) to its alternative text.
+# From the file name that myst-nb gives an image (the digest of its bytes) to its alternative text.
 ALTERNATIVES: dict[str, str] = {}
 WORDS = "*A word you do not know? The [glossary](/docs/glossary.md) has it.*"
 
 
 def read(text: str, **options: Any) -> nbformat.NotebookNode:
-    """A notebook as it is stored; the alternative text of its pictures is kept for `AlternativeTexts`."""
+    """A notebook as it is stored; the alternative text of its images is kept for `AlternativeTexts`."""
     notebook = nbformat.reads(text, as_version=4)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
@@ -29,7 +29,7 @@ def read(text: str, **options: Any) -> nbformat.NotebookNode:
 
 
 class AlternativeTexts(SphinxTransform):
-    """myst-nb drops the `text/plain` that an output holds beside its picture."""
+    """myst-nb drops the `text/plain` that an output holds with its image."""
 
     default_priority = 100
 

@@ -347,6 +347,8 @@ def test_a_broken_file_is_refused_by_name(tmp_path):
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match=r"broken\.json: no 'annotations'"):
         CocoEvaluator(path)
+    with pytest.raises(ValueError, match="annotation id 7 has no 'category_id'"):
+        CocoEvaluator({"images": [{"id": 1}], "annotations": [{"id": 7, "image_id": 1, "bbox": [0, 0, 1, 1]}]})
 
 
 def test_metrics_survive_json():

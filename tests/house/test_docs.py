@@ -90,3 +90,11 @@ def test_a_command_of_the_guides_is_understood(command):
     arguments = cli._parser().parse_args(shlex.split(command))
     recipe = getattr(arguments, "recipe", None)
     assert recipe is None or recipe in RECIPES
+
+
+def test_every_module_that_the_guides_name_by_its_path_exists():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]:
+        for path in re.findall(
+            r"(?<![\w/])(?:dfine_lib|dfine_tools|data_tools|notebooks)/[\w/]+\.py\b", page.read_text("utf-8")
+        ):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"

@@ -86,7 +86,7 @@ def test_every_link_within_the_site_leads_to_a_file(site, parsed):
 
 
 @pytest.mark.parametrize("notebook", BOTH, ids=lambda notebook: notebook.name)
-def test_a_notebook_is_a_page_with_the_alternative_text_of_all_its_pictures(site, notebook):
+def test_a_notebook_is_a_page_with_the_alternative_text_of_all_its_images(site, notebook):
     page = (site / notebook.relative_to(ROOT).with_suffix(".html")).read_text(encoding="utf-8")
     text = " ".join(unescape(page).split())
     for _, words in pictures(notebook):

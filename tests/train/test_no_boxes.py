@@ -63,7 +63,7 @@ def test_every_table_and_printout_shows_a_dash_and_no_zero(run, capsys):
     assert "AP - (the val split has no boxes to measure it on; kept are the latest, epoch 3 of 3)" in said
     assert "last epoch: - EMA weights, - non-EMA weights" in said
     (row,) = result_rows(finished_runs(run.parent))
-    assert (row["AP"], row["last, averaged"], row["last, raw"]) == (None, None, None)
+    assert (row["AP"], row["last, EMA"], row["last, non-EMA"]) == (None, None, None)
     assert "0.000" not in as_markdown([row]) and "nan" not in as_markdown([row]).lower()
     runs = read_runs([run])
     assert runs[0].best is None and comparison(runs) == [] and summaries(runs)[0]["best AP"] is None

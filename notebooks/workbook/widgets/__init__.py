@@ -5,11 +5,15 @@ Source of the controls: ipywidgets, which comes with `pip install -e ".[notebook
 
 from __future__ import annotations
 
-from workbook.widgets.detections import score_threshold
-from workbook.widgets.distributions import edge_distributions, weighting_function
 from workbook.widgets.explorer import Explorer
-from workbook.widgets.gallery import distribution_gallery
-from workbook.widgets.localization import distillation_temperature, soft_label
-from workbook.widgets.matching import matching
-from workbook.widgets.sampling import sampling_points
+from workbook.widgets.sliders import (
+    distillation_temperature,
+    distribution_gallery,
+    edge_distributions,
+    matching,
+    sampling_points,
+    score_threshold,
+    soft_label,
+    weighting_function,
+)
 from workbook.widgets.training import RunWatch, watch_training

@@ -87,7 +87,7 @@ def test_a_row_holds_the_best_ap_with_its_ap50_and_both_kinds_of_weights_at_the_
     first, second = result_rows(finished_runs(tmp_path))
     assert [first["run"], second["run"]] == ["b", "a"]  # best first
     assert (first["AP"], first["AP50"], first["AP75"], first["image size"]) == (0.7, 0.9, 0.8, 320)
-    assert (second["AP50"], second["last, averaged"], second["last, raw"]) == (0.2, 0.4, 0.3)
+    assert (second["AP50"], second["last, EMA"], second["last, non-EMA"]) == (0.2, 0.4, 0.3)
     assert (second["minutes"], second["epochs"], second["commit"]) == (2, 3, "0123456")
 
 
