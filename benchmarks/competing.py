@@ -21,7 +21,7 @@ BUSY = "while True: sum(range(10000))"
 def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is loaded, by what is imported below
     from benchmarks.peers.cases import TRAINING
-    from dfine_lib.heap import keep_freed_memory
+    from dfine_tools.runs.heap import keep_freed_memory
 
     options = arguments(__doc__, turns=7).parse_args()
     use_threads(options.threads)

@@ -29,7 +29,7 @@ from benchmarks import ratio
 from dfine_lib.config import DataConfig
 from dfine_lib.data import CocoIndex, find_split, read_coco
 from dfine_lib.data.loader import CocoImages, SampleKey, collate, finish
-from dfine_lib.heap import keep_freed_memory
+from dfine_tools.runs.heap import keep_freed_memory
 
 BATCH, BATCHES = 8, 4  # of a turn
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,24 @@ _NOT_NEGATIVE = ("at least 0 and finite", lambda value: 0 <= value < math.inf)
 _FRACTION = ("between 0 and 1", lambda value: 0 <= value <= 1)
 _DECAY = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 _COUNT = ("at least 1", lambda value: value >= 1)
+
+
+def parse_hw(value: int | str | Sequence[int]) -> tuple[int, int]:
+    """Height and width of the network's input from a side (640, "640") or a pair ((384, 640), "384,640").
+
+    Raises:
+        DfineError: not one or two multiples of 32, at least 32.
+    """
+    sides = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
+    try:
+        hw = [int(side) for side in sides]
+    except (TypeError, ValueError):
+        hw = []
+    if len(hw) not in (1, 2) or any(side < 32 or side % 32 for side in hw):
+        raise DfineError(
+            f"image_size must be a multiple of 32, at least 32, or two of them for height and width, got {value}"
+        )
+    return hw[0], hw[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +143,7 @@ class DataConfig:
     repeat_threshold: float | None = None  # images of classes in a smaller share of the images than this: drawn oftener
 
     def __post_init__(self) -> None:
-        if any(side < 32 or side % 32 for side in self.image_hw):
-            raise DfineError(f"image_size must be a multiple of 32, at least 32, got {self.image_size}")
+        parse_hw(self.image_size)
         _check(self, *_COUNT, "base_size_repeat", "batch_size", "eval_batch_size")
         _check(self, *_NOT_NEGATIVE, "num_workers")
         _check(self, *_FRACTION, "photometric", "zoom_out", "iou_crop", "flip")  # probabilities
@@ -135,7 +152,7 @@ class DataConfig:
     @property
     def image_hw(self) -> tuple[int, int]:
         """Height and width of every network input, in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)
+        return parse_hw(self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +175,8 @@ class TrainConfig:
     ema_ramp: int = 1000  # updates over which the decay rises; 0: none
     ema_restart_decay: float | None = 0.9999  # at the start of stage 2; None: no restart
     accumulate: int = 1  # forward passes per optimizer step
-    exact_accumulation: bool = True  # passes share their normalisers, for a forward pass more; false: each has its own
+    # Micro-batches have the normalizers of the whole step, for one forward pass more; false: each has its own.
+    exact_accumulation: bool = True
     precision: str = "fp32"  # fp32, bf16 or fp16 autocast; losses are always float32
     matmul_precision: str = "high"  # of float32 products on a GPU: highest (exact), high (TF32) or medium (bf16)
     cudnn_benchmark: bool = True  # try cuDNN's algorithms on every new input size, keep the fastest

@@ -28,14 +28,14 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
         The device; a GPU always with its number.
 
     Raises:
-        ValueError: no such device here, or not one for every process.
+        DfineError: no such device here, or not one for every process.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if ranks.size > 1 and name != "cpu":
         if name != "cuda":
             raise DfineError(f"device {name!r} is one device: several processes train on cpu or on cuda")
-        enough_gpus(ranks.local_rank + 1)
+        check_gpus(ranks.local_rank + 1)
         name = f"cuda:{ranks.local_rank}"
     try:
         device = torch.device(name)
@@ -45,34 +45,34 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
             device = torch.device("cuda", torch.cuda.current_device())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise DfineError(f"device {name!r} is not to be had here ({str(error).splitlines()[0]}); try cpu") from error
+        raise DfineError(f"device {name!r} is not available here ({str(error).splitlines()[0]}); try cpu") from error
     return device
 
 
-def enough_gpus(processes: int) -> None:
-    """A GPU for each process of this machine.
+def check_gpus(processes: int, needed: bool = True) -> None:
+    """Refuse more processes on this machine than it has GPUs; `needed=False`: only where it has one at all.
 
     Raises:
-        ValueError: there are fewer.
+        DfineError: there are fewer.
     """
     there = torch.cuda.device_count()
-    if processes > there:
+    if processes > there and (needed or torch.cuda.is_available()):
         raise DfineError(
-            f"{processes} processes want a GPU each, and this machine has {there or 'none'}; "
-            + (f"give --nproc {there}" if there else "give --device cpu")
-            + (", or --device cpu" if there else "")
+            f"{processes} processes need a GPU each, and this machine has {there or 'none'}",
+            "fewer_processes" if there else "on_cpu",
+            gpus=there,
         )
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
-    """The precision asked for, or where the device has no bf16 arithmetic what is used instead, which is logged.
+    """The autocast precision to use: the one asked for, unless the device has no bf16 arithmetic; that is logged.
 
     Args:
         precision: fp32, bf16 or fp16.
         device: where the model runs.
 
     Returns:
-        On a GPU without bf16 fp16, whose range a scaler minds; on a processor without it fp32, which is faster there.
+        In place of bf16, fp16 on a GPU (a scaler keeps gradients within its range) and fp32 on a CPU (faster there).
     """
     if precision != "bf16" or has_bf16(device):
         return precision
@@ -87,7 +87,7 @@ def has_bf16(device: torch.device) -> bool:
         return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
     if device.type == "cpu":
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return True  # autocast itself tells
+    return True  # autocast itself raises
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Several processes that work as one, started by torchrun: who this one is, what all share, how they end together.
+"""Several processes that train as one, started by torchrun: rank and size of this one, collectives, how they end.
 
 One process is the ordinary case: then nothing here does anything.
 """
@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import signal
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,50 +22,46 @@ from torch.nn.parallel import DistributedDataParallel
 from dfine_lib.errors import DfineError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=1)  # for a process that is busy: rank 0 decodes every picture before the first step
-JOINING = timedelta(minutes=10)  # for all processes to start
-_REPORTS = "dfine_lib/reports"  # under this key processes count who has reported an error
-QUIET = 10.0  # seconds in which a process that has nothing to tell waits to be ended
+TIMEOUT = timedelta(hours=1)  # of a collective: rank zero decodes every image before the first step
+STARTING = timedelta(minutes=10)  # for all processes to start
+ENDING = 10.0  # seconds in which torchrun ends a process once another one has failed
 
 
 class ProcessLost(RuntimeError):
-    """Another process of this run ended without a word: killed, or out of memory. A training's state is on disk."""
+    """Another process of this run has ended: killed, out of memory, or, if `reported`, with an error of its own."""
+
+    def __init__(self, reported: bool) -> None:
+        super().__init__("another process of this run has ended" + " (killed, or out of memory?)" * (not reported))
+        self.reported = reported
 
 
-class MeetingError(DfineError):
-    """The processes of a run did not find each other: the address is taken, or nobody answers there."""
-
-
-class ToldElsewhere(RuntimeError):
-    """The run ends because of an error that another process tells: this one has nothing to add."""
+class RendezvousError(DfineError):
+    """The processes of a run did not find each other: the port is taken, or nobody listens at the address."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; the only one, unless torchrun says otherwise."""
+    """This process among those that train together; the only one, unless torchrun started several."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on this machine
 
     @property
-    def first(self) -> bool:
-        """Does this process write the run's files, and speak?"""
+    def is_zero(self) -> bool:
+        """Whether this is rank zero, which writes the run's files and its messages."""
         return self.rank == 0
 
-    def on_first(self, call: Callable[[], T]) -> T:
-        """Call it on rank 0; what it returns is returned on all ranks, which wait for it.
-
-        An error of rank 0 ends the other processes with `ToldElsewhere`.
-        """
+    def on_rank_zero(self, call: Callable[[], T]) -> T:
+        """Call a function on rank zero; every rank waits for its result, and returns it."""
         if self.size == 1:
             return call()
-        answer = [call() if self.first else None]
-        dist.broadcast_object_list(answer, src=0)
-        return answer[0]
+        result = [call() if self.is_zero else None]
+        dist.broadcast_object_list(result, src=0)
+        return result[0]
 
     def gather(self, value: T) -> list[T]:
-        """That value of every rank, in the order of ranks."""
+        """The values of all ranks, in the order of ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -77,24 +70,24 @@ class Ranks:
 
     @torch.no_grad()
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace floating-point tensors by their mean over ranks, in one exchange."""
+        """Replace floating-point tensors by their mean over ranks, in one all-reduce."""
         if self.size == 1 or not tensors:
             return
-        together = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(together)
-        together /= self.size
-        for tensor, mean in zip(tensors, together.split([t.numel() for t in tensors]), strict=True):
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(mean.view(tensor.shape))
 
     def wrapped(self, model: nn.Module) -> nn.Module:
-        """What to call in training so that gradients become means over ranks; the model itself where it is alone."""
+        """The module to call in training so that gradients become means over ranks; for one rank the model itself."""
         if self.size == 1:
             return model
         makes_denoising = getattr(getattr(model, "config", None), "num_denoising", 1) > 0
         newer = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
         return DistributedDataParallel(
             model, gradient_as_bucket_view=True,
-            find_unused_parameters=not makes_denoising,  # its embedding exists in any case
+            find_unused_parameters=not makes_denoising,  # the denoising embedding exists in any case
             **{"forward_sync_buffers" if newer else "broadcast_buffers": False},
         )  # fmt: skip
 
@@ -103,133 +96,56 @@ ALONE = Ranks()
 
 
 def current_ranks() -> Ranks:
-    """This process in the group that it is in."""
+    """This process in the process group that it has joined."""
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Iterator[Ranks]:
-    """Join the processes that torchrun started beside this one, for as long as the block runs.
+def process_group(device: str = "auto") -> Iterator[Ranks]:
+    """Join the processes that torchrun started with this one, for as long as the block runs.
 
-    An error is told once: the first process that meets one raises it, the others `ToldElsewhere`, after a moment in
-    which torchrun ends them. A process whose torchrun is killed ends too. Where there is a group already, or torchrun
-    started one process only or not at all, nothing is joined.
+    Where there is a group already, or torchrun started one process only or not at all, nothing is joined. An error is
+    raised in the first process that meets one; the others wait for torchrun to end them.
 
     Args:
         device: as for `pick_device`; decides how tensors travel (NCCL between GPUs, gloo otherwise).
 
     Raises:
-        MeetingError: there is no meeting the others at MASTER_ADDR and MASTER_PORT.
-        ProcessLost: another process ended without a word.
-        ToldElsewhere: see above.
+        RendezvousError: the processes do not find each other at MASTER_ADDR and MASTER_PORT.
+        ProcessLost: another process has ended, and torchrun did not end this one.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent(os.getppid())
-    if current_ranks().size > 1 or not _started_by_torchrun():
+    if current_ranks().size > 1 or not (dist.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1):
         yield current_ranks()
         return
     with_gpus = not device.startswith("cpu") and torch.cuda.is_available()
     if with_gpus and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store, rank, size = _own_store()
-    # With GPUs both: plain values travel by gloo.
+    # With GPUs two backends: plain values travel by gloo.
     backend = f"cpu:gloo,cuda:{'nccl' if dist.is_nccl_available() else 'gloo'}" if with_gpus else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    ranks = current_ranks()
     try:
-        yield ranks
-    except BaseException as error:
-        reports = _reports(store)
-        if reports > 1:
-            if not isinstance(error, KeyboardInterrupt):  # then all are ended already
-                with contextlib.suppress(KeyboardInterrupt):
-                    time.sleep(QUIET)
-            raise ToldElsewhere("another process of this run tells why it ends") from error
-        if _is_lost_peer(error):
-            raise ProcessLost(
-                "another process of this run has ended without a word (killed, or out of memory?)"
-            ) from error
+        store, rank, size = next(dist.rendezvous("env://", timeout=STARTING))
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']} ({str(error).splitlines()[0]})"
+        raise RendezvousError(f"the processes of this run cannot meet at {address}", "free_port") from error
+    # torchrun keeps one store over restarts, with the addresses of processes that are gone.
+    store = dist.PrefixStore(f"dfine_lib/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        yield current_ranks()
+    except Exception as error:
+        reported = _errors_reported(store) > 1
+        if reported or _is_lost_peer(error):
+            time.sleep(ENDING)
+            raise ProcessLost(reported) from error
         raise
     dist.destroy_process_group()
 
 
-def _started_by_torchrun() -> bool:
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return dist.is_available() and all(name in os.environ for name in names) and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def _own_store() -> tuple[dist.Store, int, int]:
-    """What the processes of this start share, this one's rank, and how many they are.
-
-    torchrun keeps one store over restarts, with the addresses of processes that are gone. So the processes of a start
-    agree on a name for it: rank 0 makes one up and answers who calls it by that name; who gets no answer has read the
-    name of an earlier start, and reads again.
-    """
-    try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
-    except (dist.DistNetworkError, dist.DistStoreError) as error:
-        place = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
-        raise MeetingError(
-            f"the processes of this run cannot meet at {place} ({str(error).splitlines()[0]}). Choose a free port on a "
-            "machine that all reach: MASTER_PORT, or torchrun's --master-port; on one machine --standalone finds one"
-        ) from error
-    if rank == 0:
-        name = uuid.uuid4().hex
-        store.set("dfine_lib/start", name)
-        for other in range(1, size):
-            store.set(f"{name}/answer/{other}", store.get(f"{name}/call/{other}"))
-    else:
-        call, answered, deadline = uuid.uuid4().hex, False, time.monotonic() + JOINING.total_seconds()
-        while not answered:
-            if time.monotonic() > deadline:
-                raise ProcessLost(f"process 0 of this run did not start within {JOINING}")
-            name = store.get("dfine_lib/start").decode()
-            store.set(f"{name}/call/{rank}", call)
-            time.sleep(0.1)
-            answer = f"{name}/answer/{rank}"
-            answered = store.check([answer]) and store.get(answer).decode() == call
-    return dist.PrefixStore(name, store), rank, size
-
-
 def was_restarted() -> bool:
-    """Has torchrun started this process anew after a failure?"""
+    """Whether torchrun started this process again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
-def _reports(store: dist.Store) -> int:
-    """Count this process among those that report an error: how many they are now; 1 where nobody can be asked."""
-    try:
-        return store.add(_REPORTS, 1)
-    except RuntimeError:  # the store went with torchrun
-        return 1
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    if not isinstance(error, RuntimeError):
-        return False
-    words = ("gloo", "connection closed", "connection reset", "connection was closed")
-    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
-
-
-def end_with_parent(parent: int) -> None:
-    """End, as by SIGTERM, when the process that started this one is gone: nobody would watch over a training any more.
-
-    Args:
-        parent: its id.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        if os.getpgrp() == os.getpid():  # as torchrun starts it: its workers are in its group
-            os.killpg(os.getpid(), signal.SIGTERM)
-        else:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    if all(thread.name != "dfine_lib.parent" for thread in threading.enumerate()):
-        threading.Thread(target=watch, name="dfine_lib.parent", daemon=True).start()
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
@@ -241,3 +157,17 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
+
+
+def _errors_reported(store: dist.Store) -> int:
+    """Count this process among those that met an error: how many they are now."""
+    try:
+        return store.add("errors", 1)
+    except RuntimeError:  # the store went with torchrun, or with rank zero
+        return 1
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    words = ("gloo", "connection closed", "connection reset", "connection was closed")
+    known = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
+    return isinstance(error, RuntimeError) and known

@@ -38,7 +38,7 @@ class Side:
 
 def _serve(connection: Any, keep_memory: bool, make: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
     if keep_memory:
-        from dfine_lib.heap import keep_freed_memory
+        from dfine_tools.runs.heap import keep_freed_memory
 
         keep_freed_memory(2047, huge_pages=True)
     work = make(*arguments)

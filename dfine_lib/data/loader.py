@@ -27,7 +27,6 @@ from dfine_lib.data.images import DataError, read_image
 from dfine_lib.data.targets import Targets
 from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, multiscale_sizes, normalised_cxcywh
 from dfine_lib.errors import DfineError
-from dfine_lib.heap import keep_freed_memory
 
 
 class Draw(IntEnum):
@@ -214,7 +213,6 @@ def _start_method(num_workers: int) -> str | None:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     gc.freeze()  # the collector leaves the parent's objects alone, so their pages stay shared
 
 

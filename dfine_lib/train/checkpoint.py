@@ -17,28 +17,17 @@ class CheckpointError(DfineError):
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, one after the other; a kill or a full disk leaves the old file as it was.
-
-    Raises:
-        OSError: the file could not be written.
-    """
+    """Write tensors and plain values one after the other; if that fails, OSError, and the old file is unharmed."""
     with whole_file(path) as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch ends its archive after a failed write, and fails again: tell the first
+        except RuntimeError as error:  # torch closes its archive after a failed write, and fails again: raise the first
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a state onto the CPU.
-
-    Raises:
-        CheckpointError: damaged, or holding more than tensors and plain values.
-    """
+    """Read a state onto the CPU; CheckpointError if it is damaged or holds more than tensors and plain values."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: damaged state of a run ({error}). Start again in another --out; weights that the run had saved "
-            "can be given with --weights."
-        ) from error
+        raise CheckpointError(f"{path}: damaged state of a run ({error})", "start_again") from error

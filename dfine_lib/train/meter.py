@@ -56,9 +56,3 @@ def memory_mb(device: torch.device) -> float:
         return float("nan")
     unit = 2**20 if sys.platform == "darwin" else 1024  # bytes on a Mac, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def in_words(seconds: float) -> str:
-    """A duration as 4:05 or 1:02:03."""
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

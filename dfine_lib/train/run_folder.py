@@ -1,20 +1,21 @@
-"""What a run leaves behind: everything that another person needs to repeat or continue it."""
+"""What a run leaves behind: everything that another person needs to repeat or resume it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
@@ -26,20 +27,23 @@ from dfine_lib.train.checkpoint import save_state
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+LOCK_WAIT = 10.0  # seconds: DataLoader workers of a killed run hold its lock until they notice
+_CURVES = ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "memory_mb")  # of a training row
+
 
 class RunFolder:
     """Names and formats of the files of one run.
 
     - `run.json`: recipe, data, seed, commit, command, versions, machine; written at the start.
     - `metrics.jsonl`: one JSON object a line, `kind` train, eval or skipped, appended while training; kind `session`
-      says where and with which code each start of the run went on.
-    - `samples.json`: what the averaged weights found on a few validation images at the latest evaluation, beside the
+      says where and with which code the run was started or resumed.
+    - `samples.json`: detections of the EMA weights on a few validation images at the latest evaluation, with the ground
       truth: `step`, `epoch`, `category_names`, and for each of `images` its `file`, `image_id`, `size_wh`, `truth`
       (`labels`, `boxes_xyxy`) and `detections` (the same, and `scores`). Boxes in pixels of the file.
-    - `last.pt`: state to resume from. `best_stage1.pt`: where stage 2 starts.
-    - `model.safetensors`: averaged weights of the best evaluation. `metrics.json`: the result, written at the end.
+    - `last.pt`: state to resume from. `best_stage1.pt`: state from which the second stage starts.
+    - `model.safetensors`: EMA weights of the best evaluation. `metrics.json`: the result, written at the end.
 
-    Of several processes that train together one writes; the others' folder (`writes=False`) only knows the names.
+    Of several ranks only rank zero writes; the others' folder (`writes=False`) only knows the names.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -48,6 +52,7 @@ class RunFolder:
     def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
         self._curves: SummaryWriter | None = None
+        self._lock = FileLock(self.path / ".lock")
         if writes:
             self._make()
         self.about = self.path / "run.json"
@@ -65,37 +70,26 @@ class RunFolder:
             probe.write_bytes(b"1")
             probe.unlink()
         except OSError as error:
-            raise OSError(
-                error.errno, f"the output folder {self.path} cannot be written ({error.strerror}); choose another --out"
-            ) from error
+            message = f"the output folder {self.path} cannot be written ({error.strerror})"
+            raise OSError(error.errno, message) from error
 
     def lock(self) -> None:
         """Keep the folder for this process: two that write one run would spoil it.
 
-        The lock goes with the process, however it ends. What a killed run had half written is cleared away.
+        The lock goes with the process, however it ends. Files that a killed run had half written are removed.
 
         Raises:
-            ValueError: another process holds the folder.
+            DfineError: another process holds the folder.
         """
         if not self.writes:
             return
+        holder = self.path / ".holder"  # beside the lock, which is empty
         try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        self._lock_file = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held as long as the run)
-        try:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock_file.seek(0)
-            holder = self._lock_file.read().strip() or "unknown"
-            raise DfineError(
-                f"{self.path}: process {holder} is training into this folder; wait for it, end it, or choose "
-                "another --out"
-            ) from error
-        self._lock_file.truncate(0)
-        self._lock_file.write(str(os.getpid()))
-        self._lock_file.flush()
+            self._lock.acquire(timeout=LOCK_WAIT, poll_interval=0.2)
+        except Timeout as error:
+            process = holder.read_text().strip() if holder.exists() else "unknown"
+            raise DfineError(f"{self.path}: process {process} is training into this folder", "folder_in_use") from error
+        holder.write_text(str(os.getpid()))
         for leftover in self.path.glob(".*.part"):
             leftover.unlink(missing_ok=True)
 
@@ -104,14 +98,23 @@ class RunFolder:
         if self._curves is not None:
             self._curves.close()
             self._curves = None
-        lock = getattr(self, "_lock_file", None)
-        if lock is not None:
-            with contextlib.suppress(OSError):
-                lock.truncate(0)
-            lock.close()
+        self._lock.release()
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
+    def begin(self, about: dict[str, Any]) -> None:
+        """Write `run.json`, and remove what a run that saved no state has left."""
+        for leftover in (self.rows, self.samples) if self.writes else ():
+            leftover.unlink(missing_ok=True)
+        self.write_json(self.about, about)
+
+    def begin_curves(self, first_step: int) -> None:
+        """Open the curves for tensorboard; points from `first_step` on are dropped."""
+        if self.writes:
+            from torch.utils.tensorboard import SummaryWriter  # here: whoever only reads a run needs none
+
+            self._curves = SummaryWriter(str(self.path / "tensorboard"), purge_step=first_step)
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`, and its values to the curves; the line is on its way to the disk then."""
         if not self.writes:
             return
         try:
@@ -119,13 +122,16 @@ class RunFolder:
                 file.write(json.dumps(json_safe(row)) + "\n")
         except OSError as error:
             raise OSError(error.errno, f"{self.rows} could not be written ({error.strerror})") from error
+        if self._curves is not None:
+            for name, value in _points(row):
+                self._curves.add_scalar(name, value, row["step"])
 
     def read_rows(self) -> list[dict[str, Any]]:
         """All whole lines of `metrics.jsonl`."""
         return read_rows(self.rows)
 
     def forget_rows_after(self, step: int, evaluate_again: int | None = None) -> None:
-        """Drop lines of what a resumed run does again, and a line cut off by a kill.
+        """Drop the lines of steps that a resumed run takes again, and a line cut off by a kill.
 
         Args:
             step: the last that is not taken again.
@@ -137,31 +143,23 @@ class RunFolder:
             write_atomically(self.rows, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        """Write one JSON file, whole or not at all; numbers that are not finite become null."""
+        """Write one JSON file, whole or not at all; values that are not finite become null."""
         if self.writes:
             write_atomically(path, (json.dumps(json_safe(content), indent=1) + "\n").encode())
 
     def save_state(self, path: Path, state: dict[str, Any]) -> None:
-        """Write one state file, whole or not at all."""
+        """`checkpoint.save_state`, on rank zero only."""
         if self.writes:
             save_state(path, state)
 
-    def begin(self) -> None:
-        """Clear away what a run that saved no state has left."""
-        for leftover in (self.rows, self.samples) if self.writes else ():
-            leftover.unlink(missing_ok=True)
 
-    def begin_curves(self, first_step: int) -> None:
-        """Open the curves for tensorboard; those from `first_step` on are forgotten."""
-        if self.writes:
-            from torch.utils.tensorboard import SummaryWriter  # here: whoever only reads a run needs none
-
-            self._curves = SummaryWriter(str(self.path / "tensorboard"), purge_step=first_step)
-
-    def curve(self, name: str, value: float, step: int) -> None:
-        """Add a point to a curve."""
-        if self._curves is not None:
-            self._curves.add_scalar(name, value, step)
+def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """What the curves show of a row."""
+    if row["kind"] == "train":
+        yield from ((f"train/{name}", row[name]) for name in _CURVES)
+    elif row["kind"] == "eval":
+        aps = {f"eval/ap_{name}": row[name]["ap"] for name in ("ema", "raw")}
+        yield from ((name, ap) for name, ap in aps.items() if ap is not None and math.isfinite(ap))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -184,13 +182,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return rows, unreadable
 
 
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values."""
-    return asdict(recipe)
-
-
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe that `recipe_to_dict` wrote, back from JSON."""
+    """The recipe of which `values` is `dataclasses.asdict`, back from JSON; missing fields get their defaults."""
     parts = {"model": ModelConfig, "loss": LossConfig, "data": DataConfig, "train": TrainConfig}
     made = {
         name: part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
@@ -200,7 +193,7 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Where and with what a run happens: versions, processor, device, commit, command."""
+    """The machine and the code of a run: versions, processor, device, commit, command."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(["dfine" if "dfine" in sys.argv[0] else Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -1,4 +1,4 @@
-"""What a run is made of: data that was checked, a recipe fitted to it, and by what it is known again."""
+"""What a run is made of: checked data, a recipe fitted to it, and how a later start recognises the run."""
 
 from __future__ import annotations
 
@@ -7,52 +7,61 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.source import CocoFolder
+from dfine_lib.device import usable_precision
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
-from dfine_lib.train.run_folder import RunFolder, recipe_to_dict
+from dfine_lib.train.run_folder import RunFolder, recipe_from_dict
 
 log = logging.getLogger(__name__)
 LEAST_STEPS = 8  # steps an epoch that a batch of the recipe's own size should leave
-_FREE = {  # may be others when a run goes on: they change no result, or its last digits only
+_FREE = {  # may differ when a run resumes: they change no result, or its last digits only
     "data": ("num_workers", "eval_batch_size", "fit_batch_size"),
     "train": ("compile", "checkpoint_activations", "matmul_precision", "cudnn_benchmark"),
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RunPlan:
     """Everything that decides what a run computes."""
 
     recipe: Recipe  # fitted to the data
+    source: CocoFolder
     train: CocoIndex
     val: CocoIndex
     seed: int
+    precision: str  # of autocast, as the device can compute it
     weights: Path | None
-    rows: Mapping[str, str] | None = None  # the weights' class to take for a class of the data
+    class_rows: Mapping[str, str] | None  # the weights' class to take for a class of the data
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on: contents, not places, so that folders may move."""
+        """What must be the same for a run to resume: contents, not paths, so that folders may move."""
         return {
-            "recipe": recipe_to_dict(self.recipe),
+            "recipe": asdict(self.recipe),
             "seed": self.seed,
             "annotations": {"train": _digest(self.train.annotation_file), "val": _digest(self.val.annotation_file)},
             "images": {"train": len(self.train), "val": len(self.val)},
             "classes": list(self.train.category_names),
             "weights": _digest(self.weights) if self.weights else None,
-            "rows": dict(self.rows) if self.rows else None,
+            "rows": dict(self.class_rows) if self.class_rows else None,
         }
 
+    def paths(self) -> dict[str, str]:
+        """Where data and weights are now, for the run's folder."""
+        return {"data": str(self.train.annotation_file), "weights_file": str(self.weights or "")}
+
     def compare_with_earlier(self, folder: RunFolder) -> None:
-        """A folder with another run's files is left alone.
+        """Refuse a folder with another run's files.
 
         Raises:
             CheckpointError: it holds a run with other settings, or weights without their run.
@@ -60,50 +69,52 @@ class RunPlan:
         if not folder.about.exists() or not (folder.last.exists() or folder.result.exists()):
             if folder.model.exists():
                 raise CheckpointError(
-                    f"{folder.path} holds weights but no run to go on with; choose another --out (and give "
-                    f"--weights {folder.model} to start from them)"
+                    f"{folder.path} holds weights but no run to resume", "other_out_from", weights=folder.model
                 )
             return
-        before = json.loads(folder.about.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(self.identity()))
-        defaults = json.loads(json.dumps(recipe_to_dict(Recipe(name=""))))
-        for part in ("model", "loss", "data", "train"):  # fields that have come since were at their defaults
-            before["recipe"][part] = defaults[part] | before["recipe"][part]
+        before, now = json.loads(folder.about.read_text(encoding="utf-8")), json.loads(json.dumps(self.identity()))
+        # Fields that have come since the run was started were at their defaults.
+        before["recipe"] = json.loads(json.dumps(asdict(recipe_from_dict(before["recipe"]))))
         for part, free in _FREE.items():
             for about in (before, now):
                 about["recipe"][part] = {k: v for k, v in about["recipe"][part].items() if k not in free}
         differing = [_difference(key, before.get(key), now[key]) for key in now if before.get(key) != now[key]]
         if differing:
             raise CheckpointError(
-                f"{folder.path} holds a run with other settings ({'; '.join(differing)}); choose another --out, or "
-                "repeat the settings it was started with"
-                + (f" (--weights {folder.model} in the new one starts from what it has learnt)" * folder.model.exists())
+                f"{folder.path} holds a run with other settings ({'; '.join(differing)}). Repeat the settings it was "
+                "started with, or train into another folder",
+                "other_out_from" if folder.model.exists() else "other_out",
+                weights=folder.model,
             )
 
 
 def plan_run(
     recipe: Recipe,
     data: Path,
-    seed: int,
-    weights: str | Path | None,
-    rows: Mapping[str, str] | None = None,
+    *,
+    seed: int = 0,
+    weights: str | Path | None = None,
+    class_rows: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
     source: CocoFolder | None = None,
 ) -> RunPlan:
-    """Read both splits and fit the recipe to them; no image is opened.
+    """Read both splits and fit the recipe to them; no image is opened. Arguments are those of `train`.
 
     Raises:
         DataError: something is wrong with the annotation files.
-        ValueError: rows without weights to take them from.
+        DfineError: class rows without weights to take them from.
         WeightsError: there are no such weights.
     """
-    if rows and not weights:
-        raise DfineError("rows say which classes of a weights file to take: name the weights too")
+    if class_rows and not weights:
+        raise DfineError("class rows say which classes of a weights file to take: name the weights too")
     source = source or CocoFolder()
-    index, val_index = source.open(data)
-    _check_names(index, val_index)
-    located = locate_weights(weights) if weights else None
-    fitted = fitted_to_data(recipe, index, source.samples_per_epoch(index, recipe))
-    return RunPlan(fitted, index, val_index, seed, located, rows)
+    train, val = source.open(data)
+    _check_names(train, val)
+    return RunPlan(
+        recipe=fitted_to_data(recipe, train, source.samples_per_epoch(train, recipe)), source=source, train=train,
+        val=val, seed=seed, precision=usable_precision(recipe.train.precision, torch.device(device)),
+        weights=locate_weights(weights) if weights else None, class_rows=class_rows,
+    )  # fmt: skip
 
 
 def fitted_to_data(recipe: Recipe, index: CocoIndex, images: int | None = None) -> Recipe:
@@ -149,7 +160,7 @@ def _check_names(train: CocoIndex, val: CocoIndex) -> None:
 
 
 def _digest(file: Path) -> str | None:
-    """Identity of a file whatever it is called; None where it is not there (reading it will tell)."""
+    """Identity of a file whatever its name; None if it is missing (reading it will report that)."""
     if not file.is_file():
         return None
     with open(file, "rb") as content:

@@ -96,7 +96,7 @@ def open_saved(
         ValueError: unknown recipe or setting.
     """
     ranks = current_ranks()
-    ranks.on_first(lambda: locate_weights(weights))  # a download is reported once
+    ranks.on_rank_zero(lambda: locate_weights(weights))  # a download is reported once
     stored = read_weights(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
@@ -109,7 +109,7 @@ def open_saved(
     annotation_file, image_folder = find_split(data, "val")
     source = LargeFolder()
     index = source.read(annotation_file, image_folder, training=False)
-    ranks.on_first(lambda: source.check(index, every=False))
+    ranks.on_rank_zero(lambda: source.check(index, every=False))
     named, rows = bool(stored.category_names), rows or {}
     if not named and not rows and stored.num_classes != index.num_classes:
         raise WeightsError(

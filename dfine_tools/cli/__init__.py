@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return UNREAD
         raise
     except KeyboardInterrupt:
-        print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, all are interrupted, and rank zero says so
+            print(f"\ndfine {arguments.command}: interrupted.{arguments.after_interrupt}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError) as error:
         message = _message_to_the_caller(error)

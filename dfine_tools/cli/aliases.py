@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from dfine_lib.config import parse_hw
+
 
 def old_name(parser: argparse._ActionsContainer, old: str, option: argparse.Action) -> None:
     """Let `parser` also take `option` under the name `old`."""
@@ -21,6 +23,7 @@ def add_image_files(parser: argparse._ActionsContainer) -> None:
 
 def image_size_of(words: str | None) -> int | tuple[int, int] | None:
     """`--image-size` as a side or (height, width); None stays None."""
-    from dfine_lib.recipes import changed, get_recipe
-
-    return None if words is None else changed(get_recipe("l_coco"), {"data.image_size": words}).data.image_size
+    if words is None:
+        return None
+    height, width = parse_hw(words)
+    return height if height == width else (height, width)

@@ -10,6 +10,20 @@ from pathlib import Path
 from dfine_lib.errors import DfineError
 
 REMEDIES: dict[str, str] = {
+    "other_out": "Choose another --out",
+    "other_out_from": "Choose another --out; --weights {weights} starts from what this run has learned",
+    "start_again": "Start again in another --out; weights that the run had saved can be given with --weights",
+    "folder_in_use": "Wait for it, end it, or choose another --out",
+    "lower_lr": (
+        "Then start again in another --out with --set train.lr={lr} or --precision fp32, and with --weights {weights} "
+        "if that file exists"
+    ),
+    "fewer_processes": "Give --nproc {gpus}, or --device cpu",
+    "on_cpu": "Give --device cpu",
+    "free_port": (
+        "Choose a free port on a machine that all reach: MASTER_PORT, or torchrun's --master-port; on one machine "
+        "--standalone finds one"
+    ),
     "unknown_class": (
         "Where it is one of these under another name, say so, as --row {class_name}={its}; else rename the categories "
         "of the folder, or fine-tune these weights on it"

@@ -146,10 +146,9 @@ def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> No
 
 def _train(arguments: argparse.Namespace) -> int:
     resumes = "; the same command resumes from the last saved state"
-    rows = _rows_of(arguments)
+    class_rows = _rows_of(arguments)
     _recipe_of(arguments)  # a wrong setting is reported here, before anything starts or is loaded
     _find_splits(arguments.data, "train", "val")
-    _end_with_notebook()
     if (arguments.nproc != 1 or arguments.max_restarts) and not _started_by_torchrun():
         return _start_processes(arguments, arguments.max_restarts, resumes)
 
@@ -163,27 +162,19 @@ def _train(arguments: argparse.Namespace) -> int:
         out = arguments.out or Path("runs") / recipe.name
         try:
             train(
-                recipe,
-                arguments.data,
-                out,
-                seed=arguments.seed,
-                device=arguments.device,
-                resume=arguments.resume,
-                weights=arguments.weights,
-                class_rows=rows,
-                forms=FORMS,
-                source=LargeFolder(),
-            )
+                recipe, arguments.data, out, seed=arguments.seed, device=arguments.device, resume=arguments.resume,
+                weights=arguments.weights, class_rows=class_rows, forms=FORMS, source=LargeFolder(),
+            )  # fmt: skip
         except DataError as error:  # an image or a tar, perhaps after days
             if not (out / "last.pt").exists():
                 raise
             raise DataError(
                 f"{with_remedy(error)} The run is kept in {out}{resumes}, once that is repaired."
             ) from error
-        if ranks.first:
+        if ranks.is_zero:
             _print_result(out)
 
-    return _as_one(arguments, work, resumes)
+    return _in_group(arguments, work, resumes)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -209,10 +200,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if arguments.compile:
             compile_model(saved.model)
         metrics = saved.detect(engine=arguments.engine)[0].to_dict()
-        if ranks.first:
+        if ranks.is_zero:
             _tell(metrics, saved.class_rows, arguments.out)
 
-    return _as_one(arguments, work)
+    return _in_group(arguments, work)
 
 
 def _find_splits(data: Path, *names: str) -> None:
@@ -237,56 +228,45 @@ def _tell(metrics: dict[str, Any], class_rows: dict[str, Any], out: Path | None)
         out.write_text(content, encoding="utf-8")
 
 
-def _end_with_notebook() -> None:
-    from dfine_tools.runs.launch import STARTED_BY
-
-    if starter := os.environ.pop(STARTED_BY, ""):  # not for the processes that this one starts
-        from dfine_lib.distributed import end_with_parent
-
-        end_with_parent(int(starter))
-
-
 def _started_by_torchrun() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
 
 
-def _as_one(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_out: str = "") -> int:
-    """Do the work in this process, as one of those that torchrun started where it did; rank 0 speaks."""
-    from dfine_lib.distributed import ProcessLost, ToldElsewhere, joined
+def _in_group(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_out: str = "") -> int:
+    """Do the work in this process, as one of those that torchrun started where it did; rank zero speaks."""
+    from dfine_lib.distributed import ProcessLost, process_group
+    from dfine_tools.runs.heap import keep_freed_memory
+    from dfine_tools.runs.processes import end_with_starter
 
+    end_with_starter()
+    keep_freed_memory(2047, huge_pages=True)  # a step asks for what the step before gave back; workers are forked
     try:
-        with joined(arguments.device) as ranks:
-            if not ranks.first:
+        with process_group(arguments.device) as ranks:
+            if not ranks.is_zero:
                 logging.getLogger().setLevel(logging.ERROR)
             work(ranks)
-    except ToldElsewhere:
-        return LOST
     except ProcessLost as error:
-        print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
+        if not error.reported:
+            print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
         return LOST
     return 0
 
 
 def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_out: str = "") -> int:
     """The same command in several processes: what it says is theirs."""
-    if arguments.device.startswith("cuda") or arguments.device == "auto":
-        import torch
+    from dfine_lib.device import check_gpus
+    from dfine_tools.runs.processes import USERS_ERROR, ProcessesFailed, end_with_starter, run_in_processes
 
-        from dfine_lib.device import enough_gpus
-
-        if arguments.device != "auto" or torch.cuda.is_available():
-            enough_gpus(arguments.nproc)
-
-    from dfine_tools.runs.elastic import ProcessesFailed, ToldAlready, run_in_processes
-
-    command = [sys.executable, "-m", "dfine_tools.cli", *arguments.words]
+    if arguments.device == "auto" or arguments.device.startswith("cuda"):
+        check_gpus(arguments.nproc, needed=arguments.device != "auto")
+    end_with_starter()
     try:
-        run_in_processes(command, arguments.nproc, max_restarts=max_restarts)
-    except ToldAlready as told:
-        return told.exit_code
-    except KeyboardInterrupt:  # the processes were told too, and one of them says so
+        run_in_processes("dfine_tools.cli", arguments.words, arguments.nproc, max_restarts=max_restarts)
+    except KeyboardInterrupt:  # the processes were interrupted too, and rank zero says so
         return INTERRUPTED
     except ProcessesFailed as error:
+        if USERS_ERROR in error.exit_codes.values():
+            return USERS_ERROR
         print(f"dfine {arguments.command}: {error}{way_out}", file=sys.stderr)
         return LOST
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dfine_lib.config import DataConfig
+from dfine_lib.config import DataConfig, parse_hw
 from dfine_lib.data import CocoIndex, find_split, read_coco
 from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import open_model
@@ -67,7 +67,7 @@ def export_file(
     if data is not None:
         _check_classes(stored, read_coco(*find_split(data, "val"), training=False))
     own = stored.data or DataConfig()
-    image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own.image_hw
+    image_hw = parse_hw(image_size) if image_size is not None else own.image_hw
     images = calibration_images(data, image_hw) if number_format == "int8" else ()
     options = dict(
         category_ids=stored.category_ids,

@@ -9,19 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm  # text, not a widget: `make run` shows it in the terminal
 
-PATIENCE = 30.0  # seconds that an interrupted run has to end by itself
-STARTED_BY = "DFINE_STARTED_BY"  # variable: the process that a run ends with
+from dfine_tools.runs.processes import STARTED_BY
+
+PATIENCE = 30.0  # seconds in which an interrupted run may end by itself
 
 
 class TrainingFailed(RuntimeError):
-    """The training process ended with an error; the message holds its last words."""
+    """The training process ended with an error; the message holds its last lines."""
 
 
 def training_command(
@@ -35,7 +35,7 @@ def training_command(
     seed: int = 0,
     device: str = "auto",
     weights: str | Path | None = None,
-    rows: Mapping[str, str] | None = None,
+    class_rows: Mapping[str, str] | None = None,
     resume: bool = True,
     settings: Mapping[str, object] | None = None,
     nproc: int = 1,
@@ -43,30 +43,18 @@ def training_command(
 ) -> list[str]:
     """The `dfine train` command of these choices, as a list of words; None leaves a choice to the recipe.
 
-    With `nproc` above 1 that command starts so many processes that train as one, by torchrun's engine; it ends when
-    they do, and they when it does.
+    With `nproc` above 1 the command starts as many processes that train as one (`dfine_tools.runs.processes`).
     """
-    words = [
-        sys.executable,
-        "-m",
-        "dfine_tools.cli",
-        "train",
-        "--recipe",
-        recipe,
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-    ]
-    words += ["--seed", str(seed), "--device", device]
+    words = [sys.executable, "-m", "dfine_tools.cli", "train", "--recipe", recipe]
     for flag, value in (
-        ("--epochs", epochs), ("--image-size", image_size), ("--batch-size", batch_size), ("--weights", weights),
+        ("--data", data), ("--out", out), ("--seed", seed), ("--device", device), ("--epochs", epochs),
+        ("--image-size", image_size), ("--batch-size", batch_size), ("--weights", weights),
     ):  # fmt: skip
         if value not in (None, ""):
             words += [flag, str(value)]
     if nproc != 1 or max_restarts:
         words += ["--nproc", str(nproc), "--max-restarts", str(max_restarts)]
-    for name, source in (rows or {}).items():
+    for name, source in (class_rows or {}).items():
         words += ["--row", f"{name}={source}"]
     if not resume:
         words.append("--no-resume")
@@ -76,9 +64,10 @@ def training_command(
 
 
 def start_training(command: Sequence[str], out: str | Path) -> subprocess.Popen:
-    """Start a training command in its own process group and return at once; its words go to `<out>/train.log`.
+    """Start a training command in its own process group and return at once; its output goes to `<out>/train.log`.
 
-    A `dfine train` started so ends with this process, however that ends. Its last whole epoch is on disk then.
+    A `dfine train` that was started like this ends with this process, however this process ends; its last whole epoch
+    is on disk then.
 
     Args:
         command: from `training_command`.
@@ -96,10 +85,10 @@ def start_training(command: Sequence[str], out: str | Path) -> subprocess.Popen:
 def launch_training(
     command: Sequence[str], out: str | Path, *, show_progress: bool = True, poll_seconds: float = 1.0
 ) -> None:
-    """Run a training command in its own process group until it ends; its words go to `<out>/train.log`.
+    """Run a training command in its own process group until it ends; its output goes to `<out>/train.log`.
 
     An interrupt of this process (Ctrl-C, the notebook's stop button) is passed on; the run keeps its last state, and
-    the same command goes on from there. Where this process is killed, the run ends too, a second later.
+    the same command resumes from there. If this process is killed, the run ends too, a second later.
 
     Args:
         command: from `training_command`.
@@ -123,12 +112,12 @@ def launch_training(
                 _show(bar, rows)
             _show(bar, rows)
     except BaseException:
-        _stop(process)
+        stop([process])
         raise
     if process.returncode:
         raise TrainingFailed(
-            f"training ended with exit code {process.returncode}; {log_file} has all of it, and its last words are:\n"
-            + _last_words(log_file, start)
+            f"training ended with exit code {process.returncode}; {log_file} has all of its output, which ends with:\n"
+            + "\n".join(last_lines(log_file, start))
         )
 
 
@@ -181,22 +170,33 @@ def _show(bar: tqdm, rows: _NewRows) -> None:
     )
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """Ask the whole group to end, then make it. (Processes of a run have groups of their own, and end with it.)"""
-    for signal_number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, signal_number)
-        except ProcessLookupError:
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            break
-    with contextlib.suppress(ProcessLookupError):  # workers that outlived their parent
-        os.killpg(process.pid, signal.SIGKILL)
+def stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Ask the process groups of these to end, then make them, with all that is left in the groups.
+
+    (Ranks that torchrun started have groups of their own, and end with it.)
+    """
+    for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        running = [process for process in processes if process.poll() is None]
+        for process in running:
+            _signal_group(process, number)
+        end = time.monotonic() + patience
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+    for process in processes:  # DataLoader workers that outlived their parent
+        _signal_group(process, signal.SIGKILL)
 
 
-def _last_words(log_file: Path, start: int, most: int = 15) -> str:
-    with open(log_file, "rb") as log:
-        log.seek(start)
-        text = log.read().decode(errors="replace").replace("\r", "\n")
-    return "\n".join(deque((line for line in text.splitlines() if line.strip()), maxlen=most))
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def last_lines(log_file: Path, start: int, most: int = 15) -> list[str]:
+    """The last lines of a log that are not empty, of what was written after byte `start`."""
+    try:
+        content = log_file.read_bytes()[start:]
+    except OSError:
+        return []
+    lines = content.decode(errors="replace").replace("\r", "\n").splitlines()
+    return [line for line in lines if line.strip()][-most:]

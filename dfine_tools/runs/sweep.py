@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
-import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from tqdm.auto import tqdm
 from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.recipes import changed, get_recipe
-from dfine_tools.runs.launch import PATIENCE, start_training, training_command
+from dfine_tools.runs.launch import last_lines, start_training, stop, training_command
 
 _KEYS = ("recipe", "data", "epochs", "image_size", "batch_size", "weights", "device", "seeds", "set")
 
@@ -53,7 +51,7 @@ class Outcome:
 
     trial: Trial
     state: str  # finished, failed
-    words: str = ""  # the last of a failed run
+    words: str = ""  # the last line of a failed run's output
 
 
 def read_sweep(file: str | Path, out: str | Path, **shared: Any) -> list[Trial]:
@@ -105,19 +103,16 @@ def read_sweep(file: str | Path, out: str | Path, **shared: Any) -> list[Trial]:
     return [trial for seed in by_seed for trial in by_seed[seed]]
 
 
-def run_sweep(
-    trials: Sequence[Trial], processes: int = 1, *, show_progress: bool = True, poll_seconds: float = 0.5
-) -> list[Outcome]:
+def run_sweep(trials: Sequence[Trial], processes: int = 1, *, show_progress: bool = True) -> list[Outcome]:
     """Run trials, at most `processes` at a time, each in a process of its own; a finished one is not run again.
 
     A trial that fails does not stop the others. An interrupt stops all that are running; each keeps its last state,
-    and the same call goes on from there.
+    and the same call resumes from there.
 
     Args:
         trials: of `read_sweep`.
-        processes: runs at a time. They share the machine's threads and its device.
+        processes: trials at a time. They share the machine's threads and its device.
         show_progress: a bar over the trials.
-        poll_seconds: time between looks.
 
     Returns:
         An outcome a trial, in their order.
@@ -130,31 +125,30 @@ def run_sweep(
         raise SweepError(f"processes should be at least 1, got {processes}")
     for trial in trials:
         _claim(trial)
-    outcomes: dict[Trial, Outcome] = {t: Outcome(t, "finished") for t in trials if t.result is not None}
-    waiting = [trial for trial in trials if trial not in outcomes]
-    running: dict[Trial, tuple[subprocess.Popen, int]] = {}
-    bar = tqdm(total=len(trials), initial=len(outcomes), desc="sweep", unit="run", disable=not show_progress)
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                trial = waiting.pop(0)
-                log = trial.out / "train.log"
-                start = log.stat().st_size if log.exists() else 0
-                running[trial] = (start_training(trial.command, trial.out), start)
-            for trial, (process, start) in list(running.items()):
-                if process.poll() is not None:
-                    del running[trial]
-                    outcomes[trial] = _outcome(trial, process.returncode, start)
-                    bar.update()
-                    bar.set_postfix(failed=sum(o.state == "failed" for o in outcomes.values()), refresh=False)
-            if running:
-                time.sleep(poll_seconds)
-    except BaseException:
-        _stop([process for process, _ in running.values()])
-        raise
-    finally:
-        bar.close()
-    return [outcomes[trial] for trial in trials]
+    running: list[subprocess.Popen] = []
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            outcomes = pool.map(lambda trial: _run(trial, running), trials)
+            return list(tqdm(outcomes, total=len(trials), desc="sweep", unit="run", disable=not show_progress))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop(running)
+            raise
+
+
+def _run(trial: Trial, running: list[subprocess.Popen]) -> Outcome:
+    if trial.result is not None:
+        return Outcome(trial, "finished")
+    log = trial.out / "train.log"
+    start = log.stat().st_size if log.exists() else 0
+    process = start_training(trial.command, trial.out)
+    running.append(process)
+    code = process.wait()
+    running.remove(process)
+    if code == 0 and trial.result is not None:
+        return Outcome(trial, "finished")
+    words = last_lines(log, start, most=1) or ["no output"]
+    return Outcome(trial, "failed", f"exit code {code}: {words[0].strip()}")
 
 
 def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -172,7 +166,7 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple
 
 
 def condition_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A row a condition: AP of the averaged weights after the last epoch over its seeds, and what it loses.
+    """A row a condition: AP of the EMA weights after the last epoch over its seeds, and its difference to the first.
 
     The last epoch and not the best: choosing by validation AP would favour conditions that swing more.
 
@@ -241,30 +235,3 @@ def _claim(trial: Trial) -> None:
         raise SweepError(f"{trial.out}: holds a trial with other settings; choose another folder, or remove it")
     trial.out.mkdir(parents=True, exist_ok=True)
     write_atomically(note, json.dumps(words).encode())
-
-
-def _outcome(trial: Trial, code: int, start: int) -> Outcome:
-    if code == 0 and trial.result is not None:
-        return Outcome(trial, "finished")
-    with contextlib.suppress(OSError):
-        with open(trial.out / "train.log", "rb") as log:
-            log.seek(start)
-            lines = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
-        words = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        return Outcome(trial, "failed", f"exit code {code}: {words}")
-    return Outcome(trial, "failed", f"exit code {code}")
-
-
-def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Interrupt the process groups of our own runs; what does not end by itself is killed."""
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-    end = time.monotonic() + PATIENCE
-    for process in processes:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()

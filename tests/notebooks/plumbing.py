@@ -21,7 +21,6 @@ PLUMBING: dict[str, str] = {
     "register_heif": "Pillow opens HEIC where its plug-in is installed",
     "to_tensor": "pixels of an image as a tensor",
     "exif_orientation": "how a camera was held, from the header of its file",
-    "keep_freed_memory": "a worker keeps the few megabytes that it asks for again and again",
     "Cutout": "what becomes the image, in pixels of the stored one",
     "stretch_frame": "lesson 03's padding, cropping, flipping and stretching, in one",
     "planes": "an image channel by channel, in any order of its channels",
@@ -47,7 +46,6 @@ PLUMBING: dict[str, str] = {
     "num_dn_groups": "number of denoising groups of a batch",
     "parent_of": "which recipe another one differs from; `dfine recipes` prints it",
     "for_image_size": "a recipe for another input size: one field",
-    "in_words": "seconds as hours and minutes, for the progress bar",
     # The same numbers in fewer passes over memory.
     "norm_relu_affine": "lesson 10's norm, ReLU and LAB in one",
     "batch_norm": "a batch norm whose backward pass is fast in any layout",
@@ -76,14 +74,14 @@ PLUMBING: dict[str, str] = {
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",
-    "joined": "the processes that torchrun started, as one group",
+    "process_group": "the processes that torchrun started, as one group",
     "current_ranks": "which process this is",
     "was_restarted": "whether torchrun started it anew",
     "running_statistics": "what batch norms keep, to be averaged over processes",
     "ProcessLost": "another process ended silently",
-    "MeetingError": "processes that do not find each other",
-    "ToldElsewhere": "another process reports the error",
-    "enough_gpus": "a GPU for each process, or an error",
+    "parse_hw": "height and width of the input, however they are written",
+    "RendezvousError": "processes that do not find each other",
+    "check_gpus": "a GPU for each process, or an error",
     # Speed and memory, which change no result.
     "pad_queries": "padding queries, so that compiled code meets few shapes",
     "usable_precision": "the precision asked for, or what the device has instead",
@@ -93,5 +91,4 @@ PLUMBING: dict[str, str] = {
     "over_a_run": "speed and memory of a run from its rows",
     "term_names": "names of all loss terms, the same in every process",
     # The model once more, as a graph of few nodes; tests compare it with the one that is taught.
-    "end_with_parent": "a training ends with who started it",
 }

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_heap_is_marked_for_huge_pages_and_no_page_is_taken_for_it():
     program = """
 import re, resource
-from dfine_lib.heap import keep_freed_memory
+from dfine_tools.runs.heap import keep_freed_memory
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 keep_freed_memory(1024, huge_pages=True)
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 20_000  # KiB

@@ -14,7 +14,7 @@ from dfine_lib.criterion import build_criterion
 from dfine_lib.data import EvalLoader, find_split, read_coco
 from dfine_lib.data.loader import Batch
 from dfine_lib.data.targets import Targets
-from dfine_lib.distributed import ALONE, Ranks, current_ranks, joined
+from dfine_lib.distributed import ALONE, Ranks, current_ranks, process_group
 from dfine_lib.evaluate.coco_ap import evaluate_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.outputs import DFINEOutput
@@ -163,13 +163,13 @@ def evaluation(data: Path, images: int, ranks: Ranks = ALONE) -> dict:
 
 
 def main(data: Path, out: Path) -> None:
-    with joined("cpu") as ranks:
+    with process_group("cpu") as ranks:
         assert ranks == current_ranks() and ranks.size == 2
         results = {case: steps(case, ranks) for case in CASES}
         results["evaluation"] = {images: evaluation(data, images, ranks) for images in (9, 1)}
         results["statistics"] = statistics(ranks)
         results["gathered"] = ranks.gather(ranks.rank)
-        results["from the first"] = ranks.on_first(lambda: ["rank", ranks.rank])
+        results["from the first"] = ranks.on_rank_zero(lambda: ["rank", ranks.rank])
         mine = [torch.full((2,), float(ranks.rank)), torch.full((1, 3), 2.0 * ranks.rank)]
         ranks.average_(mine)
         results["averaged"] = mine

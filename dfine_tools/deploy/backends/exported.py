@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dfine_lib.config import DataConfig
+from dfine_lib.config import parse_hw
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_tools.deploy.backends.backend import BackendError
 
@@ -70,7 +70,7 @@ def input_size(
         if own is None:
             raise BackendError(f"{path}: takes images of several sizes and does not say which; give the image size.")
         return own, batch
-    asked_hw = DataConfig(image_size=asked).image_hw
+    asked_hw = parse_hw(asked)
     if fixed and asked_hw != fixed:
         raise BackendError(
             f"{path}: made for images of {fixed[0]} x {fixed[1]} (height x width), not {asked_hw[0]} x {asked_hw[1]}",

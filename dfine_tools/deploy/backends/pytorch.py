@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
-from dfine_lib.config import DataConfig, TrainConfig
+from dfine_lib.config import TrainConfig, parse_hw
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.model.dfine import DFINE, open_model
@@ -35,7 +35,7 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
         if not names:
             remedy = {"remedy": "name_rows", "values": {"path": path}}
             log.info("%s: names no classes; labels are the numbers of its class rows", path, extra=remedy)
-    image_hw = DataConfig(image_size=image_size).image_hw if image_size is not None else own_hw or PUBLISHED_HW
+    image_hw = parse_hw(image_size) if image_size is not None else own_hw or PUBLISHED_HW
     running = copy.deepcopy(model).eval().requires_grad_(False) if edges else FixedSides(graph_form(model, image_hw))
     running.to(where, memory_format=torch.channels_last)
 

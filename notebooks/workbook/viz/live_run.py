@@ -11,9 +11,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
+from tqdm import tqdm
 
 from dfine_lib.data.images import DataError, read_image
-from dfine_lib.train.meter import in_words
 from dfine_lib.train.run_folder import read_rows
 from dfine_tools.figures.style import INK, MAIN, MUTED, SECOND, Figure, layer_colours, new_figure, styled
 from dfine_tools.figures.training import running_mean, series
@@ -104,7 +104,8 @@ def _headline(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], finis
     if last is None:
         return f"{name}: waiting for the first steps" if about or rows else "waiting for a run to begin in this folder"
     left = (last["total"] - last["step"] - 1) * (last.get("seconds_per_step") or 0)
-    return f"{name}: step {last['step'] + 1} of {last['total']}, epoch {last['epoch'] + 1}, {in_words(left)} left"
+    left = tqdm.format_interval(left)
+    return f"{name}: step {last['step'] + 1} of {last['total']}, epoch {last['epoch'] + 1}, {left} left"
 
 
 def _draw_loss(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> str:

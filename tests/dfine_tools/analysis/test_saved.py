@@ -49,6 +49,15 @@ def expected(folder, tmp_path_factory) -> dict:
     return found
 
 
+def test_pycocotools_as_engine_gives_the_same_metrics(folder, expected, tmp_path):
+    found = numbers(["--weights", PICO, "--data", folder, "--engine", "pycocotools"], tmp_path / "a.json")
+    found |= found.pop("per_class")
+    wanted = expected | expected["per_class"]
+    assert {name for name, ap in found.items() if ap is None} == {name for name in found if wanted[name] is None}
+    for name, ap in found.items():
+        assert ap == pytest.approx(wanted[name], abs=1e-12), name
+
+
 def authors_file(path: Path, rows: list[int]) -> Path:
     """A checkpoint as the authors' code writes it, without names: rows of the shapes' model, -1 an untrained one."""
     state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(PICO).items()}
@@ -169,7 +178,7 @@ def test_images_are_checked_by_the_first_of_several_processes_alone(folder, monk
     monkeypatch.setattr(saved.LargeFolder, "check", lambda self, index, every: checked.append(index))
     for rank in (0, 1):
         ranks = Ranks(rank, 2)
-        monkeypatch.setattr(type(ranks), "on_first", lambda self, work: work() if self.rank == 0 else None)
+        monkeypatch.setattr(type(ranks), "on_rank_zero", lambda self, work: work() if self.rank == 0 else None)
         monkeypatch.setattr(saved, "current_ranks", lambda ranks=ranks: ranks)
         open_saved(PICO, folder, settings=SIZE, device="cpu")
     assert len(checked) == 1

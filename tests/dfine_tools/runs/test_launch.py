@@ -91,7 +91,7 @@ def test_a_run_that_ends_at_the_interrupt_is_sent_nothing_more_but_what_outlived
     pids = (process.pid, int(process.stdout.readline()))
     sent, killpg = [], os.killpg
     monkeypatch.setattr(launch.os, "killpg", lambda group, number: (sent.append(number), killpg(group, number)))
-    launch._stop(process)
+    launch.stop([process])
     assert sent == [signal.SIGINT, signal.SIGKILL] and process.returncode is not None
     deadline = time.monotonic() + 10
     while any(map(alive, pids)) and time.monotonic() < deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import threading
 import time
@@ -96,17 +97,17 @@ def test_a_failing_trial_does_not_stop_the_others_and_its_last_words_are_kept(tm
         trial(tmp_path, "b", FINISHES),
         trial(tmp_path, "c", "pass"),  # ends well, but leaves no result
     ]
-    outcomes = run_sweep(trials, 2, show_progress=False, poll_seconds=0.02)
+    outcomes = run_sweep(trials, 2, show_progress=False)
     assert [(o.trial.condition, o.state) for o in outcomes] == [("a", "failed"), ("b", "finished"), ("c", "failed")]
     assert outcomes[0].words == "exit code 3: loss is not a number"
-    assert outcomes[2].words == "exit code 0: it said nothing"
+    assert outcomes[2].words == "exit code 0: no output"
 
 
 def test_what_is_finished_is_not_run_again_and_what_failed_is(tmp_path):
     counts = "log = out.parent.parent / 'log'; log.open('a').write(out.parent.name); "
     trials = [trial(tmp_path, "a", counts + FINISHES), trial(tmp_path, "b", counts + "sys.exit(1)")]
     for _ in range(2):
-        run_sweep(trials, show_progress=False, poll_seconds=0.02)
+        run_sweep(trials, show_progress=False)
     assert (tmp_path / "log").read_text() == "abb"
 
 
@@ -116,7 +117,7 @@ def test_never_more_trials_run_at_once_than_asked_for(tmp_path):
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         trials = [trial(folder, name, both) for name in "abcd"]
-        outcomes = run_sweep(trials, processes, show_progress=False, poll_seconds=0.02)
+        outcomes = run_sweep(trials, processes, show_progress=False)
         most = max(int(o.words.split(":")[0].split()[-1]) for o in outcomes)
         assert most <= processes
     with pytest.raises(SweepError, match="at least 1"):
@@ -124,7 +125,7 @@ def test_never_more_trials_run_at_once_than_asked_for(tmp_path):
 
 
 def test_a_folder_that_holds_a_trial_with_other_settings_is_refused(tmp_path):
-    run_sweep([trial(tmp_path, "a", FINISHES)], show_progress=False, poll_seconds=0.02)
+    run_sweep([trial(tmp_path, "a", FINISHES)], show_progress=False)
     with pytest.raises(SweepError, match="holds a trial with other settings"):
         run_sweep([trial(tmp_path, "a", FINISHES + "; 1")], show_progress=False)
 
@@ -132,21 +133,18 @@ def test_a_folder_that_holds_a_trial_with_other_settings_is_refused(tmp_path):
 def test_an_interrupt_ends_the_running_trials_and_starts_no_other(tmp_path, monkeypatch):
     wait = "(out / 'started').touch(); time.sleep(60)"
     trials = [trial(tmp_path, name, wait) for name in "ab"]
-    real_sleep, begun = time.sleep, []
-
-    def interrupted(seconds):
-        real_sleep(seconds)
-        if threading.current_thread() is not threading.main_thread():
-            return  # of an earlier test, which watches its parent
-        if (trials[0].out / "started").exists():
-            monkeypatch.setattr(sweep.time, "sleep", real_sleep)  # once
-            raise KeyboardInterrupt
-
+    begun = []
     start = sweep.start_training
     monkeypatch.setattr(sweep, "start_training", lambda *args: begun.append(start(*args)) or begun[-1])
-    monkeypatch.setattr(sweep.time, "sleep", interrupted)
+
+    def interrupt():
+        while not (trials[0].out / "started").exists():
+            time.sleep(0.02)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(trials, 1, show_progress=False, poll_seconds=0.02)
+        run_sweep(trials, 1, show_progress=False)
     assert len(begun) == 1 and begun[0].returncode not in (None, 0)
     assert not trials[1].out.joinpath("started").exists()
 
@@ -157,6 +155,7 @@ def test_the_interval_of_three_values_is_worked_out_by_hand():
     assert low == pytest.approx(4 - high)
     expected = stats.t.interval(0.9, 3, loc=1.75, scale=stats.sem([1, 1, 2, 3]))
     assert student_interval([1, 1, 2, 3], 0.9)[1:] == pytest.approx(expected)
+    assert student_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
     assert student_interval([0.4])[0] == 0.4 and math.isnan(student_interval([0.4])[1])
     assert all(map(math.isnan, student_interval([])))
 
@@ -194,7 +193,7 @@ def test_a_real_training_and_one_that_cannot_start(tmp_path):
     data = write_folder(tmp_path / "data", images=4)
     file = listed(tmp_path, f"- {{name: good, data: {data}}}\n- {{name: bad, data: {tmp_path / 'nothing'}}}\n")
     trials = read_sweep(file, tmp_path / "out", recipe="pico", device="cpu", set=SMALL | {"train.epochs": 1})
-    good, bad = run_sweep(trials, 2, show_progress=False, poll_seconds=0.1)
+    good, bad = run_sweep(trials, 2, show_progress=False)
     assert good.state == "finished", good.words
     assert good.trial.result["recipe"]["train"]["epochs"] == 1
     assert bad.state == "failed" and "exit code 2" in bad.words and "nothing" in bad.words
