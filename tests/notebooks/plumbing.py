@@ -53,16 +53,9 @@ PLUMBING: dict[str, str] = {
     # Small parts of what a lesson teaches as a whole.
     "as_tokens": "a feature map flattened to tokens, past a bug of torch",
     "num_dn_groups": "number of denoising groups of a batch",
+    "pick": "tokens at chosen indices",
     "parent_of": "which recipe another one differs from; `dfine recipes` prints it",
     "for_image_size": "a recipe for another input size: one field",
-    # The same numbers in fewer passes over memory.
-    "norm_relu_affine": "lesson 10's norm, ReLU and LAB in one",
-    "batch_norm": "a batch norm whose backward pass is fast in any layout",
-    "memory_format": "layout of a map, or of some channels of one",
-    "split_images": "lesson 12's maps, image by image and without a copy",
-    "dense_gradient": "a gradient copied once, not read in strides",
-    "pad_end": "the stem's padding, likewise",
-    "max_of_four": "the stem's max-pooling, with a backward pass of its own",
     # Weights in another project's form.
     "is_huggingface": "whether a state dict is named as in transformers",
     "from_huggingface": "names of transformers to ours",
@@ -92,7 +85,6 @@ PLUMBING: dict[str, str] = {
     "RendezvousError": "processes that do not find each other",
     "check_gpus": "a GPU for each process, or an error",
     # Speed and memory, which change no result.
-    "pad_queries": "padding queries, so that compiled code meets few shapes",
     "usable_precision": "the precision asked for, or what the device has instead",
     "has_bf16": "whether a device computes in bf16",
     "describe_device": "a device by name",
