@@ -175,7 +175,8 @@ class TrainConfig:
     ema_ramp: int = 1000  # EMA warm-up: updates over which the decay rises; 0: none
     ema_restart_decay: float | None = 0.9999  # at the start of the second stage; None: no restart
     accumulate: int = 1  # micro-batches per optimizer step
-    exact_accumulation: bool = True  # passes share their normalisers, for a forward pass more; false: each has its own
+    # Micro-batches have the normalizers of the whole step, for one forward pass more; false: each has its own.
+    exact_accumulation: bool = True
     precision: str = "fp32"  # fp32, bf16 or fp16 autocast; losses are always float32
     matmul_precision: str = "high"  # of float32 products on a GPU: highest (exact), high (TF32) or medium (bf16)
     cudnn_benchmark: bool = True  # try cuDNN's algorithms on every new input size, keep the fastest

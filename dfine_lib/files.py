@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders in which one process works at a time."""
+"""Files that appear whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -36,7 +38,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         if not isinstance(error, OSError):
             raise
         raise OSError(
-            error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
+            error.errno, f"{path} could not be written ({error.strerror}); an earlier file is unharmed. "
             "Free some space or choose another folder"
         ) from error  # fmt: skip
 
@@ -49,19 +51,20 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def process_lock(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time into this block; the lock goes with the process, however it ends.
+    """Let one process at a time into this block; the lock is released with the process, however it ends.
 
     Raises:
-        BlockingIOError: another one is inside, and we are not to wait.
+        BlockingIOError: another process holds the lock, and `wait` is false.
     """
-    with open(lock, "a") as file:
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except ImportError:  # Windows: the last one to finish wins, and all have the same bytes
-            pass
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise BlockingIOError(f"{lock} is held by another process") from error
+    try:
         yield
+    finally:
+        held.release()
 
 
 def json_safe(value: Any) -> Any:

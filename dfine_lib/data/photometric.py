@@ -1,4 +1,4 @@
-"""Colours of a training picture, changed at random as torchvision does it, by faster arithmetic."""
+"""Colours of a training image, changed at random as torchvision does it, by faster arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GREY = (0.2989, 0.587, 0.114)  # of red, green, blue, as in torchvision
 
 
 class Colours(NamedTuple):
-    """What is done to one picture, in this order. None: not done."""
+    """What is done to one image, in this order. None: not done."""
 
     brightness: float | None  # factor
     contrast: float | None  # factor, about the mean grey; before or after the next two
@@ -33,7 +33,7 @@ class PhotometricDistortion:
         self._torchvision = v2.RandomPhotometricDistort(p=p)
 
     def draw(self, image: Tensor) -> Colours:
-        """The changes to one picture, from torch's global CPU generator."""
+        """The changes to one image, from torch's global CPU generator."""
         drawn: dict[str, Any] = self._torchvision.make_params([image])
         order = drawn["channel_permutation"]
         return Colours(
@@ -47,7 +47,7 @@ class PhotometricDistortion:
 
 
 def distort(image: Tensor, colours: Colours) -> Tensor:
-    """Those changes but the last, the order of the channels, which is left to whoever copies the picture next.
+    """Those changes but the last, the order of the channels, which is left to whoever copies the image next.
 
     Args:
         image: uint8 `[3, H, W]`; not written to.

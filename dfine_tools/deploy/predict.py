@@ -151,29 +151,22 @@ class Predictor:
             images, total = self._of_images(found, batch_size, skipped, ledger), len(found)
             many = total >= MANY
             in_memory = not any(isinstance(item, str | Path) for item in found.items)
-        results = self._results(images, total, many, score, batch_size, keep_images or in_memory, progress, skipped)
+        backend, streams = self._streams(total, many)
+
+        def detect(batch: list[_Ready]) -> list[Prediction]:
+            return self._detect(backend, batch, score, keep_images or in_memory)
+
+        batches = map_ahead(detect, in_groups(images, batch_size), streams, streams)
+        results = in_background(_flat(batches, images), ahead=batch_size)
+        if progress:
+            results = _with_bar(results, total, skipped)
         return _counted(results, found, ledger)
 
-    def _results(self, images, total, many, score, batch_size, keep, progress, skipped) -> Iterator[Prediction]:
-        def detected() -> Iterator[Prediction]:
-            groups = in_groups(images, batch_size)
-            batches = map_ahead(lambda batch: self._detect(backend, batch, score, keep), groups, streams, streams)
-            with contextlib.closing(images), contextlib.closing(batches):
-                for batch in batches:
-                    yield from batch
-
-        # Several at a time on the processor: where one waits for a thread of its own, another goes on.
-        backend, streams = self.backend, 1
-        if backend.shared is not None and total != 1:
-            backend, streams = (backend.shared(), STREAMS) if many else (backend, 2)
-        results = in_background(detected(), ahead=batch_size)
-        with contextlib.closing(results), tqdm(
-            total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, disable=not progress, delay=1.0
-        ) as bar:  # fmt: skip
-            for count, result in enumerate(results, start=1):
-                yield result
-                del result
-                bar.update(count + len(skipped) - bar.n)
+    def _streams(self, total: int | None, many: bool) -> tuple[Backend, int]:
+        """What runs, and how many calls at a time: on the processor, while one waits for a thread, another goes on."""
+        if self.backend.shared is None or total == 1:
+            return self.backend, 1
+        return (self.backend.shared(), STREAMS) if many else (self.backend, 2)
 
     def _detect(self, backend: Backend, batch: list[_Ready], score: float, keep: bool) -> list[Prediction]:
         sizes_wh = torch.tensor([ready.frame.size_wh for ready in batch])
@@ -234,6 +227,21 @@ def opened(source: Any) -> ImageSource | VideoReader:
         return source
     found = find_source(source)
     return VideoReader(found) if isinstance(found, VideoSource) else found
+
+
+def _flat(batches: Iterator[list[Prediction]], images: Iterator[_Ready]) -> Iterator[Prediction]:
+    with contextlib.closing(images), contextlib.closing(batches):
+        for batch in batches:
+            yield from batch
+
+
+def _with_bar(results: Iterator[Prediction], total: int | None, skipped: list[str]) -> Iterator[Prediction]:
+    bar = tqdm(total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, delay=1.0)
+    with contextlib.closing(results), bar:
+        for count, result in enumerate(results, start=1):
+            yield result
+            del result
+            bar.update(count + len(skipped) - bar.n)
 
 
 def _counted(results: Iterator[Prediction], found: ImageSource | VideoReader, ledger: Ledger) -> Iterator[Prediction]:

@@ -500,7 +500,8 @@ def test_a_run_that_ran_out_of_memory_may_go_on_with_checkpointed_activations(fi
         train(recipe, data, tmp_path / "run")
     monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
     train(changed(recipe, {"train.checkpoint_activations": True}), data, tmp_path / "run", forms=FORMS)
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["sessions"][1]["forms"] == [FORMS[0].__name__]
+    sessions = json.loads((tmp_path / "run" / "metrics.json").read_text())["sessions"]
+    assert sessions[1]["forms"] == ["checkpoint_activations"]
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4)

@@ -60,7 +60,7 @@ def photographs() -> list[Path]:
 
 
 def test_end_to_end_is_the_model_and_the_images(monkeypatch):
-    monkeypatch.setattr("dfine_tools.deploy.timing.Predictor", type("P", (), {"of": lambda backend: Streams()}))
+    monkeypatch.setattr("dfine_tools.deploy.timing.Predictor", lambda backend: Streams())
     fields = latency(sleeper(20), photographs(), 2, seconds=0.1)
     assert 20 <= fields["model_only"].median < fields["end_to_end"].median
     assert fields["images_per_second"] == pytest.approx(2000 / fields["model_only"].median)
@@ -134,7 +134,7 @@ def test_the_device_in_the_report_is_the_one_that_was_measured(monkeypatch):
 
     described = []
     monkeypatch.setattr("dfine_tools.deploy.bench.open_backend", on_a_gpu)
-    monkeypatch.setattr("dfine_tools.deploy.timing.Predictor", type("P", (), {"of": lambda backend: Streams()}))
+    monkeypatch.setattr("dfine_tools.deploy.timing.Predictor", lambda backend: Streams())
     monkeypatch.setattr("dfine_lib.train.run_folder.describe_device", lambda device: described.append(device) or "GPU")
     report = bench(["pico"], device="auto", seconds=0.05).to_dict()
     assert [str(device) for device in described] == ["cuda:0"] and report["device"] == "GPU"

@@ -206,7 +206,7 @@ def test_the_command_exports_and_reports(tmp_path, capsys, monkeypatch, photogra
     assert {p.name for p in out.parent.iterdir()} == {"x.xml", "x.bin", report_path(out).name}
 
 
-def test_the_command_ends_with_1_where_the_gate_fails(tmp_path, capsys, monkeypatch, exported, photographs):
+def test_the_command_ends_with_1_where_validation_fails(tmp_path, capsys, monkeypatch, exported, photographs):
     from dfine_tools.deploy import export_file as module
 
     def wrong(model, path, *_, **__):
