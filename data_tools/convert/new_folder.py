@@ -45,9 +45,9 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
                 place.rmdir()
             unfinished.rename(place)
     except OSError as error:
-        if (told := named_error(error, unfinished, out, "nothing was left behind")) is None:
+        if (named := named_error(error, unfinished, out, "nothing was left behind")) is None:
             raise
-        raise told from error
+        raise named from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

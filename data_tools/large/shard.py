@@ -28,7 +28,7 @@ def shard_data(
 ) -> str:  # fmt: skip
     """Write a data folder whose images lie in tars: `images/SPLIT/000000.tar`, … with `shards.json`.
 
-    A sample is `ID.EXT`, the image file as it is, and `ID.json`: its record and its annotations. `shards.json` tells
+    A sample is `ID.EXT`, the image file as it is, and `ID.json`: its record and its annotations. `shards.json` says
     how many images and bytes each tar has, and a checksum of its images. Annotation files are taken over as they
     are. Images of the train split are shuffled, since they are read from end to end; other splits keep their order.
     Equal arguments give equal bytes.
@@ -51,8 +51,8 @@ def shard_data(
     if images_per_shard < 1:
         raise DfineError(f"images_per_shard must be at least 1, got {images_per_shard}")
     source, out = Path(source), Path(out)
-    parts, told = read_parts(source), []
-    for split, part in parts.items():  # what training would refuse is told now, not after hours of copying
+    parts, summary = read_parts(source), []
+    for split, part in parts.items():  # what training would refuse is summary now, not after hours of copying
         read_coco(part.file, part.folder, training=split == "train")
     with new_folder(out, source) as folder:
         for split, part in parts.items():
@@ -64,8 +64,8 @@ def shard_data(
             index = {"format": FORMAT, "seed": seed, "images": len(order), "shards": rows}
             (folder / "images" / split / SHARD_INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
             bring(part.file, folder / "annotations" / f"instances_{split}.json", "copy")
-            told.append(f"{split} {len(order):,} images in {len(rows):,} shards, {total / 1e6:,.1f} MB")
-    return f"{'; '.join(told)}; in {out}"
+            summary.append(f"{split} {len(order):,} images in {len(rows):,} shards, {total / 1e6:,.1f} MB")
+    return f"{'; '.join(summary)}; in {out}"
 
 
 def _write_split(

@@ -36,7 +36,7 @@ class Shards:
     names: tuple[str, ...]
     counts: np.ndarray  # int64 [K] images
     sizes: tuple[int, ...]  # bytes
-    checksums: tuple[int | None, ...] = ()  # `checksum` over the images in their order; None: not told
+    checksums: tuple[int | None, ...] = ()  # `checksum` over the images in their order; None: not given
 
     def open(self, i: int) -> tuple[str, IO[bytes]]:
         """Where shard `i` comes from, and a stream of it.

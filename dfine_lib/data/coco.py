@@ -29,7 +29,7 @@ def find_split(data: Path | str, split: Literal["train", "val", "test"]) -> tupl
     """Annotation file and image folder of one split of a data folder.
 
     Two layouts are known: `annotations/instances_{split}.json` with `images/{split}/`, and that of COCO 2017,
-    `annotations/instances_{split}2017.json` with `{split}2017/`. Any other is told by a small JSON file in place of
+    `annotations/instances_{split}2017.json` with `{split}2017/`. Any other is named in a small JSON file in place of
     the folder, paths relative to it: `{"train": {"annotations": "a.json", "images": "images"}, "val": {...}}`.
 
     Raises:

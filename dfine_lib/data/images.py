@@ -173,7 +173,7 @@ def looks_whole(path: Path, image_format: str | None) -> bool:
         return stream.read().rstrip(b"\0\r\n ").endswith(ends[image_format])
 
 
-def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
+def _problem(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
     """What is wrong with one image file, None if nothing."""
     try:
         with open_image(path) as image:
@@ -207,20 +207,24 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
         index: what to check; a file that stands behind several entries is opened once.
         every: decode every image (minutes for 100,000 of them). Otherwise only headers and file ends are read, and
             decoded is what does not end as a whole JPEG or PNG does: that finds missing, truncated and mislabelled
-            files, but not damage in the middle. (A JPEG whose end is filled with zeros decodes to grey without a word.)
+            files, but not damage in the middle. (A JPEG whose end is filled with zeros decodes to grey silently.)
 
     Raises:
-        DataError: lists the first few faulty images by id and file, and how many there are.
+        DataError: lists the first few bad images by id and file, and how many there are.
     """
     first: dict[tuple[str, int, int], int] = {}
     for i, (width, height) in enumerate(index.sizes_wh.tolist()):
         first.setdefault((str(index.file_name(i)), width, height), i)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda key: _fault(Path(key[0]), key[1:], every), first)
+        found = pool.map(lambda key: _problem(Path(key[0]), key[1:], every), first)
         found = tqdm(found, "checking images", len(first), leave=False, unit="image", dynamic_ncols=True, delay=2.0)
-        faults = [(i, name, fault) for ((name, _, _), i), fault in zip(first.items(), found, strict=True) if fault]
-    if faults:
-        lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]
-        more = [f"  … and {len(faults) - 5} more"] if len(faults) > 5 else []
-        count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
+        problems = [
+            (i, name, problem) for ((name, _, _), i), problem in zip(first.items(), found, strict=True) if problem
+        ]
+    if problems:
+        lines = [f"  image id {index.image_ids[i]}, {name}: {problem}" for i, name, problem in problems[:5]]
+        more = [f"  … and {len(problems) - 5} more"] if len(problems) > 5 else []
+        count = (
+            f"{len(problems)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
+        )
         raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]), "leave_out_images")

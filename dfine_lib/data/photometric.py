@@ -91,9 +91,15 @@ def turn_hue(planes: Tensor, turn: float) -> None:
     """Turn the hue of every pixel, in place; its largest and its smallest channel keep their values (HSV).
 
     As the hue turns, each channel climbs from the smallest value to the largest within a sixth of the circle, stays
-    there for two, falls, and stays for two. The next channel in turning order (red, green, blue) does so a third
-    later. So where a channel is on its way is told by the other two, and no hue need be worked out: while the next is
-    not below the previous one, a channel stays large or falls; otherwise it stays small or climbs.
+    there for two, falls, and stays for two; the next channel in turning order (red, green, blue) follows a third later:
+
+        sixth of the circle   1      2      3      4      5      6
+        red                   max    falls  min    min    climbs max
+        green                 climbs max    max    falls  min    min
+        blue                  min    min    climbs max    max    falls
+
+    So the other two channels say what a channel does, and no hue need be computed: while the next one is not below
+    the previous one, a channel stays large or falls; otherwise it stays small or climbs.
 
     Args:
         planes: float32 `[3, H, W]`, red, green, blue.

@@ -83,38 +83,40 @@ class CocoEvaluator:
             DfineError: unknown engine.
         """
         if isinstance(annotation_file, CocoIndex):
-            truth, name = annotation_file.ground_truth, annotation_file.annotation_file
+            ground_truth, name = annotation_file.ground_truth, annotation_file.annotation_file
         else:
             in_memory = isinstance(annotation_file, dict)
-            truth, name = read_ground_truth(annotation_file), "ground truth" if in_memory else annotation_file
-        if truth is None:
+            ground_truth, name = read_ground_truth(annotation_file), "ground truth" if in_memory else annotation_file
+        if ground_truth is None:
             raise DataError(f"{name}: a training index has no ground truth to evaluate on")
-        self._names = dict(zip(truth.category_ids, truth.category_names, strict=True))
+        self._names = dict(zip(ground_truth.category_ids, ground_truth.category_names, strict=True))
         self._class_ids = sorted(self._names)
         classes = {category_id: c for c, category_id in enumerate(self._class_ids)}
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
         self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int64)
-        self.image_ids = sorted(set(truth.image_ids.tolist()))
+        self.image_ids = sorted(set(ground_truth.image_ids.tolist()))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}  # the engine's id of an image
         scored = self.image_ids if image_ids is None else sorted({int(i) for i in image_ids})
         if unknown := [i for i in scored if i not in self._index]:
             raise DataError(f"{name}: no image with id {unknown[:5]}")
         self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self.ground_truth = self._ground_truth(truth, classes, name)
+        self.ground_truth = self._ground_truth(ground_truth, classes, name)
         self.reset()
 
-    def _ground_truth(self, truth: GroundTruth, classes: dict[int, int], name: Any) -> Any:
+    def _ground_truth(self, ground_truth: GroundTruth, classes: dict[int, int], name: Any) -> Any:
         """The engine's `COCO`: images and classes numbered from 0, annotations from 1."""
-        if marked := int(truth.marked.sum()):
+        if marked := int(ground_truth.marked.sum()):
             logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
-        ignored = truth.iscrowd | truth.marked
+        ignored = ground_truth.iscrowd | ground_truth.marked
         if ignored.all():
             logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
-        rows = np.flatnonzero((truth.image_of >= 0) & (truth.category_of >= 0))
-        images = [self._index[i] for i in truth.image_ids[truth.image_of[rows]].tolist()]
-        own = np.array([classes[i] for i in truth.category_ids], np.int64)[truth.category_of[rows]].tolist()
-        columns = (truth.boxes_xywh, truth.areas, ignored.astype(int), truth.marked)
+        rows = np.flatnonzero((ground_truth.image_of >= 0) & (ground_truth.category_of >= 0))
+        images = [self._index[i] for i in ground_truth.image_ids[ground_truth.image_of[rows]].tolist()]
+        own = np.array([classes[i] for i in ground_truth.category_ids], np.int64)[
+            ground_truth.category_of[rows]
+        ].tolist()
+        columns = (ground_truth.boxes_xywh, ground_truth.areas, ignored.astype(int), ground_truth.marked)
         records = zip(images, own, *(column[rows].tolist() for column in columns), strict=True)
         return self._coco([
             {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": ignore}
