@@ -1,7 +1,7 @@
 """Training on CPUs with fewer passes over memory: the plain model's numbers, up to floating-point error.
 
 Time of a training step compared with the plain model, on one thread: size n at 640 px 0.71, s at 640 px 0.93, n at
-320 px 0.88 to 0.98, pico at 160 px 0.98 to 1.02. It is put on for every training on a CPU, since it costs nothing where it
+320 px 0.88 to 0.98, pico at 160 px 0.98 to 1.02. It is put on for every training on a CPU: it costs nothing where it
 gains nothing, and runs recorded with it repeat to the bit.
 
 `put_on` replaces the forward method of a few modules, instance by instance; the state dict stays. In evaluation, under
