@@ -274,9 +274,7 @@ def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_o
 
 def _result(arguments: argparse.Namespace) -> None:
     if not (arguments.run / "metrics.json").exists():
-        raise DfineError(
-            f"{arguments.run}: no metrics.json, so no finished run; the same command again resumes it"
-        )
+        raise DfineError(f"{arguments.run}: no metrics.json, so no finished run; the same command again resumes it")
     _print_result(arguments.run)
 
 

@@ -1,5 +1,9 @@
 """Training on CPUs with fewer passes over memory: the plain model's numbers, up to floating-point error.
 
+Time of a training step compared with the plain model, on one thread: size n at 640 px 0.71, s at 640 px 0.93, n at
+320 px 0.88 to 0.98, pico at 160 px 0.98 to 1.02. It is put on for every training on a CPU, since it costs nothing where it
+gains nothing, and runs recorded with it repeat to the bit.
+
 `put_on` replaces the forward method of a few modules, instance by instance; the state dict stays. In evaluation, under
 autocast, and wherever `by_hand` says so, the modules compute as the plain model does.
 """
@@ -16,7 +20,6 @@ from torch import Tensor, nn
 
 from dfine_lib.model.decoder import DFINEDecoder, make_anchors, pick
 from dfine_lib.model.deformable_attention import DeformableAttention
-from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import ConvBlock, LearnableAffine, Stem
 from dfine_lib.model.hybrid_encoder import FusionBlock
 from dfine_lib.model.layers import FrozenBatchNorm2d, SelfAttention
@@ -30,18 +33,6 @@ from dfine_tools.forms.autograd import (
     norm_relu_affine,
     pad_end,
 )
-
-LEAST_WORK = 1_000_000  # image area times the stem's channels from which on it pays
-
-
-def pays(model: DFINE, image_hw: tuple[int, int]) -> bool:
-    """Whether the form saves time on images of this size.
-
-    It saves passes over large feature maps, so the measure is image area times the channels of the stem. Time of a
-    training step compared with the plain model, on one thread: size n at 640 px (6.6 million) 0.71, s at 640 px 0.93, n
-    at 320 px (1.6 million) 0.88 to 0.98, pico at 160 px (0.4 million) 0.98 to 1.02.
-    """
-    return image_hw[0] * image_hw[1] * model.backbone.stem.stem1.conv.out_channels >= LEAST_WORK
 
 
 def put_on(model: nn.Module) -> None:
