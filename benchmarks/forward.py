@@ -10,8 +10,7 @@ import torch
 from benchmarks.peers import authors
 from benchmarks.peers.cases import Case
 from benchmarks.ratio import Row, arguments, compare, record, use_threads
-from dfine_tools.deploy.backends.pytorch import FixedSides
-from dfine_tools.deploy.graph import graph_form
+from dfine_tools.deploy.graph import RawDetector, graph_form
 
 AIM = 0.80
 CASES = [Case("n", 640, 1), Case("s", 640, 1)]
@@ -35,9 +34,9 @@ def beside_authors(case: Case, peer: authors.Authors, turns: int) -> Row:
     """One image, from its tensor to logits and boxes of the last layer."""
     images, model = case.data().images, case.model().eval()
     theirs = peer.model(model, case.side).eval().deploy()
-    ours = FixedSides(graph_form(model, (case.side, case.side))).to(memory_format=torch.channels_last)
+    ours = RawDetector(graph_form(model, (case.side, case.side))).to(memory_format=torch.channels_last)
     found, expected = ours(images), theirs(images)
-    difference = (found.pred_logits - expected["pred_logits"]).abs().median().item()
+    difference = (found[0] - expected["pred_logits"]).abs().median().item()
     if difference > 1e-4:
         raise SystemExit(f"{case}: logits differ by {difference:.1e}; nothing is measured")
 

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from dfine_lib import __version__
 from dfine_lib.errors import DfineError
@@ -71,8 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or 0
 
 
+class _Help(argparse.HelpFormatter):
+    """Wraps all but the example, which is copied into a shell as one line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return indent + text if text.startswith(("example: ", "Example: ")) else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
-    """One that names the command whose option is unknown, and the options that look like it."""
+    """One that names the command whose option is unknown, and the options that look like it; so are its commands'."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
 
     def parse_known_args(self, args=None, namespace=None):
         namespace, unknown = super().parse_known_args(args, namespace)
@@ -93,23 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for group in GROUPS:
         group.add_commands(commands)
-    _keep_examples_whole(parser)
     return parser
-
-
-class _Help(argparse.HelpFormatter):
-    """Wraps all but the example, which is copied into a shell as one line."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return indent + text if text.startswith(("example: ", "Example: ")) else super()._fill_text(text, width, indent)
-
-
-def _keep_examples_whole(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = _Help
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                _keep_examples_whole(command)
 
 
 def _message_to_the_caller(error: ValueError | OSError) -> str | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
 from pathlib import Path
 
 from dfine_lib.errors import DfineError
-from dfine_tools.cli.aliases import image_size_of
+from dfine_tools.cli.options import check_figure, image_size_of, names, write_figure
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -23,7 +21,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--figure bench.png",
     )
     bench.add_argument("models", nargs="+", metavar="MODEL")
-    bench.add_argument("--backend", default="auto", metavar="B,…", help="auto, torch, onnxruntime, openvino")
+    bench.add_argument(
+        "--backend", type=names, default="auto", metavar="B,…", help="auto, torch, onnxruntime, openvino"
+    )
     bench.add_argument("--batch", default="1", metavar="N,…", help="images a call, several by commas (default: 1)")
     bench.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the file's)")
     bench.add_argument("--images", metavar="DIR", help="images to read (default: two that scikit-learn brings)")
@@ -45,15 +45,13 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     if arguments.as_authors and arguments.images is None:
         raise DfineError("--as-authors needs --images: the folder of COCO's val2017, say")
-    formats = (".png", ".svg", ".pdf")
-    if arguments.figure is not None and arguments.figure.suffix.lower() not in formats:
-        raise DfineError(f"--figure {arguments.figure}: a figure is a {', '.join(formats)} file")
+    check_figure("--figure", arguments.figure)
     for name, file in (("--json", arguments.json), ("--figure", arguments.figure)):
         if file is not None and file.is_dir():  # said before the work
             raise DfineError(f"{name} {file}: is a folder; give the name of a file")
     image_size = image_size_of(arguments.image_size)
     report = bench(
-        arguments.models, backends=arguments.backend.split(","), batches=_numbers(arguments.batch),
+        arguments.models, backends=arguments.backend, batches=_numbers(arguments.batch),
         image_size=image_size, images=arguments.images, device=arguments.device, seconds=arguments.seconds,
     )  # fmt: skip
     print(report)
@@ -68,13 +66,14 @@ def _bench(arguments: argparse.Namespace) -> None:
             content["as_authors_ms"][model] = authors_latency(backend, arguments.images)
             print(f"{model}, {backend.name}, as the authors time it: {content['as_authors_ms'][model]:.2f} ms")
     if arguments.json is not None:
-        _write(arguments.json, (json.dumps(content, indent=2) + "\n").encode())
+        from dfine_tools.pages.report import write_metrics
+
+        print(write_metrics(arguments.json, content))
     if arguments.figure is not None:
         from dfine_tools.figures.latency import accuracy_by_latency
 
-        buffer = io.BytesIO()
-        accuracy_by_latency(content).savefig(buffer, format=arguments.figure.suffix[1:].lower())
-        _write(arguments.figure, buffer.getvalue())
+        write_figure(accuracy_by_latency(content), arguments.figure)
+        print(arguments.figure)
 
 
 def _numbers(words: str) -> list[int]:
@@ -82,11 +81,3 @@ def _numbers(words: str) -> list[int]:
         return [int(word) for word in words.split(",")]
     except ValueError as error:
         raise DfineError(f"--batch {words}: numbers with commas between them, such as 1,4") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    from dfine_lib.files import write_atomically
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
-    print(path)

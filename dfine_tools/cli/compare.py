@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-_FORMATS = (".png", ".svg", ".pdf")
+from dfine_tools.cli.options import check_figure, write_figure
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -27,11 +26,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from dfine_tools.runs.compare import CompareError, comparison, differences, read_runs, summaries
+    from dfine_tools.runs.compare import comparison, differences, read_runs, summaries
     from dfine_tools.tables import as_text
 
-    if arguments.out is not None and arguments.out.suffix.lower() not in _FORMATS:
-        raise CompareError(f"--out {arguments.out}: a figure is a {', '.join(_FORMATS)} file")
+    check_figure("--out", arguments.out)
     runs = read_runs(arguments.runs)
     for run in runs:
         if run.unreadable:
@@ -48,18 +46,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     if unknown and len(runs) > 1:
         print(f"\nSettings not known: {', '.join(unknown)}")
     if arguments.out is not None:
-        _draw(runs, arguments.out)
+        from dfine_tools.figures.compare import runs_compared
+
+        write_figure(runs_compared(runs), arguments.out)
         print(f"\n{arguments.out}")
-
-
-def _draw(runs: list[Any], out: Path) -> None:
-    from dfine_lib.files import write_atomically
-    from dfine_tools.figures.compare import runs_compared
-
-    buffer = io.BytesIO()
-    runs_compared(runs).savefig(buffer, format=out.suffix[1:].lower())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, buffer.getvalue())
 
 
 def _short(value: Any, most: int = 40) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dfine_tools.cli import published_data
-from dfine_tools.cli.aliases import add_image_files
 from dfine_tools.cli.doctor import add_stats
+from dfine_tools.cli.options import add_follow_links, add_image_files, add_places, names, parameters
 
 NOTHING_LEFT = 1  # exit code
 FROM = ("voc", "yolo", "crowdhuman", "objects365", "labelme", "cvat", "openimages", "createml", "csv", "coco")
@@ -47,8 +47,7 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
         epilog="example: dfine data convert VOCdevkit/VOC2012 my_set --from voc",
     )
     add = convert.add_argument
-    add("source", type=Path, metavar="SOURCE")
-    add("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
+    add_places(convert, None)
     add("--from", dest="read", required=True, choices=FROM, help="format of SOURCE")
     add("--to", dest="write", default="coco", choices=("coco", "yolo", "voc"), help="format of OUT (default: coco)")
     add("--images", type=Path, metavar="DIR", help="folder of the images, where they are not in SOURCE")
@@ -71,7 +70,7 @@ def _add_convert(kinds: argparse._SubParsersAction) -> None:
     add("--fractions", action="store_true", help="boxes are fractions of the image where the format says pixels")
     add("--keep-groups", action="store_true", help="LabelMe: shapes of one group_id stay boxes of their own")
     add("--keep-outside", action="store_true", help="do not cut boxes at the edge of their image")
-    add("--follow-links", action="store_true", help="read files that links in SOURCE lead to, outside of it")
+    add_follow_links(convert, "read files that links in SOURCE lead to, outside of it")
     add(
         "--voc-corners", default="plain", choices=("plain", "inclusive"),
         help="VOC's corners: plain coordinates, as nearly all tools write them (default), or pixels counted from 1, "
@@ -102,11 +101,9 @@ def _convert(arguments: argparse.Namespace) -> None:
     from data_tools.convert.conversion import convert
     from data_tools.convert.report import Options, summary
 
-    names = ("images", "categories", "split", "image_files", "sizes", "keep_outside", "keep_groups", "fractions",
-             "exif", "follow_links", "voc_corners", "person_box")  # fmt: skip
-    options = Options(**{name: getattr(arguments, name) for name in names})
-    result = convert(arguments.source, arguments.out, read=arguments.read, write=arguments.write, options=options)
-    print(summary(result, arguments.read, arguments.write))
+    settings = parameters(arguments)
+    about = {name: settings.pop(name) for name in ("source", "out", "read", "write")}
+    print(summary(convert(**about, options=Options(**settings)), arguments.read, arguments.write))
 
 
 def _add_split(kinds: argparse._SubParsersAction) -> None:
@@ -116,11 +113,11 @@ def _add_split(kinds: argparse._SubParsersAction) -> None:
         description="Every class is spread over the parts as evenly as whole images allow, rare classes first.",
         epilog="example: dfine data split labels.json my_set --images photos --val 0.2 --group-by-name '^([^_]+)_'",
     )
-    _add_places(split)
+    _add_source(split)
     split.add_argument("--val", type=float, default=0.2, metavar="F", help="share of the images (default: 0.2)")
     split.add_argument("--test", type=float, default=0.0, metavar="F", help="likewise (default: none)")
     _add_chance(split)
-    split.set_defaults(call=_split, after_interrupt="")
+    split.set_defaults(call=_make, after_interrupt="")
 
 
 def _add_subset(kinds: argparse._SubParsersAction) -> None:
@@ -130,12 +127,14 @@ def _add_subset(kinds: argparse._SubParsersAction) -> None:
         description="Classes keep their shares as evenly as whole images allow. Splits not named stay whole.",
         epilog="example: dfine data subset COCO2017 coco_tenth --fraction 0.1",
     )
-    _add_places(subset)
+    _add_source(subset)
     subset.add_argument("--fraction", type=float, metavar="F", help="share of the images to keep")
     subset.add_argument("--count", type=int, metavar="N", help="or their number")
-    subset.add_argument("--of", default="train", metavar="A,B", help="splits to make smaller (default: train)")
+    subset.add_argument(
+        "--of", type=names, default="train", metavar="A,B", help="splits to make smaller (default: train)"
+    )
     _add_chance(subset)
-    subset.set_defaults(call=_subset, after_interrupt="")
+    subset.set_defaults(call=_make, after_interrupt="")
 
 
 def _add_filter(kinds: argparse._SubParsersAction) -> None:
@@ -145,11 +144,11 @@ def _add_filter(kinds: argparse._SubParsersAction) -> None:
         description="Ids stay as they are.",
         epilog="example: dfine data filter COCO2017 people --categories person --min-boxes 1",
     )
-    _add_places(only)
-    only.add_argument("--categories", metavar="A,B", help="names of the classes to keep (default: all)")
+    _add_source(only)
+    only.add_argument("--categories", type=names, metavar="A,B", help="names of the classes to keep (default: all)")
     only.add_argument("--min-side", type=float, default=0.0, metavar="PX", help="leave out boxes with a shorter side")
     only.add_argument("--min-boxes", type=int, default=0, metavar="N", help="leave out images with fewer boxes")
-    only.set_defaults(call=_filter, after_interrupt="")
+    only.set_defaults(call=_make, after_interrupt="")
 
 
 def _add_merge(kinds: argparse._SubParsersAction) -> None:
@@ -162,7 +161,7 @@ def _add_merge(kinds: argparse._SubParsersAction) -> None:
     merge.add_argument("sources", type=Path, nargs="+", metavar="SOURCE")
     merge.add_argument("out", type=Path, metavar="OUT")
     _add_images(merge)
-    merge.set_defaults(call=_merge, after_interrupt="")
+    merge.set_defaults(call=_make, after_interrupt="")
 
 
 def _add_shard(kinds: argparse._SubParsersAction) -> None:
@@ -174,11 +173,10 @@ def _add_shard(kinds: argparse._SubParsersAction) -> None:
         "DFINE_SHARDS_FROM says where: https://host/set, gs://bucket/set, or 'pipe:aws s3 cp s3://bucket/set/{} -'.",
         epilog="example: dfine data shard COCO2017 coco_shards --images-per-shard 1000",
     )
-    shard.add_argument("source", type=Path, metavar="DATA", help="data folder")
-    shard.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
+    add_places(shard, "data folder", source="DATA")
     shard.add_argument("--images-per-shard", type=int, default=1000, metavar="N", help="default: 1000")
     shard.add_argument("--seed", type=int, default=0, metavar="S", help="of the order of training images (default: 0)")
-    shard.add_argument("--follow-links", action="store_true", help="take images that are links out of their folder")
+    add_follow_links(shard)
     shard.set_defaults(call=_shard, after_interrupt=" Nothing was left behind; the same command starts again.")
 
 
@@ -190,8 +188,7 @@ def _add_pack(kinds: argparse._SubParsersAction) -> None:
         "data.json, which is given as --data in place of DATA. Images and the val split stay where they are.",
         epilog="example: dfine data pack objects365 o365_packed && dfine train --data o365_packed/data.json …",
     )
-    pack.add_argument("source", type=Path, metavar="DATA", help="data folder")
-    pack.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of DATA")
+    add_places(pack, "data folder", source="DATA")
     pack.set_defaults(call=_pack, after_interrupt="")
 
 
@@ -203,87 +200,53 @@ def _add_view(kinds: argparse._SubParsersAction) -> None:
         "the extra fiftyone and its database; `dfine stats DATA --html page.html` needs neither.",
         epilog="example: dfine data view my_set --predictions found.json",
     )
-    view.add_argument("source", type=Path, metavar="DATA", help="data folder")
+    view.add_argument("data", type=Path, metavar="DATA", help="data folder")
     view.add_argument("--split", default="val", choices=("train", "val"), help="default: val")
     view.add_argument("--predictions", type=Path, metavar="FILE", help="of `dfine predict --json`, or COCO's results")
     view.add_argument("--port", type=int, default=5151, metavar="N", help="default: 5151")
     view.set_defaults(call=_view, after_interrupt="")
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="data folder, or one COCO file with --images")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE")
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    add_places(parser, "data folder, or one COCO file with --images")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, where SOURCE is a file")
     _add_images(parser)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     add_image_files(parser)
-    parser.add_argument("--follow-links", action="store_true", help="take images that are links out of their folder")
+    add_follow_links(parser)
 
 
 def _add_chance(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="equal seeds give equal parts (default: 0)")
-    parser.add_argument("--group-by", metavar="KEY", help="images with the same KEY in their records stay together")
-    parser.add_argument("--group-by-name", metavar="REGEX", help="likewise, by what REGEX finds in the file name")
-
-
-_PLACES = ("images", "image_files", "follow_links")
-
-
-def _settings(arguments: argparse.Namespace, *names: str) -> dict[str, object]:
-    settings = {name: getattr(arguments, name) for name in names}
-    if hasattr(arguments, "group_by"):
-        settings |= {"seed": arguments.seed, "group_key": arguments.group_by, "group_pattern": arguments.group_by_name}
-    return settings
+    add = parser.add_argument
+    add("--seed", type=int, default=0, metavar="S", help="equal seeds give equal parts (default: 0)")
+    add("--group-by", dest="group_key", metavar="KEY", help="images with the same KEY in their records stay together")
+    add("--group-by-name", dest="group_pattern", metavar="REGEX", help="likewise, by what REGEX finds in the file name")
 
 
 @_or_nothing
-def _split(arguments: argparse.Namespace) -> None:
-    from data_tools.subset import split_data
+def _make(arguments: argparse.Namespace) -> None:
+    """Split, shrink, filter or merge."""
+    from data_tools.subset import filter_data, merge_data, split_data, subset_data
 
-    print(split_data(arguments.source, arguments.out, **_settings(arguments, "val", "test", *_PLACES)))
-
-
-@_or_nothing
-def _subset(arguments: argparse.Namespace) -> None:
-    from data_tools.subset import subset_data
-
-    settings = _settings(arguments, "fraction", "count", *_PLACES)
-    print(subset_data(arguments.source, arguments.out, of=arguments.of.split(","), **settings))
-
-
-@_or_nothing
-def _filter(arguments: argparse.Namespace) -> None:
-    from data_tools.subset import filter_data
-
-    names = arguments.categories and [name.strip() for name in arguments.categories.split(",") if name.strip()]
-    settings = _settings(arguments, "min_side", "min_boxes", *_PLACES)
-    print(filter_data(arguments.source, arguments.out, categories=names, **settings))
-
-
-@_or_nothing
-def _merge(arguments: argparse.Namespace) -> None:
-    from data_tools.subset import merge_data
-
-    print(merge_data(arguments.sources, arguments.out, **_settings(arguments, "image_files", "follow_links")))
+    made = {"split": split_data, "subset": subset_data, "filter": filter_data, "merge": merge_data}
+    print(made[arguments.kind](**parameters(arguments)))
 
 
 def _shard(arguments: argparse.Namespace) -> None:
     from data_tools.large.shard import shard_data
 
-    names = ("images_per_shard", "seed", "follow_links")
-    print(shard_data(arguments.source, arguments.out, **{name: getattr(arguments, name) for name in names}))
+    print(shard_data(**parameters(arguments)))
 
 
 def _pack(arguments: argparse.Namespace) -> None:
     from data_tools.large.shard import pack_data
 
-    print(pack_data(arguments.source, arguments.out))
+    print(pack_data(**parameters(arguments)))
 
 
 def _view(arguments: argparse.Namespace) -> None:
     from data_tools.view import view
 
-    names = ("split", "predictions", "port")
-    print(view(arguments.source, **{name: getattr(arguments, name) for name in names}))
+    print(view(**parameters(arguments)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from dfine_tools.cli.aliases import old_name
+from dfine_tools.cli.options import old_name
 
 FOUND_ERRORS = 1
 
@@ -73,10 +74,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     print(diagnosis.text())
     if arguments.checks:
         print("\n" + "\n".join(f"{check.level:8} {check.name:30} {check.title}" for check in CHECKS))
-    if arguments.json:
-        from dfine_tools.pages.report import write_metrics
-
-        print(f"numbers  {write_metrics(arguments.json, diagnosis.to_dict())}")
+    _write_numbers(arguments.json, diagnosis.to_dict())
     if arguments.html:
         from dfine_tools.pages.doctor import write_page
 
@@ -117,10 +115,14 @@ def _stats(arguments: argparse.Namespace) -> None:
         for name, factor in drawn["class_factors"].items():
             if factor > 1:
                 print(f"  {factor:.2f} x {name!r}")
-    if arguments.json:
-        from dfine_tools.pages.report import write_metrics
-
-        print(f"numbers  {write_metrics(arguments.json, numbers)}")
+    _write_numbers(arguments.json, numbers)
     if arguments.html:
         page = write_statistics_page(found, arguments.html, images=max(0, arguments.images), seed=arguments.seed)
         print(f"page     {page}")
+
+
+def _write_numbers(file: Path | None, numbers: dict[str, Any]) -> None:
+    from dfine_tools.pages.report import write_metrics
+
+    if file:
+        print(f"numbers  {write_metrics(file, numbers)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dfine_tools.cli.aliases import image_size_of, old_name
+from dfine_tools.cli.options import image_size_of, old_name, parameters
 
 NOT_RUN = 3
 
@@ -32,7 +32,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--image-size", metavar="S", help="side of the input, or HEIGHT,WIDTH (default: the weights')")
     export.add_argument("--data", type=Path, metavar="DIR", help="folder with a val split: compare AP too")
     export.add_argument(
-        "--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="number format; int8 needs --data"
+        "--precision",
+        dest="number_format",
+        default="fp32",
+        choices=("fp32", "fp16", "int8"),
+        help="number format; int8 needs --data",
     )
     dynamic = export.add_argument(
         "--dynamic-shapes", action="store_true", help="dynamic input shapes: any height and width, multiples of 32"
@@ -46,11 +50,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from dfine_tools.deploy.export_file import export_file
     from dfine_tools.deploy.validation import report_path
 
-    report = export_file(
-        arguments.weights, arguments.out, to=arguments.to, image_size=image_size_of(arguments.image_size),
-        data=arguments.data, number_format=arguments.precision, dynamic_shapes=arguments.dynamic_shapes,
-        raw=arguments.raw,
-    )  # fmt: skip
+    report = export_file(**parameters(arguments) | {"image_size": image_size_of(arguments.image_size)})
     print(report)
     about = report_path(arguments.out)
     if report.passed:

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from dfine_tools.cli.aliases import image_size_of
+from dfine_tools.cli.options import image_size_of
 
 log = logging.getLogger(__name__)
 NO_IMAGES = 1  # exit code

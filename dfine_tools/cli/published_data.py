@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dfine_lib.errors import DfineError
-from dfine_tools.cli.aliases import add_image_files
+from dfine_tools.cli.options import add_follow_links, add_image_files, add_places, names, parameters
 
 
 def add_kinds(kinds: argparse._SubParsersAction) -> None:
@@ -35,7 +35,7 @@ def _add_download(kinds: argparse._SubParsersAction) -> None:
     )
     download.add_argument("set", metavar="SET", help="coco, objects365 or crowdhuman")
     download.add_argument("out", type=Path, metavar="OUT", help="folder to make, or to go on with")
-    download.add_argument("--splits", default="train,val", metavar="A,B", help="which (default: train,val)")
+    download.add_argument("--splits", type=names, default="train,val", metavar="A,B", help="which (default: train,val)")
     download.add_argument(
         "--from", dest="archives", type=Path, metavar="FOLDER", help="folder of files fetched already"
     )
@@ -53,16 +53,13 @@ def _download(arguments: argparse.Namespace) -> None:
     sets = known_sets(arguments.addresses) if arguments.addresses else known_sets()
     if arguments.set not in sets:
         raise DfineError(f"unknown data set {arguments.set!r}; there are {', '.join(sets)}")
-    data_set, splits = sets[arguments.set], tuple(arguments.splits.split(","))
-    files = data_set.of_splits(splits)
+    data_set = sets[arguments.set]
+    files = data_set.of_splits(arguments.splits)
     print(data_set.summary(files), flush=True)
     if arguments.list:
         print("\n".join(f"{file.key}  {file.address}" + f"  ({file.page})" * bool(file.page) for file in files))
         return
-    print(fetch_data_set(
-        data_set, arguments.out, splits=splits, archives=arguments.archives, keep_archives=arguments.keep_archives,
-        parallel=arguments.parallel,
-    ))  # fmt: skip
+    print(fetch_data_set(data_set, **parameters(arguments, "set", "list", "addresses")))
 
 
 def _add_remap(steps: argparse._SubParsersAction) -> None:
@@ -74,7 +71,7 @@ def _add_remap(steps: argparse._SubParsersAction) -> None:
         "Images of which the image is missing stay in the lists (as published); `resize` leaves them out.",
         epilog="example: dfine data objects365 remap Objects365 O365",
     )
-    _add_places(remap, "folder with train/ and val/ of Objects365 v2")
+    _add_steps_places(remap, "folder with train/ and val/ of Objects365 v2")
     remap.add_argument(
         "--keep", type=int, default=5000, metavar="N", help="validation images that stay (default: 5000)"
     )
@@ -85,10 +82,7 @@ def _add_remap(steps: argparse._SubParsersAction) -> None:
 def _remap(arguments: argparse.Namespace) -> None:
     from data_tools.objects365 import remap
 
-    print(remap(
-        arguments.source, arguments.out, keep=arguments.keep, image_files=arguments.image_files,
-        follow_links=arguments.follow_links,
-    ))  # fmt: skip
+    print(remap(**parameters(arguments)))
 
 
 def _add_resize(steps: argparse._SubParsersAction) -> None:
@@ -100,9 +94,9 @@ def _add_resize(steps: argparse._SubParsersAction) -> None:
         "than the list says are counted, and listed in OUT/objects365_report.json.",
         epilog="example: dfine data objects365 resize O365 O365_640",
     )
-    _add_places(resize, "what `remap` made, or Objects365 v2 as published")
+    _add_steps_places(resize, "what `remap` made, or Objects365 v2 as published")
     resize.add_argument("--size", type=int, default=640, metavar="S", help="longest side in pixels (default: 640)")
-    resize.add_argument("--splits", default="train,val", metavar="A,B", help="which (default: train,val)")
+    resize.add_argument("--splits", type=names, default="train,val", metavar="A,B", help="which (default: train,val)")
     resize.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
     resize.set_defaults(call=_resize, after_interrupt=" The same command goes on.")
 
@@ -110,13 +104,9 @@ def _add_resize(steps: argparse._SubParsersAction) -> None:
 def _resize(arguments: argparse.Namespace) -> None:
     from data_tools.objects365 import resize
 
-    print(resize(
-        arguments.source, arguments.out, size=arguments.size, splits=tuple(arguments.splits.split(",")),
-        workers=arguments.workers, follow_links=arguments.follow_links,
-    ))  # fmt: skip
+    print(resize(**parameters(arguments)))
 
 
-def _add_places(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help=what)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make, outside of SOURCE, or to go on with")
-    parser.add_argument("--follow-links", action="store_true", help="take images that are links out of SOURCE")
+def _add_steps_places(parser: argparse.ArgumentParser, what: str) -> None:
+    add_places(parser, what, out="folder to make, outside of SOURCE, or to go on with")
+    add_follow_links(parser, "take images that are links out of SOURCE")

@@ -37,9 +37,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--data", required=True, type=Path, metavar="DIR", help=_DATA_HELP)
     train.add_argument("--out", type=Path, metavar="DIR", help="what the run writes (default: runs/NAME)")
     train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of fresh weights")
-    _add_rows(train)
     train.add_argument("--epochs", type=int, metavar="N", help="the second stage keeps its share of them")
-    _add_input_size(train)
     train.add_argument("--batch-size", type=int, metavar="B", help="images a step; rates stay as the recipe has them")
     train.add_argument(
         "--scale-rates",
@@ -52,7 +50,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "T are oversampled; `dfine stats --repeat-threshold T` shows how often (default: off)",
     )  # fmt: skip
     train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
-    _add_compile(train)
     train.add_argument(
         "--checkpoint-activations", action="store_true",
         help="less memory, about a third more time: what the backward pass needs is computed again",
@@ -64,12 +61,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default=True,
         help="resume the run in the output folder (default), or refuse a folder that holds a run",
     )
-    _add_nproc(train, "processes that share each batch, a GPU each (default: 1)")
     train.add_argument(
         "--max-restarts", type=int, default=0, metavar="N",
         help="with --nproc: start all processes anew from the last state this often if one is lost (default: 0)",
     )  # fmt: skip
-    _add_settings(train)
+    _add_shared(train, "each batch")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="any field of the recipe, as train.lr=1e-3; may be given again",
+    )  # fmt: skip
     train.set_defaults(call=_train, after_interrupt=" The last whole epoch is saved: the same command resumes from it.")
 
     evaluate = commands.add_parser(
@@ -83,18 +83,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--weights", required=True, type=Path, metavar="FILE", help=".safetensors, .pth, or a published name"
     )
     evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="folder with a val split")
-    _add_rows(evaluate)
     evaluate.add_argument("--recipe", metavar="NAME", help="needed where the file does not say what it is of (.pth)")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the metrics to this file too, as JSON")
     evaluate.add_argument(
         "--engine", choices=("faster-coco-eval", "pycocotools"), default="faster-coco-eval",
         help="what computes the metrics: faster-coco-eval (the default), or pycocotools, the original, slower",
     )  # fmt: skip
-    _add_input_size(evaluate)
     evaluate.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass, of all processes")
-    _add_nproc(evaluate, "processes that share the images, a GPU each (default: 1)")
-    _add_compile(evaluate)
-    _add_settings(evaluate, any_field=False)
+    _add_shared(evaluate, "the images")
     evaluate.set_defaults(call=_evaluate, after_interrupt="")
 
     result = commands.add_parser(
@@ -106,42 +102,22 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     result.set_defaults(call=_result, after_interrupt="")
 
 
-def _add_nproc(parser: argparse.ArgumentParser, about: str) -> None:
-    parser.add_argument("--nproc", type=int, default=1, metavar="N", help=about)
-
-
-def _add_rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_shared(parser: argparse.ArgumentParser, shared: str) -> None:
+    """The options that training and evaluation have in common."""
+    add = parser.add_argument
+    add(
         "--row", action="append", default=[], metavar="NEW=OLD",
         help="of --weights, take class OLD for your class NEW, as taxi=car; of a file without class names, class row "
         "OLD, counted from 0; may be given again (default: equal names)",
     )  # fmt: skip
-
-
-def _add_compile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add("--image-size", metavar="S", help="side of the input in pixels, or HEIGHT,WIDTH; multiples of 32")
+    add(
         "--compile", action="store_true",
         help="torch.compile; takes minutes at first; where it fails, the run continues without it",
     )  # fmt: skip
-
-
-def _add_input_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--image-size", metavar="S", help="side of the input in pixels, or HEIGHT,WIDTH; multiples of 32"
-    )
-
-
-def _add_settings(parser: argparse.ArgumentParser, any_field: bool = True) -> None:
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read images (unless given: up to 4)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
-    if any_field:
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="FIELD=VALUE",
-            help="any field of the recipe, as train.lr=1e-3; may be given again",
-        )
+    add("--nproc", type=int, default=1, metavar="N", help=f"processes that share {shared}, a GPU each (default: 1)")
+    add("--workers", type=int, metavar="N", help="processes that read images (unless given: up to 4)")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
 
 
 def _train(arguments: argparse.Namespace) -> int:

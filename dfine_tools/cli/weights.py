@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dfine_lib.errors import DfineError
-from dfine_tools.cli.aliases import image_size_of
+from dfine_tools.cli.options import image_size_of
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -172,9 +172,8 @@ def bench(
         raise not_run[0]
     machine = describe_machine(_measured_on(latencies)) | {"devices": sorted({row.device for row in latencies})}
     machine["versions"] = _versions(machine)
-    return BenchReport(
-        tuple(costs), tuple(latencies), _source_of(files, images), ledger, machine, tuple(map(str, not_run))
-    )
+    shown = "two photographs that scikit-learn brings" if images is None else f"{len(files)} of {images}"
+    return BenchReport(tuple(costs), tuple(latencies), shown, ledger, machine, tuple(map(str, not_run)))
 
 
 def _measured_on(latencies: Sequence[Latency]) -> torch.device:
@@ -214,10 +213,6 @@ def _config(source: str | Path | DFINE) -> ModelConfig | None:
     if isinstance(source, DFINE):
         return source.config
     return None if Path(source).suffix in KINDS else read_weights(locate_weights(source)).model
-
-
-def _source_of(files: Sequence[Path], images: Any) -> str:
-    return "two photographs that scikit-learn brings" if images is None else f"{len(files)} of {images}"
 
 
 def _versions(machine: dict[str, Any]) -> dict[str, str]:

@@ -57,12 +57,19 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> nn.C
     shift = norm.bias.double() - norm.running_mean.double() * scale
     if conv.bias is not None:
         shift = shift + conv.bias.double() * scale
-    folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
-    ).to(conv.weight)
-    folded.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
-    folded.bias.copy_(shift)
-    return folded.requires_grad_(False).eval()
+    return convolution_like(conv, conv.weight.double() * scale.view(-1, 1, 1, 1), shift)
+
+
+def convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A convolution with the geometry and the float type of `conv`, and this weight and bias."""
+    made = nn.Conv2d(
+        weight.shape[1] * conv.groups, weight.shape[0], conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+        conv.groups, bias=bias is not None,
+    ).to(conv.weight)  # fmt: skip
+    made.weight.copy_(weight)
+    if bias is not None:
+        made.bias.copy_(bias)
+    return made.requires_grad_(False).eval()
 
 
 def add_convolutions(large: nn.Conv2d, small: nn.Conv2d) -> nn.Conv2d:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 import os
 import tempfile
@@ -16,17 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import ModelConfig
 from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends.exported import INPUTS, OUTPUTS, RAW_OUTPUTS
 from dfine_tools.deploy.backends.openvino_runtime import RT_INFO
-from dfine_tools.deploy.graph import GraphModel, graph_form
+from dfine_tools.deploy.graph import GraphModel, RawDetector, graph_form
 from dfine_tools.deploy.graph.padding import join_padding
 from dfine_tools.deploy.half import half_form
-from dfine_tools.deploy.int8 import quantize_int8
+from dfine_tools.deploy.int8 import errors_only, quantize_int8
 
 OPSET = 18  # LayerNorm is one node from 17 on
 NUMBER_FORMATS = ("fp32", "fp16", "int8")
@@ -57,19 +55,6 @@ class Detector(nn.Module):
         query = (index // num_classes)[..., None].expand(-1, -1, 4)
         sizes = orig_target_sizes.to(boxes.dtype)
         return index % num_classes, boxes.gather(1, query) * torch.cat([sizes, sizes], 1)[:, None], best.sigmoid()
-
-
-class RawDetector(nn.Module):
-    """The model as it is: logits `[B, Q, C]` and boxes cxcywh `[B, Q, 4]` in 0..1."""
-
-    def __init__(self, model: GraphModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, boxes = self.model(images)
-        num_queries = self.model.num_queries
-        return logits.reshape(-1, num_queries, logits.shape[1]), box_xyxy_to_cxcywh(boxes).reshape(-1, num_queries, 4)
 
 
 def export_onnx(
@@ -172,7 +157,7 @@ def _traced(detector: nn.Module, image_hw: tuple[int, int], least: int | None) -
     if isinstance(detector, RawDetector):
         example, names = example[:1], (INPUTS[:1], RAW_OUTPUTS)
         del shapes["orig_target_sizes"]
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), errors_only("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             detector, example, dynamo=True, opset_version=OPSET, verbose=False, input_names=list(names[0]),
@@ -215,16 +200,3 @@ def export_openvino(
         os.replace(whole.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(whole, path)
     return path
-
-
-class _quiet:
-    """Torch's exporter tells its steps through logging; errors still come as exceptions."""
-
-    def __enter__(self) -> None:
-        self.levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
-        for name in self.levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for name, level in self.levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -46,9 +46,7 @@ def export_file(
         image_size: side, or (height, width); None: as the weights say, else 640.
         data: folder with a val split, to compare the average precision too; of its training images the ranges of
             8-bit files are measured.
-        number_format: `fp32`, `fp16` or `int8`, which needs `data`.
-        dynamic_shapes: take images of any sides that are multiples of 32.
-        raw: without post-processing.
+        number_format, dynamic_shapes, raw: as of `export_onnx`; `int8` needs `data`.
 
     Raises:
         ValueError: an unknown format or number format, an ending that does not belong to it, a size that the model

@@ -8,44 +8,28 @@ from __future__ import annotations
 
 import copy
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from dfine_tools.deploy.graph import GraphModel
 
 
-class HalfLinear(nn.Module):
-    """A linear layer in float16 between float32 neighbours."""
+class Cast(nn.Module):
+    """A part of the model that computes in one float type between neighbours of another.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    Args:
+        part: its weights are of the type `takes`.
+        takes: what its input is cast to.
+        gives: what its output is cast to; None: it stays as it is.
+    """
+
+    def __init__(self, part: nn.Module, takes: torch.dtype, gives: torch.dtype | None = None) -> None:
         super().__init__()
-        self.linear = linear.half()
+        self.part, self.takes, self.gives = part, takes, gives
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.half(), self.linear.weight, self.linear.bias).float()
-
-
-class InFloat16(nn.Module):
-    """A part of the model, of convolutions alone, in float16; so is what it gives."""
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part.half()
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return self.part(x.half())
-
-
-class InFloat32(nn.Module):
-    """A part of the model in float32 between float16 neighbours, which get float16 back unless `keep`."""
-
-    def __init__(self, part: nn.Module, keep: bool = False) -> None:
-        super().__init__()
-        self.part, self.keep = part, keep
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.part(x.float())
-        return found if self.keep else found.to(x.dtype)
+        found = self.part(x.to(self.takes))
+        return found if self.gives is None else found.to(self.gives)
 
 
 def half_form(model: GraphModel) -> GraphModel:
@@ -57,13 +41,13 @@ def half_form(model: GraphModel) -> GraphModel:
     model = copy.deepcopy(model)
     _halve_linear(model)
     encoder, decoder = model.encoder, model.decoder
-    model.backbone = InFloat16(model.backbone)
+    model.backbone = Cast(model.backbone.half(), torch.float16)
     attention = encoder.attention
     encoder.attention = nn.Identity()
     encoder.half()
-    encoder.attention = InFloat32(attention)
+    encoder.attention = Cast(attention, torch.float32, torch.float16)
     decoder.input_proj = nn.ModuleList(
-        nn.Sequential(project.half(), InFloat32(nn.Identity(), keep=True)) for project in decoder.input_proj
+        nn.Sequential(project.half(), Cast(nn.Identity(), torch.float32)) for project in decoder.input_proj
     )
     return model
 
@@ -71,6 +55,6 @@ def half_form(model: GraphModel) -> GraphModel:
 def _halve_linear(module: nn.Module) -> None:
     for name, child in module.named_children():
         if type(child) is nn.Linear:
-            setattr(module, name, HalfLinear(child))
+            setattr(module, name, Cast(child.half(), torch.float16, torch.float32))
         else:
             _halve_linear(child)

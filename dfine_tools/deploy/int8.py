@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,30 +50,40 @@ def quantize_int8(file: Path, out: Path, images: Iterable[Tensor], symmetric: bo
             return {name: values[name] for name in takes}
 
     takes = [value.name for value in onnx.load(file, load_external_data=False).graph.input]  # sizes, or none if raw
-    reader, levels = Reader(), (logging.getLogger().level, logging.getLogger())
-    kinds = quantization.QuantType
+    reader, kinds = Reader(), quantization.QuantType
     try:
-        levels[1].setLevel(logging.ERROR)  # the quantizer gives advice through the root logger
-        quantization.quantize_static(
-            file, out, reader, quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=["Conv"], weight_type=kinds.QInt8,
-            reduce_range=not symmetric,  # weights of 7 bits: sums of two products overflow on processors without VNNI
-            activation_type=kinds.QInt8 if symmetric else kinds.QUInt8,
-            calibrate_method=quantization.CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": symmetric, "QuantizeBias": not symmetric, "CalibMovingAverage": True,
-            },
-        )  # fmt: skip
+        with errors_only(None):  # the quantizer gives advice through the root logger
+            quantization.quantize_static(
+                file, out, reader, quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+                op_types_to_quantize=["Conv"], weight_type=kinds.QInt8,
+                reduce_range=not symmetric,  # 7 bits: sums of two products overflow on processors without VNNI
+                activation_type=kinds.QInt8 if symmetric else kinds.QUInt8,
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+                extra_options={
+                    "ActivationSymmetric": symmetric, "QuantizeBias": not symmetric, "CalibMovingAverage": True,
+                },
+            )  # fmt: skip
     except ValueError as error:
         if reader.count:
             raise
         raise DfineError("8 bits need images to measure ranges on") from error
-    finally:
-        levels[1].setLevel(levels[0])
     model = onnx.load(out)
     _guard_norms(model)
     onnx.save(model, out)
     return out
+
+
+@contextlib.contextmanager
+def errors_only(*names: str | None) -> Iterator[None]:
+    """Let these loggers (None: the root) give errors alone: libraries tell their steps through them."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _guard_norms(model: Any) -> None:

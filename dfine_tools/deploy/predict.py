@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,11 +46,7 @@ def network_input(image: Tensor, image_hw: tuple[int, int]) -> Tensor:
     return stretch(Sample(image, *nothing), image_hw).image
 
 
-class _Ready(NamedTuple):
-    """An image and what the network sees of it."""
-
-    frame: Frame
-    pixels: Tensor  # uint8 [3, h, w]
+_Shown = tuple[Frame, Tensor]  # an image, and what the network sees of it: uint8 [3, h, w]
 
 
 class Predictor:
@@ -89,9 +85,7 @@ class Predictor:
 
         Args:
             source: as `find_source` takes it; not a camera or a stream, which have no end.
-            score: leave out objects below it.
-            batch_size: images a forward pass.
-            progress: show a bar.
+            score, batch_size, progress: as of `stream`.
 
         Raises:
             SourceError: nothing to read, or nothing that can be read; a source without end.
@@ -153,14 +147,12 @@ class Predictor:
             in_memory = not any(isinstance(item, str | Path) for item in found.items)
         backend, streams = self._streams(total, many)
 
-        def detect(batch: list[_Ready]) -> list[Prediction]:
+        def detect(batch: list[_Shown]) -> list[Prediction]:
             return self._detect(backend, batch, score, keep_images or in_memory)
 
         batches = map_ahead(detect, in_groups(images, batch_size), streams, streams)
         results = in_background(_flat(batches, images), ahead=batch_size)
-        if progress:
-            results = _with_bar(results, total, skipped)
-        return _counted(results, found, ledger)
+        return _counted(results, found, ledger, skipped, progress)
 
     def _streams(self, total: int | None, many: bool) -> tuple[Backend, int]:
         """What runs, and how many calls at a time: on the processor, while one waits for a thread, another goes on."""
@@ -168,12 +160,12 @@ class Predictor:
             return self.backend, 1
         return (self.backend.shared(), STREAMS) if many else (self.backend, 2)
 
-    def _detect(self, backend: Backend, batch: list[_Ready], score: float, keep: bool) -> list[Prediction]:
-        sizes_wh = torch.tensor([ready.frame.size_wh for ready in batch])
-        found, edges = backend.detect(torch.stack([ready.pixels for ready in batch]), sizes_wh)
+    def _detect(self, backend: Backend, batch: list[_Shown], score: float, keep: bool) -> list[Prediction]:
+        frames, pixels = zip(*batch, strict=True)
+        found, edges = backend.detect(torch.stack(pixels), torch.tensor([frame.size_wh for frame in frames]))
         about = dict(class_names=self.backend.class_names, category_ids=self.backend.category_ids)
         results = []
-        for i, (one, (frame, _)) in enumerate(zip(found, batch, strict=True)):
+        for i, (one, frame) in enumerate(zip(found, frames, strict=True)):
             every = Prediction(
                 frame.name, frame.size_wh, one.labels, one.boxes_xyxy, one.scores, **about, path=frame.path,
                 frame=frame.number, time_s=frame.time_s, edges=edges[i] if edges else None,
@@ -182,23 +174,21 @@ class Predictor:
             results.append(every.above(score))
         return results
 
-    def _ready(self, frame: Frame) -> _Ready:
-        return _Ready(frame, network_input(frame.image, self.backend.image_hw))
-
-    def _of_images(self, source: ImageSource, batch_size: int, skipped: list[str], ledger: Ledger) -> Iterator[_Ready]:
-        def read(number: int) -> _Ready | SourceError:
+    def _of_images(self, source: ImageSource, batch_size: int, skipped: list[str], ledger: Ledger) -> Iterator[_Shown]:
+        def read(number: int) -> _Shown | SourceError:
             try:
-                return self._ready(source.read(number))
+                frame = source.read(number)
             except SourceError as error:
                 return error
+            return frame, network_input(frame.image, self.backend.image_hw)
 
         threads = max(1, min(4, os.cpu_count() or 1))
         for image in map_ahead(read, range(len(source)), threads, ahead=2 * batch_size + threads):
-            if isinstance(image, _Ready):
-                if (frames := image.frame.in_file) > 1:
+            if not isinstance(image, SourceError):
+                if (frames := image[0].in_file) > 1:
                     ledger.found("frames", frames)
                     ledger.taken("frames")
-                    ledger.left_out("frames", "only the first frame of an image is used", image.frame.path, frames - 1)
+                    ledger.left_out("frames", "only the first frame of an image is used", image[0].path, frames - 1)
                 yield image
                 continue
             if len(source) == 1:
@@ -211,8 +201,8 @@ class Predictor:
                 f"none of the {len(source)} images can be read; the first: {skipped[0]} ({ledger.summary(source.kind)})"
             )
 
-    def _of_video(self, reader: VideoReader, batch_size: int) -> Iterator[_Ready]:
-        frames = (self._ready(frame) for frame in reader)
+    def _of_video(self, reader: VideoReader, batch_size: int) -> Iterator[_Shown]:
+        frames = ((frame, network_input(frame.image, self.backend.image_hw)) for frame in reader)
         ahead = 1 if reader.live and batch_size == 1 else 2 * batch_size
         return in_background(frames, ahead=ahead, drop_oldest=reader.live)
 
@@ -229,33 +219,32 @@ def opened(source: Any) -> ImageSource | VideoReader:
     return VideoReader(found) if isinstance(found, VideoSource) else found
 
 
-def _flat(batches: Iterator[list[Prediction]], images: Iterator[_Ready]) -> Iterator[Prediction]:
+def _flat(batches: Iterator[list[Prediction]], images: Iterator[_Shown]) -> Iterator[Prediction]:
     with contextlib.closing(images), contextlib.closing(batches):
         for batch in batches:
             yield from batch
 
 
-def _with_bar(results: Iterator[Prediction], total: int | None, skipped: list[str]) -> Iterator[Prediction]:
-    bar = tqdm(total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, delay=1.0)
+def _counted(
+    results: Iterator[Prediction], found: ImageSource | VideoReader, ledger: Ledger, skipped: list[str], progress: bool
+) -> Iterator[Prediction]:
+    """The results, each shown on the bar and entered in the ledger, whose sums are checked after the last."""
+    came = taken = 0  # images, or frames of a video
+    total = len(found) if isinstance(found, ImageSource) else found.count
+    bar = tqdm(
+        total=total, desc="predict", unit="image", leave=False, dynamic_ncols=True, delay=1.0, disable=not progress
+    )
     with contextlib.closing(results), bar:
-        for count, result in enumerate(results, start=1):
-            yield result
-            del result
-            bar.update(count + len(skipped) - bar.n)
-
-
-def _counted(results: Iterator[Prediction], found: ImageSource | VideoReader, ledger: Ledger) -> Iterator[Prediction]:
-    """The results, each entered in the ledger, whose sums are checked after the last."""
-    came = taken = 0  # frames, of a video
-    with contextlib.closing(results):
         try:
             for result in results:
+                taken += 1
                 if isinstance(found, ImageSource):
                     ledger.taken(found.kind)
                 else:
-                    came, taken = result.frame + 1, taken + 1
+                    came = result.frame + 1
                 yield result
                 del result
+                bar.update(taken + len(skipped) - bar.n)
         finally:  # once, not frame by frame: a camera may run for days
             if isinstance(found, VideoReader):
                 where, missing = found.source.location, found.missing

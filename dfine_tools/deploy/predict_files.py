@@ -102,10 +102,11 @@ def predict_files(
         stack.enter_context(contextlib.closing(results))
         record = stack.enter_context(_json_list(json_file)) if json_file is not None else None
         if out is not None:
-            written = _written_images(results, found, out) if isinstance(found, ImageSource) else (
-                _written_video(results, found.source, out / f"{Path(found.source.name).stem}.mp4")
-            )  # fmt: skip
-            summary.out = out if isinstance(found, ImageSource) else out / f"{Path(found.source.name).stem}.mp4"
+            if isinstance(found, ImageSource):
+                summary.out, written = out, _written_images(results, found, out)
+            else:
+                summary.out = out / f"{Path(found.source.name).stem}.mp4"
+                written = _written_video(results, found.source, summary.out)
             results = stack.enter_context(contextlib.closing(written))
         for result in results:
             summary.images += 1

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dfine_lib.errors import DfineError
@@ -185,43 +184,3 @@ class Prediction:
 
     def _words(self) -> list[str]:
         return [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
-
-
-def same_objects(
-    one: Prediction, other: Prediction, score: float = 0.3, box_tolerance: float = 1e-3, score_tolerance: float = 1e-3
-) -> list[str]:
-    """Where two answers for one image differ, in words; empty: they are the same as sets of objects.
-
-    Every object above `score` of either must stand in the other, one to one: the same label, a box at most
-    `box_tolerance` of the image's longer side away at any edge, a score at most `score_tolerance` away. An object
-    whose partner lies just below `score` counts as found.
-    """
-    return [
-        alone(mine, k, whose)
-        for mine, theirs, whose in ((one, other, "first"), (other, one, "second"))
-        for k in unmatched(mine, theirs, score, box_tolerance, score_tolerance)
-    ]
-
-
-def unmatched(
-    one: Prediction, other: Prediction, score: float, box_tolerance: float, score_tolerance: float
-) -> list[int]:
-    """Objects of `one` above `score` without a partner in `other`, by number; tolerances as of `same_objects`."""
-    scale = box_tolerance * max(*one.size_wh, 1)
-    free = torch.ones(len(other), dtype=torch.bool)
-    missing = []
-    for k in torch.nonzero(one.scores >= score).flatten().tolist():
-        distance = (other.boxes_xyxy - one.boxes_xyxy[k]).abs().amax(1) if len(other) else torch.zeros(0)
-        fits = free & (distance <= scale) & (other.labels == one.labels[k])
-        fits &= (other.scores - one.scores[k]).abs() <= score_tolerance
-        if fits.any():
-            free[int(distance.masked_fill(~fits, float("inf")).argmin())] = False
-        else:
-            missing.append(k)
-    return missing
-
-
-def alone(one: Prediction, k: int, whose: str) -> str:
-    """That object `k` is in one of two answers alone, in words."""
-    box = [round(v, 2) for v in one.boxes_xyxy[k].tolist()]
-    return f"{one.name}: {one.names[k]} {one.scores[k]:.4f} at {box} is in the {whose} answer alone"

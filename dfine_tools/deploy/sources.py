@@ -249,13 +249,12 @@ def _why_left_out(path: Path) -> str | None:
 
 
 def _usable(where: str | Path, root: Path, found: list[tuple[str | None, Path]], nothing: str) -> ImageSource:
-    items = sorted((path for reason, path in found if reason is None), key=_natural)
-    left_out = sorted(
-        ((reason, path) for reason, path in found if reason is not None), key=lambda one: _natural(one[1])
-    )
-    source = ImageSource(tuple(items), root, tuple(left_out))
+    """A source of the files that have no reason for being left out."""
     if not found:
         raise NoImages(f"{where}: no image there: {nothing}")
+    found = sorted(found, key=lambda one: _natural(one[1]))
+    items = tuple(path for reason, path in found if reason is None)
+    source = ImageSource(items, root, tuple(one for one in found if one[0] is not None))
     if not items:
         raise NoImages(f"{where}: no image there that can be opened: {source.ledger().summary(source.kind)}.")
     return source

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import logging
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,11 @@ def parse(onnx_file: str | Path, builder: Any, log: Any, trt: Any) -> tuple[Any,
 
 def layer_types(network: Any) -> dict[str, dict[str, int]]:
     """How many layers of each kind give which type: `{"NORMALIZATION": {"FLOAT": 12}, …}`."""
-    found: dict[str, dict[str, int]] = {}
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         if layer.num_outputs:
-            counts = found.setdefault(layer.type.name, {})
-            kind = layer.get_output(0).dtype.name
-            counts[kind] = counts.get(kind, 0) + 1
+            found[layer.type.name][layer.get_output(0).dtype.name] += 1
     return found
 
 

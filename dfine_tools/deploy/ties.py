@@ -20,7 +20,7 @@ from dfine_lib.evaluate.postprocess import postprocess
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import locate_weights
 from dfine_tools.deploy.predict import network_input
-from dfine_tools.deploy.results import Prediction, alone, unmatched
+from dfine_tools.deploy.results import Prediction
 
 _MOST_PASSES = 8  # that the search for a file's selection takes at most
 
@@ -61,8 +61,32 @@ def compare(one: Prediction, other: Prediction, score: float, limits: Limits) ->
             if margin <= limits.rounding:  # false for NaN
                 ties.append(Tie(mine.name, "two candidates for the last of the top-k", margin, limits.rounding))
             else:
-                words.append(alone(mine, k, whose))
+                box = [round(v, 2) for v in mine.boxes_xyxy[k].tolist()]
+                what = f"{mine.name}: {mine.names[k]} {mine.scores[k]:.4f} at {box}"
+                words.append(f"{what} is in the {whose} answer alone")
     return words, ties
+
+
+def unmatched(
+    one: Prediction, other: Prediction, score: float, box_tolerance: float, score_tolerance: float
+) -> list[int]:
+    """Objects of `one` above `score` without a partner in `other`, by number; partners are one to one.
+
+    A partner has the same label, a box at most `box_tolerance` of the image's longer side away at any edge, and a score
+    at most `score_tolerance` away; it may lie just below `score`.
+    """
+    scale = box_tolerance * max(*one.size_wh, 1)
+    free = torch.ones(len(other), dtype=torch.bool)
+    missing = []
+    for k in torch.nonzero(one.scores >= score).flatten().tolist():
+        distance = (other.boxes_xyxy - one.boxes_xyxy[k]).abs().amax(1) if len(other) else torch.zeros(0)
+        fits = free & (distance <= scale) & (other.labels == one.labels[k])
+        fits &= (other.scores - one.scores[k]).abs() <= score_tolerance
+        if fits.any():
+            free[int(distance.masked_fill(~fits, float("inf")).argmin())] = False
+        else:
+            missing.append(k)
+    return missing
 
 
 class Reselection:

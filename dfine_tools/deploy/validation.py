@@ -22,6 +22,7 @@ from dfine_lib.data import find_split
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, CocoMetrics
+from dfine_lib.evaluate.postprocess import Detections
 from dfine_lib.files import write_atomically
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends import BACKENDS, KINDS, Backend, BackendError, open_backend
@@ -310,16 +311,12 @@ def _metrics(backend: Backend, index: CocoIndex) -> tuple[CocoMetrics, int, list
         image_ids.setdefault(index.file_name(i), []).append(int(image_id))
     predictor, found = Predictor(backend), {}
     for one in predictor.stream(list(image_ids), score=0.0, batch_size=8):
-        found |= dict.fromkeys(image_ids[one.path], _only(one, one.labels < len(names)))
+        known = one.labels < len(names)
+        detections = Detections(one.labels[known], one.boxes_xyxy[known], one.scores[known])
+        found |= dict.fromkeys(image_ids[one.path], detections)
     evaluator = CocoEvaluator(index, [ids.get(name, -1) for name in names], image_ids=found)
     evaluator.add(found, list(found.values()))
     return evaluator.metrics(), len(found), predictor.skipped
-
-
-def _only(one: Prediction, which: Tensor) -> Any:
-    from dfine_lib.evaluate.postprocess import Detections
-
-    return Detections(one.labels[which], one.boxes_xyxy[which], one.scores[which])
 
 
 def _cycle(items: list[Any], count: int) -> list[Any]:

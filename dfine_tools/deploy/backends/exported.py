@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dfine_lib.config import parse_hw
 from dfine_lib.evaluate.postprocess import Detections, postprocess
@@ -93,17 +94,7 @@ def _of_metadata(path: Path, about: Mapping[str, str]) -> tuple[int, int] | None
     return height, width
 
 
-def file_names(about: Mapping[str, str]) -> tuple[str, ...]:
-    """Class names in the metadata; empty where there are none."""
-    return tuple(str(name) for name in _listed(about, "names"))
-
-
-def file_category_ids(about: Mapping[str, str]) -> tuple[int, ...]:
-    """The data set's ids in the metadata; likewise."""
-    return tuple(int(i) for i in _listed(about, "category_ids"))
-
-
-def _listed(about: Mapping[str, str], key: str) -> list[Any]:
+def listed(about: Mapping[str, str], key: str) -> list[Any]:
     """A JSON list in the metadata; anything else that another program may have put there counts as nothing."""
     try:
         value = json.loads(about.get(key, "[]"))
@@ -125,10 +116,10 @@ def as_detections(labels: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> 
     return found
 
 
-def raw_detections(logits: np.ndarray, boxes: np.ndarray, sizes: np.ndarray, top_k: int) -> list[Detections]:
-    """The same of a file without post-processing: logits `[B, Q, C]`, boxes cxcywh `[B, Q, 4]`."""
-    outputs = SimpleNamespace(pred_logits=torch.from_numpy(logits), pred_boxes=torch.from_numpy(boxes))
-    return postprocess(outputs, torch.from_numpy(sizes), top_k)
+def raw_detections(logits: Tensor, boxes: Tensor, sizes_wh: Tensor, top_k: int) -> list[Detections]:
+    """The same without post-processing, on the CPU: logits `[B, Q, C]`, boxes cxcywh `[B, Q, 4]` in 0..1."""
+    outputs = SimpleNamespace(pred_logits=logits, pred_boxes=boxes)
+    return [found.to("cpu") for found in postprocess(outputs, sizes_wh, top_k)]
 
 
 def first_line(error: Exception) -> str:

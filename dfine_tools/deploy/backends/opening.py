@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dfine_lib.categories import COCO, COCO_IDS
 from dfine_lib.evaluate.postprocess import Detections
@@ -16,9 +17,8 @@ from dfine_tools.deploy.backends.backend import Backend, BackendError
 from dfine_tools.deploy.backends.exported import (
     LoadedModel,
     as_detections,
-    file_category_ids,
-    file_names,
     input_size,
+    listed,
     raw_detections,
 )
 from dfine_tools.deploy.backends.onnx_runtime import open_onnxruntime
@@ -76,7 +76,8 @@ def open_backend(
     opened = _OPEN[name](source, device)
     about = opened.about
     image_hw, batch = input_size(source, opened.image_shape, about, image_size)
-    names, ids = file_names(about) or tuple(class_names), file_category_ids(about)
+    names = tuple(str(name) for name in listed(about, "names")) or tuple(class_names)
+    ids = tuple(int(i) for i in listed(about, "category_ids"))
     if not names and "image_size" not in about:  # made elsewhere: the published files are of COCO's classes
         log.warning(
             "%s: says nothing of its classes; taken for the 80 of COCO. Give their names if they are not.", source
@@ -86,7 +87,9 @@ def open_backend(
     def ready(opened: LoadedModel) -> Backend:
         def answer(images: np.ndarray, sizes: np.ndarray) -> tuple[list[Detections], None]:
             values = opened.run(images, sizes)
-            return (raw_detections(*values, sizes, top_k) if opened.raw else as_detections(*values)), None
+            if opened.raw:
+                return raw_detections(*map(torch.from_numpy, (*values, sizes)), top_k), None
+            return as_detections(*values), None
 
         shared = functools.cache(lambda: ready(opened.shared())) if opened.shared is not None else None
         return Backend(name, source, image_hw, names, ids, batch, opened.device, answer, about, shared)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import TrainConfig, parse_hw
 from dfine_lib.device import pick_device, set_float32
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_tools.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
-from dfine_tools.deploy.graph import GraphModel, graph_form
+from dfine_tools.deploy.backends.exported import raw_detections
+from dfine_tools.deploy.graph import RawDetector, graph_form
 
 log = logging.getLogger(__name__)
 
@@ -36,40 +35,20 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
             remedy = {"remedy": "name_rows", "values": {"path": path}}
             log.info("%s: names no classes; labels are the numbers of its class rows", path, extra=remedy)
     image_hw = parse_hw(image_size) if image_size is not None else own_hw or PUBLISHED_HW
-    running = copy.deepcopy(model).eval().requires_grad_(False) if edges else FixedSides(graph_form(model, image_hw))
+    running = copy.deepcopy(model).eval().requires_grad_(False) if edges else RawDetector(graph_form(model, image_hw))
     running.to(where, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def answer(images: np.ndarray, sizes: np.ndarray):
         pixels = torch.from_numpy(images).to(where, memory_format=torch.channels_last)
         sizes_wh = torch.from_numpy(sizes).to(where)
-        outputs = running(pixels, keep_layers=True) if edges else running(pixels)
+        if not edges:
+            return raw_detections(*running(pixels), sizes_wh, top_k), None
+        outputs = running(pixels, keep_layers=True)
         found = postprocess(outputs, sizes_wh, top_k)
-        about_edges = _edges_of(outputs, found, sizes_wh) if edges else None
-        return [one.to("cpu") for one in found], about_edges
+        return [one.to("cpu") for one in found], _edges_of(outputs, found, sizes_wh)
 
     return Backend("torch", path, image_hw, tuple(names), tuple(ids), None, str(where), answer)
-
-
-class Answer(NamedTuple):
-    """What a model says of a batch."""
-
-    pred_logits: Tensor  # [B, Q, C]
-    pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1
-
-
-class FixedSides(nn.Module):
-    """A graph whose images all have its height and width; in torch, too, fewer operations take less time."""
-
-    def __init__(self, graph: GraphModel) -> None:
-        super().__init__()
-        self.graph = graph
-
-    def forward(self, images: Tensor) -> Answer:
-        """Of `[B, 3, H, W]`."""
-        logits, boxes_xyxy = self.graph(images)
-        in_rows = (images.shape[0], self.graph.num_queries, -1)
-        return Answer(logits.reshape(in_rows), box_xyxy_to_cxcywh(boxes_xyxy).reshape(in_rows))
 
 
 def _edges_of(outputs: DFINEOutput, found: list[Detections], sizes_wh: Tensor) -> list[EdgeDistributions]:

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import ModelConfig
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import Stem
-from dfine_tools.deploy.deployed import ClampedConv, deploy_mode
+from dfine_tools.deploy.deployed import ClampedConv, convolution_like, deploy_mode
 from dfine_tools.deploy.graph.decoder import GraphDecoder
 from dfine_tools.deploy.graph.encoder import GraphEncoder
 
@@ -42,6 +43,20 @@ class GraphModel(nn.Module):
         return self.decoder(self.encoder(self.backbone(images)))
 
 
+class RawDetector(nn.Module):
+    """The graph's outputs by image: logits `[B, Q, C]` and boxes cxcywh `[B, Q, 4]` in 0..1."""
+
+    def __init__(self, model: GraphModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `[B, 3, H, W]`."""
+        logits, boxes = self.model(images)
+        num_queries = self.model.num_queries
+        return logits.reshape(-1, num_queries, logits.shape[1]), box_xyxy_to_cxcywh(boxes).reshape(-1, num_queries, 4)
+
+
 class GraphStem(nn.Module):
     """A `Stem` whose pooling is one node, and whose two branches are added up by convolutions, not concatenated.
 
@@ -67,17 +82,10 @@ class GraphStem(nn.Module):
 
 def _by_input(conv: nn.Conv2d) -> list[nn.Conv2d]:
     """Two convolutions, of the first and the last half of the input's channels, whose sum is the one given."""
-    halves = []
-    for i, weight in enumerate(conv.weight.chunk(2, dim=1)):
-        half = nn.Conv2d(
-            weight.shape[1], conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=i == 0,
-            device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
-        half.weight.copy_(weight)
-        if i == 0:
-            half.bias.copy_(conv.bias)
-        halves.append(half.requires_grad_(False))
-    return halves
+    return [
+        convolution_like(conv, weight, conv.bias if i == 0 else None)
+        for i, weight in enumerate(conv.weight.chunk(2, dim=1))
+    ]
 
 
 def graph_form(model: DFINE, image_hw: tuple[int, int] | None) -> GraphModel:

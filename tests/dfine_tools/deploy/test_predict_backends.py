@@ -22,7 +22,7 @@ from dfine_lib.data.transforms import EvalTransform, Sample
 from dfine_tools.deploy.backends import BackendError, open_backend
 from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.predict import MANY, Predictor, network_input
-from dfine_tools.deploy.results import same_objects
+from dfine_tools.deploy.ties import Limits, compare
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
@@ -33,6 +33,11 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 NAMES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "arrow", "heart", "bar")
+
+
+def same_objects(one, other, score=0.3, box_tolerance=1e-3, score_tolerance=1e-3):
+    """Where two answers differ, in words; empty: they are the same as sets of objects."""
+    return compare(one, other, score, Limits(box_tolerance, score_tolerance, 0.0, 0.0, rounding=-1.0))[0]
 
 
 def without_metadata(file: Path, out: Path) -> Path:

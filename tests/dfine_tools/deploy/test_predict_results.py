@@ -13,7 +13,13 @@ from PIL import Image
 
 from dfine_tools.deploy.backends import EdgeDistributions
 from dfine_tools.deploy.images import SourceError
-from dfine_tools.deploy.results import Prediction, same_objects
+from dfine_tools.deploy.results import Prediction
+from dfine_tools.deploy.ties import Limits, compare
+
+
+def same_objects(one, other, score=0.3, box_tolerance=1e-3, score_tolerance=1e-3):
+    """Where two answers differ, in words; empty: they are the same as sets of objects."""
+    return compare(one, other, score, Limits(box_tolerance, score_tolerance, 0.0, 0.0, rounding=-1.0))[0]
 
 
 def prediction(**changes) -> Prediction:
