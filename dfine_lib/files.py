@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders in which one process works at a time."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,23 +45,6 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file that appears whole or not at all; errors are those of `whole_file`."""
     with whole_file(path) as file:
         file.write(content)
-
-
-@contextlib.contextmanager
-def process_lock(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time into this block; the lock goes with the process, however it ends.
-
-    Raises:
-        BlockingIOError: another one is inside, and we are not to wait.
-    """
-    with open(lock, "a") as file:
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except ImportError:  # Windows: the last one to finish wins, and all have the same bytes
-            pass
-        yield
 
 
 def json_safe(value: Any) -> Any:

@@ -62,7 +62,7 @@ def convert(
         raise DataError(f"no way from {read!r} to {write!r}; from {', '.join(READERS)} to {', '.join(WRITERS)}.")
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.")
-    check_out(source, out)
+    check_out(out, source)
     split = split_name(options.split)
     given = None if options.categories is None else read_categories(options.categories)
     with new_folder(out, source) as unfinished, Report(unfinished, source, read, write, options) as report:

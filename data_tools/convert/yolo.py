@@ -144,6 +144,6 @@ def _check_labels(files: YoloFiles, found: dict[str, list[Item]], left: dict[str
         what = f"images of {split!r}" if split else "images"
         raise NothingLeft(
             f"{files.source.path}: not one of {len(ones):,} {what} has a label file. Folders with label files: "
-            f"{where}. The label file of {ones[0].path} would be {label_place(ones[0].path)}: rename the folder or the files, "
-            "or give the folder that holds both images and label files."
+            f"{where}. The label file of {ones[0].path} would be {label_place(ones[0].path)}: rename the folder or the "
+            "files, or give the folder that holds both images and label files."
         )

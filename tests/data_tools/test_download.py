@@ -424,7 +424,7 @@ def test_a_full_disk_is_told_by_the_name_of_the_folder_and_the_same_command_goes
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
-        with pytest.raises(OSError, match="what is done is kept, and the same command goes on") as error:
+        with pytest.raises(OSError, match="what is done is kept, and the same command resumes") as error:
             fetch_data_set(data_set, tmp_path / "out", archives=folder, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
