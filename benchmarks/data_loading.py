@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 from benchmarks import ratio
 from dfine_lib.config import DataConfig
 from dfine_lib.data import CocoIndex, find_split, read_coco
-from dfine_lib.data.loader import CocoImages, SampleKey, collate, finish
+from dfine_lib.data.samples import CocoImages, SampleKey, collate, to_batch
 from dfine_tools.runs.heap import keep_freed_memory
 
 BATCH, BATCHES = 8, 4  # of a turn
@@ -115,7 +115,7 @@ class Ours:
     def batch(self, places: list[int], epoch: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """One batch of those images."""
         keys = [SampleKey(epoch, i, self.strong) for i in places]
-        batch = finish(collate(self.images.__getitems__(keys)), self.index, self.data.image_hw)
+        batch = to_batch(collate(self.images.__getitems__(keys)), self.index, self.data.image_hw)
         return batch.images, list(batch.targets)
 
 

@@ -60,10 +60,10 @@ def how_to_use(folder: Path, split: str) -> str:
     if inside is not None:
         return f"Did you mean {inside}?"
     if len(files) == 1:
-        return f"If {files[0]} holds the boxes of all pictures: " + how_to_divide(files[0], folder)
+        return f"If {files[0]} holds the boxes of all images: " + how_to_divide(files[0], folder)
     return (
         "Rename or link the files to one of the two layouts, or name them in a JSON file and give that as the data: "
-        f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/pictures"}}}}.'
+        f'{{"{split}": {{"annotations": "path/to/{split}.json", "images": "path/to/images"}}}}.'
     )
 
 
@@ -71,31 +71,31 @@ def how_to_use_one_file(file: Path) -> str:
     """How one annotation file, given in place of a data folder, is used."""
     return (
         f"{how_to_divide(file, file.parent)} Where there is a val file too, name both in a JSON file: "
-        '{"train": {"annotations": "a.json", "images": "pictures"}, "val": {...}}.'
+        '{"train": {"annotations": "a.json", "images": "images"}, "val": {...}}.'
     )
 
 
 def how_to_divide(file: Path, folder: Path) -> str:
     """What makes a data folder of one annotation file and images that lie somewhere in `folder`, in words."""
-    if folder.name == "annotations" and not any(_folders_of_pictures(folder)):
+    if folder.name == "annotations" and not any(_folders_of_images(folder)):
         folder = folder.parent
-    places = list(islice(_folders_of_pictures(folder), 2))
-    images = _word(places[0]) if len(places) == 1 else "FOLDER_OF_PICTURES"
+    places = list(islice(_folders_of_images(folder), 2))
+    images = _word(places[0]) if len(places) == 1 else "FOLDER_OF_IMAGES"
     command = f"dfine data split {_word(file)} {_beside(folder, 'ready')} --images {images} --val 0.2"
     return f"`{command}` makes train and val of it; give ready."
 
 
-def _folders_of_pictures(folder: Path, levels: int = 3) -> Iterator[Path]:
+def _folders_of_images(folder: Path, levels: int = 3) -> Iterator[Path]:
     """Folders that hold images themselves, not deeper than a few levels."""
-    if _holds_pictures(folder):
+    if _holds_images(folder):
         yield folder
     if levels:
         for place in sorted(folder.glob("*/")):
             if not place.name.startswith("."):
-                yield from _folders_of_pictures(place, levels - 1)
+                yield from _folders_of_images(place, levels - 1)
 
 
-def _holds_pictures(folder: Path) -> bool:
+def _holds_images(folder: Path) -> bool:
     return any(is_image_name(path) for path in folder.iterdir())
 
 

@@ -15,18 +15,22 @@ from data_tools.convert.image_files import ImageFiles
 from data_tools.convert.records import LARGEST, ImageRecord, number, size_or_none
 from data_tools.large.tars import SHARD_INDEX
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_json import integers, read_json, records_of, short, unique, where
+from dfine_lib.data.coco_checks import check_lists, raise_first
+from dfine_lib.data.coco_columns import TABLES, read_columns
+from dfine_lib.data.coco_json import read_json, short, where
 from dfine_lib.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+_IDS = {f"{one}_id_{what}" for one in TABLES.values() for what in ("invalid", "text", "repeated")}
+_IDS |= {"image_id_as_text", "annotation_orphan", "category_id_as_text", "category_unknown"}
 SPLITS = ("train", "val", "test")
 Record = dict[str, Any]
 
 
 @dataclass
 class Part:
-    """One annotation file and the folder of its pictures."""
+    """One annotation file and the folder of its images."""
 
     file: Path
     folder: Path
@@ -44,24 +48,16 @@ class Part:
 
 def read_part(file: Path, folder: Path) -> Part:
     """Read one annotation file; ids are checked to be whole, unique, and known where they are referred to."""
-    content = read_json(file)
-    images, annotations, categories = (
-        records_of(file, content, key) for key in ("images", "annotations", "categories")
-    )
-    for key, records in (("images", images), ("annotations", annotations), ("categories", categories)):
-        unique(file, key, integers(file, key, records, "id"))
-    for key, known in (("image_id", images), ("category_id", categories)):
-        ids = {record["id"] for record in known}
-        integers(file, "annotations", annotations, key)
-        for record in annotations:
-            if record[key] not in ids:
-                raise DataError(f"{file}: annotation id {record['id']}: {key} {record[key]} is not listed. Remove it.")
+    columns = read_columns(file)
+    check_lists(columns)
+    raise_first(columns, names=_IDS)
+    images, annotations, categories = columns.images, columns.annotations, columns.categories
     for image in images:
         _check_size(file, image)
     for record in annotations:
         _check_box(file, record)
     _check_names(file, categories)
-    rest = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
+    rest = {key: value for key, value in columns.content.items() if key not in ("images", "annotations", "categories")}
     return Part(file, folder, rest, images, annotations, categories)
 
 
@@ -105,7 +101,7 @@ def _check_size(file: Path, image: Record) -> None:
 
 
 def read_parts(source: Path, images: Path | None = None) -> dict[str, Part]:
-    """The splits of a data folder; or one annotation file and the folder of its pictures, which is `train`.
+    """The splits of a data folder; or one annotation file and the folder of its images, which is `train`.
 
     With `images` given, images are found as `dfine data convert` finds them (`C:\\Users\\me\\a.jpg`: `a.jpg`).
     """
@@ -180,11 +176,11 @@ def _stop_at_half_a_split(source: Path, split: str, error: DataError) -> None:
                 f"{file}: no file that can be read (a folder, a pipe, a broken link). Replace or remove it."
             )
         raise DataError(
-            f"{file}: there is no folder {source / folder} for its pictures. Make it, or move the file elsewhere."
+            f"{file}: there is no folder {source / folder} for its images. Make it, or move the file elsewhere."
         )
 
 
 def no_shards(folder: Path) -> None:
-    """`DataError` where the pictures lie in tars: this is for folders of pictures."""
+    """`DataError` where the images lie in tars: this is for folders of images."""
     if (folder / SHARD_INDEX).is_file():
-        raise DataError(f"{folder}: its pictures lie in shards. Give the data folder that they were made of.")
+        raise DataError(f"{folder}: its images lie in shards. Give the data folder that they were made of.")

@@ -57,11 +57,11 @@ def paired_iou_giou(boxes_a_xyxy: Tensor, boxes_b_xyxy: Tensor) -> tuple[Tensor,
     overlap_h = (torch.minimum(a_y2, b_y2) - torch.maximum(a_y1, b_y1)).clamp(min=0)
     intersection = overlap_w * overlap_h
     union = (a_x2 - a_x1) * (a_y2 - a_y1) + (b_x2 - b_x1) * (b_y2 - b_y1) - intersection
-    hull_w = torch.maximum(a_x2, b_x2) - torch.minimum(a_x1, b_x1)
-    hull_h = torch.maximum(a_y2, b_y2) - torch.minimum(a_y1, b_y1)
-    hull = hull_w * hull_h
+    enclosing_w = torch.maximum(a_x2, b_x2) - torch.minimum(a_x1, b_x1)
+    enclosing_h = torch.maximum(a_y2, b_y2) - torch.minimum(a_y1, b_y1)
+    enclosing = enclosing_w * enclosing_h
     iou = intersection / union
-    return iou, iou - (hull - union) / hull
+    return iou, iou - (enclosing - union) / enclosing
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

@@ -64,7 +64,7 @@ class ModelConfig:
     num_heads: int = 8
     num_classes: int = 80  # C
     num_queries: int = 300  # Q
-    num_denoising: int = 100  # denoising positives per image, shared out over groups; 0 switches them off
+    num_denoising: int = 100  # denoising positives per image, split into groups; 0 switches them off
     label_noise_ratio: float = 0.5
     box_noise_scale: float = 1.0
     reg_max: int = 32  # N
@@ -139,15 +139,15 @@ class DataConfig:
     batch_size: int = 32  # images per optimizer step over all ranks and accumulation steps
     fit_batch_size: bool = True  # a small set lowers a published batch size; false once the user has chosen one
     eval_batch_size: int = 64
-    num_workers: int | None = None  # processes that read; None: 4, fewer where a process has fewer cores
-    repeat_threshold: float | None = None  # images of classes in a smaller share of the images than this: drawn oftener
+    num_workers: int | None = None  # DataLoader workers; None: 4, fewer where a process has fewer cores
+    repeat_threshold: float | None = None  # images of classes in fewer images than this fraction: oversampled
 
     def __post_init__(self) -> None:
         parse_hw(self.image_size)
         _check(self, *_COUNT, "base_size_repeat", "batch_size", "eval_batch_size")
         _check(self, *_NOT_NEGATIVE, "num_workers")
         _check(self, *_FRACTION, "photometric", "zoom_out", "iou_crop", "flip")  # probabilities
-        _check(self, "a share of the images, above 0 and at most 1", lambda t: 0 < t <= 1, "repeat_threshold")
+        _check(self, "a fraction of the images, above 0 and at most 1", lambda t: 0 < t <= 1, "repeat_threshold")
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -157,10 +157,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Schedule, optimizer and averaging."""
+    """Schedule, optimizer and EMA."""
 
     epochs: int = 80
-    stop_epoch: int = 72  # first epoch of stage 2: no strong augmentation, no multi-scale
+    stop_epoch: int = 72  # first no-augmentation epoch (second stage): no strong augmentation, one size
     lr: float = 2.5e-4
     backbone_lr: float = 1.25e-5
     betas: tuple[float, float] = (0.9, 0.999)
@@ -169,18 +169,18 @@ class TrainConfig:
     decay_bias: bool = True  # published l and x decay biases outside the backbone; n, s, m do not
     clip_max_norm: float = 0.1
     warmup_iterations: int = 500
-    flat_fraction: float = 1.0  # share of the steps at full rate; a cosine to `final_lr_fraction` fills the rest
+    flat_fraction: float = 1.0  # of the steps at the full learning rate; then a cosine to `final_lr_fraction`
     final_lr_fraction: float = 0.05
     ema_decay: float = 0.9999
-    ema_ramp: int = 1000  # updates over which the decay rises; 0: none
-    ema_restart_decay: float | None = 0.9999  # at the start of stage 2; None: no restart
-    accumulate: int = 1  # forward passes per optimizer step
+    ema_ramp: int = 1000  # EMA warm-up: updates over which the decay rises; 0: none
+    ema_restart_decay: float | None = 0.9999  # at the start of the second stage; None: no restart
+    accumulate: int = 1  # micro-batches per optimizer step
     # Micro-batches have the normalizers of the whole step, for one forward pass more; false: each has its own.
     exact_accumulation: bool = True
     precision: str = "fp32"  # fp32, bf16 or fp16 autocast; losses are always float32
     matmul_precision: str = "high"  # of float32 products on a GPU: highest (exact), high (TF32) or medium (bf16)
     cudnn_benchmark: bool = True  # try cuDNN's algorithms on every new input size, keep the fastest
-    compile: bool = False  # torch.compile; a machine that cannot compile says so and trains without
+    compile: bool = False  # torch.compile; a machine that cannot compile logs that and trains without
     checkpoint_activations: bool = False  # keep less for the backward pass, compute it again there: memory for time
     max_skipped_steps: int = 10  # non-finite steps in a row before the run stops
     evaluate_every: int = 1  # epochs between evaluations; the last epoch is always evaluated

@@ -209,7 +209,7 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     - a warm-up longer than a tenth of the run becomes that tenth, at most 500 steps;
     - an EMA window 1 / (1 - decay) longer than two fifths of the run becomes a twentieth (decay at least 0.9), the ramp
       shrinks with it;
-    - stage 2 of such a run goes on from where stage 1 ended: rewinding to its best epoch would undo most of the run;
+    - the second stage of such a run continues from the end of the first: returning to its best would undo most of it;
     - where the window had to shrink, a rate that is flat to the end falls along a cosine over the second half.
 
     Returns:

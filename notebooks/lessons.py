@@ -79,7 +79,7 @@ def clean(content: dict) -> None:
 
 
 def _passes(output: dict) -> bool:
-    """Whether an output is for watching only: progress on stderr, or a bar that is a widget without a picture."""
+    """Whether an output is for watching only: progress on stderr, or a bar that is a widget without a figure."""
     data = output.get("data", {})
     return output.get("name") == "stderr" or ("application/vnd.jupyter.widget-view+json" in data and len(data) == 2)
 
@@ -98,10 +98,10 @@ def table() -> str:
             part = key
             lines += ["", f"**{key} {PARTS[key]}**", "", "| lesson | minutes | what it answers | module |"]
             lines += ["|---|---|---|---|"]
-        path, answers = lesson.relative_to(HERE).as_posix(), solution_of(lesson).relative_to(HERE).as_posix()
+        path, solution = lesson.relative_to(HERE).as_posix(), solution_of(lesson).relative_to(HERE).as_posix()
         module = f"[`{about['library']}`](../{about['library']})" if about.get("library") else ""
         lines += [
-            f"| [{number} {about['title']}]({path}) ([solutions]({answers})) | {about['minutes']} | "
+            f"| [{number} {about['title']}]({path}) ([solutions]({solution})) | {about['minutes']} | "
             f"{about['question']} | {module} |"
         ]
     return "\n".join([START, *lines, "", END])

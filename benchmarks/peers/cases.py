@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfine_lib.config import Recipe
-from dfine_lib.data.loader import Batch
+from dfine_lib.data.samples import Batch
 from dfine_lib.data.targets import Targets
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import get_recipe

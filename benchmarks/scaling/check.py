@@ -18,7 +18,7 @@ import torch.distributed as dist
 from benchmarks.scaling.costs import one_thread, time_processor
 from benchmarks.scaling.prediction import STATE_BYTES
 from dfine_lib.data.coco import find_split, read_coco
-from dfine_lib.data.loader import CocoImages, SampleKey
+from dfine_lib.data.samples import CocoImages, SampleKey
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.run_folder import read_rows
 

@@ -24,7 +24,8 @@ from data_tools.large.packed import write_packed
 from dfine_lib.criterion import build_criterion, matcher
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.data.images import read_image
-from dfine_lib.data.loader import CocoImages, SampleKey, TrainLoader
+from dfine_lib.data.loader import TrainLoader
+from dfine_lib.data.samples import CocoImages, SampleKey
 from dfine_lib.model import decoder
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import changed, get_recipe

@@ -74,7 +74,7 @@ def convert(
 
 
 def _own_options(read: str, options: Options, given: list[Category] | None) -> dict[str, Any]:
-    """What the reader of one format is told beyond its source."""
+    """What the reader of one format takes beyond its source."""
     if read == "voc":
         return {"voc_corners": options.voc_corners}
     if read in ("coco", "objects365"):

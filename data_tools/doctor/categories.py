@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
-from data_tools.doctor.structure import repeated
+from dfine_lib.data.coco_checks import repeated
 
 FEW_BOXES = 20
 IMBALANCE = 100

@@ -1,7 +1,7 @@
 """An annotation file as columns, whatever is in it: nothing here raises about the content of a file.
 
-`dfine_lib.data.coco` stops at the first fault, as training must. Here every record that can be read is kept, what
-cannot be read becomes NaN, -1 or None, and the checks say so.
+The columns are those that training reads (`dfine_lib.data.coco_columns`), which stops at the first error. Here ids and
+numbers written as text, segments of panoptic files and outlines without a box are read too, and the checks say so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,15 @@ from data_tools.convert.records import LARGEST, number
 from data_tools.convert.segmentation import box_around
 from data_tools.layouts import with_hint
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_json import is_set, read_json
-from dfine_lib.data.images import DataError
+from dfine_lib.data.coco_columns import CocoColumns, columns_of, key_of, objects_of
+from dfine_lib.data.coco_json import read_json
+from dfine_lib.errors import DataError
 
 if TYPE_CHECKING:
     from data_tools.convert.image_files import Found
     from data_tools.doctor.pixels import ImageFile
     from data_tools.image_frames import Placement
 
-TABLES = ("images", "annotations", "categories")
 MEMORY_PER_BYTE = 10  # a byte of JSON text, parsed and in columns; measured: 9 at 700,000 boxes
 
 
@@ -50,52 +49,12 @@ def _plain(name: Any) -> str:
     return shown(name)[1:-1] if isinstance(name, str) else "no file name"
 
 
-def key_of(value: Any) -> int | str | None:
-    """What an id means: a whole number (also as 12.0 or "12"), other text, or None for anything else."""
-    kind = type(value)
-    if kind is int:
-        return value if -(2**63) <= value < 2**63 else None
-    if kind is float:
-        return int(value) if value.is_integer() and abs(value) < 2**53 else None
-    if kind is str:
-        text = value.strip()
-        if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 19:
-            return int(text) if text.count("-") <= 1 else text
-        return text or None
-    return None
-
-
-def keys_of(records: Sequence[dict[str, Any]], name: str) -> list[int | str | None]:
-    """`key_of` every record's `name`."""
-    values = [record.get(name) for record in records]
-    if set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63))):
-        return values
-    return [key_of(value) for value in values]
-
-
-def numbers(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-    """Column of numbers, float64 `[records]`, also of those written as text; NaN where there is none."""
-    values = [record.get(name) for record in records]
-    if set(map(type, values)) <= {int, float}:
-        try:
-            return np.array(values, np.float64)
-        except OverflowError:
-            pass
-    return np.array([_number(value) for value in values], np.float64)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str):
-        try:
-            return number(value, "", "")
-        except DataError:
-            return float("nan")
-    if type(value) not in (int, float):
-        return float("nan")
+def _from_text(value: Any) -> float:
+    """A number written as text, NaN for anything else."""
     try:
-        return float(value)
-    except OverflowError:
-        return float("inf")
+        return number(value, "", "") if isinstance(value, str) else float("nan")
+    except DataError:
+        return float("nan")
 
 
 def _of_segments(annotations: list[dict[str, Any]], categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -128,41 +87,12 @@ def _from_outlines(annotations: Sequence[dict[str, Any]], boxes_xywh: np.ndarray
     return made
 
 
-def _boxes(annotations: Sequence[dict[str, Any]]) -> np.ndarray:
-    values = [annotation.get("bbox") for annotation in annotations]
-    four_each = set(map(type, values)) <= {list} and set(map(len, values)) <= {4}
-    if four_each and set(map(type, chain.from_iterable(values))) <= {int, float}:
-        try:
-            return np.fromiter(chain.from_iterable(values), np.float64, 4 * len(values)).reshape(-1, 4)
-        except OverflowError:
-            pass
-    nothing = [float("nan")] * 4
-    four = [list(map(_number, value)) if type(value) is list and len(value) == 4 else nothing for value in values]
-    return np.array(four, np.float64).reshape(-1, 4)
-
-
-@dataclass(eq=False)
-class Split:
-    """One annotation file, `I` images and `M` annotations, as far as they can be read."""
+@dataclass(eq=False, kw_only=True)
+class Split(CocoColumns):
+    """The columns of a split, and what the checks find out about its images. Numbers written as text are read too."""
 
     name: str
-    annotation_file: Path
     image_folder: Path | None
-    content: dict[str, Any]
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    not_objects: dict[str, list[int]]  # places of what is no object, by list
-    image_keys: list[int | str | None]
-    category_keys: list[int | str | None]
-    file_names: list[str | None]  # None: missing, no text, or leaving the folder
-    sizes_wh: np.ndarray  # float64 [I, 2] pixels, what the checks go by; NaN: not usable
-    image_of: np.ndarray  # int64 [M], -1: none
-    category_of: np.ndarray  # int64 [M], place in `categories`, -1: none
-    boxes_xywh: np.ndarray  # float64 [M, 4] pixels; NaN where no number can be read
-    crowd: np.ndarray  # bool [M], iscrowd or ignore
-    difficult: np.ndarray  # bool [M]
-    areas: np.ndarray  # float64 [M], NaN: none
     files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
     is_panoptic: bool = False  # `annotations` are the segments of a panoptic file
     outlined: list[int] = field(default_factory=list)  # places of annotations whose box was made from the outline
@@ -257,69 +187,13 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         content = read_json(file)
     except MemoryError as error:
         raise DataError(f"{file}: does not fit into the memory. Split the file.") from error
-    tables, not_objects = {}, {}
-    for key in TABLES:
-        records = content.get(key)
-        records = records if isinstance(records, list) else []
-        tables[key] = [record for record in records if type(record) is dict]
-        if len(tables[key]) < len(records):
-            not_objects[key] = [i for i, record in enumerate(records) if type(record) is not dict]
-    images, annotations, categories = (tables[key] for key in TABLES)
-    annotations = _of_segments(as_written := annotations, categories)
-    image_keys, category_keys = keys_of(images, "id"), keys_of(categories, "id")
-    sizes = np.stack([numbers(images, key) for key in ("width", "height")], axis=1)
-    sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
-    boxes = _boxes(annotations)
-    outlined = _from_outlines(annotations, boxes)
-    crowd = np.array([is_set(record.get("iscrowd")) or is_set(record.get("ignore")) for record in annotations], bool)
-    difficult = np.array([is_set(record.get("difficult")) for record in annotations], bool)
-    return Split(
-        name=name,
-        annotation_file=file,
-        image_folder=folder,
-        content=content,
-        images=images,
-        annotations=annotations,
-        categories=categories,
-        not_objects=not_objects,
-        image_keys=image_keys,
-        category_keys=category_keys,
-        file_names=[_safe_name(record.get("file_name")) for record in images],
-        sizes_wh=sizes,
-        image_of=_places(image_keys, keys_of(annotations, "image_id")),
-        category_of=_places(category_keys, keys_of(annotations, "category_id")),
-        boxes_xywh=boxes,
-        crowd=crowd,
-        difficult=difficult,
-        areas=numbers(annotations, "area"),
-        files=[None] * len(images),
-        outlined=outlined,
-        is_panoptic=annotations is not as_written,
-    )
-
-
-def _places(known: Sequence[int | str | None], wanted: Sequence[int | str | None]) -> np.ndarray:
-    """Place of each wanted key in `known`, the first where it occurs twice; int64, -1: not there."""
-    place: dict[int | str, int] = {}
-    for i, key in enumerate(known):
-        if key is not None:
-            place.setdefault(key, i)
-    return np.array([-1 if key is None else place.get(key, -1) for key in wanted], np.int64)
-
-
-def leaves_folder(name: str) -> bool:
-    """Whether a file name is absolute or climbs out of its folder; the same rule as the trainer's reader."""
-    return name[0] in "/\\" or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/")
-
-
-def _safe_name(name: Any) -> str | None:
-    if not isinstance(name, str) or not name or "\0" in name or len(name) > 4096 or leaves_folder(name):
-        return None
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return None
-    return name
+    as_written, categories = objects_of(content, "annotations"), objects_of(content, "categories")
+    annotations = _of_segments(as_written, categories)
+    columns = columns_of(file, content, annotations=annotations, number=_from_text)
+    split = Split(name=name, image_folder=folder, is_panoptic=annotations is not as_written, **columns)
+    split.outlined = _from_outlines(annotations, split.boxes_xywh)
+    split.files = [None] * len(split.images)
+    return split
 
 
 def _memory_bytes() -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
 
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
-from data_tools.doctor.reading import TABLES, Split, keys_of, leaves_folder, shown
+from data_tools.doctor.reading import Split, shown
+from dfine_lib.data.coco_checks import CHECKS as CHECKS_OF_TRAINING
+from dfine_lib.data.coco_checks import repeated
+from dfine_lib.data.coco_columns import TABLES
 
 _REFUSED = "The reader of `dfine train` refuses the file."
 CHECKS = (
@@ -112,39 +113,22 @@ def _lists(case: Examination, split: Split) -> None:
 
 
 def _ids(case: Examination, split: Split) -> None:
-    for table, one in zip(TABLES, ("image", "annotation", "category"), strict=True):
-        records = getattr(split, table)
-        keys = keys_of(records, "id")
-        case.found(f"{one}_id_invalid", split, table, [i for i, key in enumerate(keys) if key is None])
-        text = [i for i, record in enumerate(records) if isinstance(record.get("id"), str) and keys[i] is not None]
-        case.found(f"{one}_id_text", split, table, text)
-        case.found(f"{one}_id_repeated", split, table, repeated(keys))
+    for one in TABLES.values():
+        for problem in ("invalid", "text", "repeated"):
+            _shared(case, split, f"{one}_id_{problem}")
 
 
-def repeated(keys: list[Any]) -> list[int]:
-    """Places of keys that stood before; None is no key."""
-    seen, again = set(), []
-    for i, key in enumerate(keys):
-        if key is None:
-            continue
-        if key in seen:
-            again.append(i)
-        seen.add(key)
-    return again
+def _shared(case: Examination, split: Split, name: str, say: Callable[[int], str] | None = None) -> None:
+    """A check that training applies too."""
+    check = CHECKS_OF_TRAINING[name]
+    case.found(name, split, check.table, check.failing(split), say)
 
 
 def _references(case: Examination, split: Split) -> None:
-    rows = [
-        i
-        for i, record in enumerate(split.annotations)
-        if isinstance(record.get("image_id"), str) or isinstance(record.get("category_id"), str)
-    ]
-    case.found("reference_text", split, "annotations", rows)
-    case.found("annotation_orphan", split, "annotations", split.image_of < 0)
-    case.found(
-        "category_unknown", split, "annotations", split.category_of < 0,
-        lambda i: f"category_id {shown(split.annotations[i].get('category_id'))}",
-    )  # fmt: skip
+    text = {*split.as_text["annotations", "image_id"], *split.as_text["annotations", "category_id"]}
+    case.found("reference_text", split, "annotations", sorted(text))
+    _shared(case, split, "annotation_orphan")
+    _shared(case, split, "category_unknown", lambda i: f"category_id {shown(split.annotations[i].get('category_id'))}")
     odd = [
         i
         for i, record in enumerate(split.annotations)
@@ -156,16 +140,11 @@ def _references(case: Examination, split: Split) -> None:
 
 
 def _images(case: Examination, split: Split) -> None:
-    case.found(
-        "image_size_invalid", split, "images", np.isnan(split.sizes_wh).any(1) | _no_whole_sizes(split),
-        lambda i: f"{shown(split.images[i].get('width'))} x {shown(split.images[i].get('height'))}",
-    )  # fmt: skip
+    size = lambda i: f"{shown(split.images[i].get('width'))} x {shown(split.images[i].get('height'))}"  # noqa: E731
+    _shared(case, split, "image_size_invalid", size)
     raw = [record.get("file_name") for record in split.images]
-    out = [i for i, name in enumerate(raw) if isinstance(name, str) and name and leaves_folder(name)]
-    away = set(out)
-    missing = [i for i, name in enumerate(split.file_names) if name is None and i not in away]
-    case.found("file_name_missing", split, "images", missing, lambda i: f"file_name {shown(raw[i])}")
-    case.found("file_name_leaves_folder", split, "images", out, lambda i: f"file_name {shown(raw[i])}")
+    for name in ("file_name_missing", "file_name_leaves_folder"):
+        _shared(case, split, name, lambda i: f"file_name {shown(raw[i])}")
     plain = [name and posixpath.normpath(name) for name in split.file_names]  # ./a.jpg is a.jpg
     case.found("file_name_repeated", split, "images", repeated(plain))
     folded = [name and name.casefold() for name in plain]
@@ -177,7 +156,3 @@ def _images(case: Examination, split: Split) -> None:
         if name and ("\\" in name or not name.isprintable() or name != name.strip())
     ]
     case.found("file_name_odd", split, "images", odd)
-
-
-def _no_whole_sizes(split: Split) -> np.ndarray:
-    return np.isfinite(split.sizes_wh).all(1) & (split.sizes_wh % 1 != 0).any(1)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from dfine_lib.data.coco import CocoIndex, read_coco
 from dfine_lib.errors import DataError, DfineError
+from dfine_lib.files import whole_file
 
 SUFFIX = ".packed"
 _MAGIC = b"dfine packed index 1\n"
@@ -71,19 +71,12 @@ def write_packed(index: CocoIndex, file: str | Path) -> Path:
     }
     words = json.dumps(header).encode()
     start = _start_of_arrays(len(words))
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with open(part, "wb") as out:
-            out.write(_MAGIC + struct.pack("<Q", len(words)) + words)
-            for name, array in arrays.items():
-                out.seek(start + places[name]["offset"])
-                out.write(memoryview(array.reshape(-1).view(np.uint8)))  # `tofile` says nothing of a disk that is full
-            out.truncate(start + place)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(file) as out:
+        out.write(_MAGIC + struct.pack("<Q", len(words)) + words)
+        for name, array in arrays.items():
+            out.seek(start + places[name]["offset"])
+            out.write(memoryview(array.reshape(-1).view(np.uint8)))  # `tofile` says nothing of a disk that is full
+        out.truncate(start + place)
     return file
 
 

@@ -19,26 +19,26 @@ from data_tools.parts import Part, read_parts
 from dfine_lib.data.coco import find_split, read_coco
 from dfine_lib.errors import DataError, DfineError
 
-LARGEST_PICTURE = 1 << 30  # bytes of one picture file
+LARGEST_IMAGE = 1 << 30  # bytes of one image file
 
 
 def shard_data(
     source: Path | str, out: Path | str, *, images_per_shard: int = 1000, seed: int = 0, follow_links: bool = False,
     progress: bool = True,
 ) -> str:  # fmt: skip
-    """Write a data folder whose pictures lie in tars: `images/SPLIT/000000.tar`, … with `shards.json`.
+    """Write a data folder whose images lie in tars: `images/SPLIT/000000.tar`, … with `shards.json`.
 
-    A sample is `ID.EXT`, the picture file as it is, and `ID.json`: its record and its annotations. `shards.json` tells
-    how many pictures and bytes each tar has, and a checksum of its pictures. Annotation files are taken over as they
-    are. Pictures of the train split are shuffled, since they are read from end to end; other splits keep their order.
+    A sample is `ID.EXT`, the image file as it is, and `ID.json`: its record and its annotations. `shards.json` says
+    how many images and bytes each tar has, and a checksum of its images. Annotation files are taken over as they
+    are. Images of the train split are shuffled, since they are read from end to end; other splits keep their order.
     Equal arguments give equal bytes.
 
     Args:
         source: what `find_split` understands.
         out: folder to make.
-        images_per_shard: pictures of one tar.
+        images_per_shard: images of one tar.
         seed: of the shuffling.
-        follow_links: take pictures that are links out of their folder.
+        follow_links: take images that are links out of their folder.
         progress: show a bar.
 
     Returns:
@@ -51,8 +51,8 @@ def shard_data(
     if images_per_shard < 1:
         raise DfineError(f"images_per_shard must be at least 1, got {images_per_shard}")
     source, out = Path(source), Path(out)
-    parts, told = read_parts(source), []
-    for split, part in parts.items():  # what training would refuse is told now, not after hours of copying
+    parts, summary = read_parts(source), []
+    for split, part in parts.items():  # what training would refuse is summary now, not after hours of copying
         read_coco(part.file, part.folder, training=split == "train")
     with new_folder(out, source) as folder:
         for split, part in parts.items():
@@ -64,8 +64,8 @@ def shard_data(
             index = {"format": FORMAT, "seed": seed, "images": len(order), "shards": rows}
             (folder / "images" / split / SHARD_INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
             bring(part.file, folder / "annotations" / f"instances_{split}.json", "copy")
-            told.append(f"{split} {len(order):,} images in {len(rows):,} shards, {total / 1e6:,.1f} MB")
-    return f"{'; '.join(told)}; in {out}"
+            summary.append(f"{split} {len(order):,} images in {len(rows):,} shards, {total / 1e6:,.1f} MB")
+    return f"{'; '.join(summary)}; in {out}"
 
 
 def _write_split(
@@ -84,7 +84,7 @@ def _write_split(
     for record in part.annotations:
         boxes.setdefault(record["image_id"], []).append(record)
     rows = []
-    bar = tqdm(total=len(order), desc=f"{folder.name}: pictures", unit="image", delay=2.0, leave=False,
+    bar = tqdm(total=len(order), desc=f"{folder.name}: images", unit="image", delay=2.0, leave=False,
                disable=not progress)  # fmt: skip
     with bar:
         for number, start in enumerate(range(0, len(order), images_per_shard)):
@@ -104,18 +104,18 @@ def _write_split(
 
 
 def _read(part: Part, image: dict[str, Any], follow_links: bool) -> tuple[str, bytes]:
-    """Ending and bytes of a picture."""
+    """Ending and bytes of an image."""
     place = f"{part.file}, image id {image['id']}"
     name = clean_name(image.get("file_name"), place)
     path = inside(part.folder / name, part.folder, follow_links)
     if not path.is_file():
         raise DataError(f"{place}: there is no {path}. `dfine doctor` lists all that is missing.")
-    if path.stat().st_size > LARGEST_PICTURE:
-        raise DataError(f"{path}: {path.stat().st_size:,} bytes are no picture to train on. Shrink it or remove it.")
+    if path.stat().st_size > LARGEST_IMAGE:
+        raise DataError(f"{path}: {path.stat().st_size:,} bytes are no image to train on. Shrink it or remove it.")
     try:
         found = header_size(path)
     except UnreadableImage as error:
-        raise DataError(f"{path}: no readable picture ({error}). `dfine doctor` lists all such files.") from error
+        raise DataError(f"{path}: no readable image ({error}). `dfine doctor` lists all such files.") from error
     if found != (image.get("width"), image.get("height")):
         raise DataError(
             f"{place}: {path} is {found[0]} x {found[1]}, the record says {image.get('width')} x "

@@ -13,7 +13,8 @@ from data_tools.large.shards import ShardEvalLoader, ShardTrainLoader
 from data_tools.large.tars import SHARD_INDEX, check_shards, is_sharded
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
-from dfine_lib.data.loader import Draw, EvalLoader, TrainLoader, derived_seed
+from dfine_lib.data.loader import EvalLoader, TrainLoader
+from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.errors import DataError
 

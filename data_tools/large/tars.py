@@ -34,9 +34,9 @@ class Shards:
 
     folder: Path
     names: tuple[str, ...]
-    counts: np.ndarray  # int64 [K] pictures
+    counts: np.ndarray  # int64 [K] images
     sizes: tuple[int, ...]  # bytes
-    checksums: tuple[int | None, ...] = ()  # `checksum` over the pictures in their order; None: not told
+    checksums: tuple[int | None, ...] = ()  # `checksum` over the images in their order; None: not given
 
     def open(self, i: int) -> tuple[str, IO[bytes]]:
         """Where shard `i` comes from, and a stream of it.
@@ -60,11 +60,11 @@ class Shards:
         except Exception as error:  # whatever the scheme's own client raises
             raise DataError(f"{url}: cannot be opened: {error}. It comes from {SOURCE}.") from error
 
-    def pictures(self, i: int, skip: int = 0) -> Iterator[tuple[int, bytes, str]]:
-        """Image id, encoded picture and place of every picture of shard `i`, after the first `skip`.
+    def images(self, i: int, skip: int = 0) -> Iterator[tuple[int, bytes, str]]:
+        """Image id, encoded image and place of every image of shard `i`, after the first `skip`.
 
         Raises:
-            DataError: the tar is damaged; or, once it is read to its end, its pictures are not those of `shards.json`.
+            DataError: the tar is damaged; or, once it is read to its end, its images are not those of `shards.json`.
         """
         url, stream = self.open(i)
         tars = webdataset().tariterators
@@ -73,7 +73,7 @@ class Shards:
             with stream:  # a command that fails says so when it is closed
                 for sample in tars.group_by_keys(tars.tar_file_expander([{"url": url, "stream": stream}])):
                     found += 1
-                    identity, content, where = _picture(sample, url)
+                    identity, content, where = _image(sample, url)
                     read = checksum(identity, content, read)
                     if found > skip:
                         left = True
@@ -91,18 +91,18 @@ class Shards:
         index = self.folder / SHARD_INDEX
         if found != self.counts[i]:
             raise DataError(
-                f"{url}: holds {found} pictures, but {index} says {self.counts[i]}: damaged, or of another set. Write "
+                f"{url}: holds {found} images, but {index} says {self.counts[i]}: damaged, or of another set. Write "
                 "or copy it again."
             )
         if self.checksums and self.checksums[i] not in (None, read):
             raise DataError(
-                f"{url}: its pictures are not those that {index} tells of (another checksum): damaged, or of another "
+                f"{url}: its images are not those that {index} tells of (another checksum): damaged, or of another "
                 "set. Write or copy both again."
             )
 
 
 def checksum(image_id: int, content: bytes, before: int = 0) -> int:
-    """CRC-32 over id and bytes of a picture, and over those `before` it; it tells damage that still decodes."""
+    """CRC-32 over id and bytes of an image, and over those `before` it; it tells damage that still decodes."""
     return zlib.crc32(content, zlib.crc32(b"%d:" % image_id, before))
 
 
@@ -115,7 +115,7 @@ def read_shards(index: CocoIndex) -> Shards:
     """What `shards.json` of an index's image folder says.
 
     Raises:
-        DataError: it is damaged, names something else than files beside it, or other pictures than the annotation file.
+        DataError: it is damaged, names something else than files beside it, or other images than the annotation file.
     """
     file = index.image_folder / SHARD_INDEX
     try:
@@ -137,11 +137,11 @@ def read_shards(index: CocoIndex) -> Shards:
         raise DataError(f"{file}: no index of shards ({type(error).__name__}). Write the shards again.") from error
     for name, images, _, _ in rows:
         if not _NAME.fullmatch(name) or not 0 < images < 2**31:
-            raise DataError(f"{file}: {name[:60]!r} with {images} pictures is no shard: names are those of tar files.")
+            raise DataError(f"{file}: {name[:60]!r} with {images} images is no shard: names are those of tar files.")
     total = sum(images for _, images, _, _ in rows)
     if total != len(index):
         raise DataError(
-            f"{file}: {total} pictures in shards, {len(index)} in {index.annotation_file}. Write the shards again."
+            f"{file}: {total} images in shards, {len(index)} in {index.annotation_file}. Write the shards again."
         )
     names, counts, sizes, checksums = zip(*rows)
     return Shards(index.image_folder, names, np.array(counts, np.int64), sizes, checksums)
@@ -191,12 +191,12 @@ def _check_tar(path: Path, folder: Path) -> None:
         raise DataError(f"{path}: no tar archive, or cut off ({error}). Write or copy it again.") from error
 
 
-def _picture(sample: dict[str, Any], url: str) -> tuple[int, bytes, str]:
+def _image(sample: dict[str, Any], url: str) -> tuple[int, bytes, str]:
     fields = [name for name in sample if not name.startswith("__") and name != "json"]
     try:
         identity = int(sample["__key__"])
     except ValueError:
         identity = None
     if identity is None or len(fields) != 1:
-        raise DataError(f"{url}: {sample['__key__'][:60]!r} should be an image id with one picture. Write it again.")
+        raise DataError(f"{url}: {sample['__key__'][:60]!r} should be an image id with one image. Write it again.")
     return identity, sample[fields[0]], f"{url}, {sample['__key__']}.{fields[0]}"

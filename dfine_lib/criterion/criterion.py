@@ -178,8 +178,12 @@ class Criterion:
             terms["fgl"] = config.fgl * self._fgl(queries, targets, bin_offsets, iou) / normalizers.pairs
         if config.ddf and queries.num_layers > 1:
             matched, unmatched = self._ddf(queries, iou)
-            means = matched / normalizers.pairs, unmatched / normalizers.unpaired
-            terms["ddf"] = config.ddf * (ddf_weights[0] * means[0] + ddf_weights[1] * means[1])
+            # Means over the queries of this micro-batch, weighted by its part of the step's queries. Multiplying and
+            # dividing by its own numbers changes nothing but the last bit, which repeats the recorded runs.
+            pairs = queries.union.query.shape[1]
+            numbers = iou.new_tensor([pairs, queries.logits[0, :, :, 0].numel() - pairs]).clamp(min=1)
+            weights = ddf_weights * numbers / torch.stack([normalizers.pairs, normalizers.unpaired])
+            terms["ddf"] = config.ddf * (weights[0] * (matched / numbers[0]) + weights[1] * (unmatched / numbers[1]))
         return {
             f"loss_{kind}{queries.suffixes[k]}": value
             for kind, values in terms.items()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfine_lib.data.coco import CocoIndex, DataError, check_images, find_split, read_coco
+from dfine_lib.data.coco import CocoIndex, check_images, find_split, read_coco
 from dfine_lib.data.images import read_image
+from dfine_lib.errors import DataError
 
 if TYPE_CHECKING:
-    from dfine_lib.data.loader import Batch, EvalLoader, TrainLoader
+    from dfine_lib.data.loader import EvalLoader, TrainLoader
+    from dfine_lib.data.samples import Batch
 
 __all__ = [
     "Batch",

@@ -1,16 +1,13 @@
-"""The raw records of a COCO JSON file and their integer columns; a fault is a `DataError` that names its place."""
+"""A COCO JSON file as Python objects, and the words that name one of its records."""
 
 from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dfine_lib.data.images import DataError
+from dfine_lib.errors import DataError
 
 _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
 
@@ -38,7 +35,7 @@ def read_json(file: Path) -> dict[str, Any]:
             gc.enable()
     if not isinstance(content, dict):
         raise DataError(
-            f"{file}: expected a JSON object with images, annotations, categories, got {_kind(content)}. "
+            f"{file}: expected a JSON object with images, annotations, categories, got {kind_of(content)}. "
             "A list of detections or annotations alone is not enough."
         )
     return content
@@ -58,50 +55,10 @@ def _cut_off(text: bytes, error: ValueError) -> bool:
     return not text.endswith(b"}") or error.pos >= len(error.doc.rstrip())
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The JSON type of a value, in words."""
     words = {dict: "an object", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
     return words.get(type(value), "null")
-
-
-def records_of(file: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The list of objects under `key`; `DataError` if there is none."""
-    if key not in content:
-        found = ", ".join(sorted(map(str, content))[:8]) or "none"
-        raise DataError(f"{file}: key {key!r} is missing; keys found: {found}. Is it a COCO instances file?")
-    records = content[key]
-    if not isinstance(records, list):
-        raise DataError(f"{file}: {key!r} should be a list, got {_kind(records)}.")
-    if set(map(type, records)) - {dict}:
-        i = next(i for i, record in enumerate(records) if type(record) is not dict)
-        raise DataError(f"{file}: {key}[{i}] should be an object, got {_kind(records[i])}.")
-    return records
-
-
-def integers(
-    file: Path, key: str, records: list[dict[str, Any]], name: str, *, default: int | None = None
-) -> np.ndarray:
-    """Column `name` of the records as int64; whole floats (12.0) and, where there is a default, booleans count."""
-    values = [record.get(name, default) for record in records]
-    if set(map(type, values)) <= {int}:
-        try:
-            return np.array(values, dtype=np.int64)
-        except OverflowError:
-            pass
-    for i, value in enumerate(values):
-        whole = type(value) is int or (type(value) is float and value.is_integer())
-        if type(value) is bool and default is not None:
-            continue
-        if not whole or abs(value) >= 2**63:
-            place = f"{file}: {where(key, records, i)}: "
-            if value is None and name not in records[i]:
-                raise DataError(f"{place}key {name!r} is missing.")
-            hint = (
-                " Write it as a number, here and wherever it is referred to."
-                if isinstance(value, str)
-                else " Correct it."
-            )
-            raise DataError(f"{place}{name!r} should be a whole number, got {short(value)}.{hint}")
-    return np.array([int(value) for value in values], dtype=np.int64)
 
 
 def is_set(flag: Any) -> bool:
@@ -119,20 +76,3 @@ def short(value: Any, most: int = 60) -> str:
     """The value as Python writes it, cut to `most` characters."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def unique(file: Path, key: str, ids: np.ndarray) -> np.ndarray:
-    """The ids as they are; `DataError` if one occurs twice."""
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) < len(ids):
-        repeated = values[counts > 1]
-        raise DataError(
-            f"{file}: duplicate {_SINGULAR[key]} id {_first(repeated)} in {key!r}. Give every entry an id of its own "
-            "(files that were merged need renumbering)."
-        )
-    return ids
-
-
-def _first(values: Iterable[Any], most: int = 5) -> str:
-    values = list(values)
-    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -1,4 +1,4 @@
-"""From an image file to an upright RGB picture, the same way in training, evaluation and prediction."""
+"""From an image file to an upright RGB image, the same way in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dfine_lib.data.coco import CocoIndex
 
 
-# EXIF orientation → what turns the stored picture upright. Every other value (0 and 65537 occur) is ignored.
+# EXIF orientation → what turns the stored image upright. Every other value (0 and 65537 occur) is ignored.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,16 +40,16 @@ def exif_orientation(image: Image.Image) -> int:
     if image.format == "TIFF":  # PIL turns these itself
         return 1
     if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
-        return 1  # getexif() would decode the whole picture to look for a late chunk
+        return 1  # getexif() would decode the whole image to look for a late chunk
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a broken EXIF block is no reason to lose the picture
+    except Exception:  # a broken EXIF block is no reason to lose the image
         return 1
     return value if value in _UPRIGHT else 1
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL picture of any mode, upright as its EXIF says, in RGB with 8 bits.
+    """A PIL image of any mode, upright as its EXIF says, in RGB with 8 bits.
 
     Transparency is dropped, as the published code does; 16-bit grey is scaled, 65535 to 255.
 
@@ -63,7 +63,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode not in _PLAIN_MODES:
-        raise DfineError(f"pictures of mode {image.mode} have no known range of values; save it with 8 bits a channel")
+        raise DfineError(f"images of mode {image.mode} have no known range of values; save it with 8 bits a channel")
     if image.mode != "RGB":
         image = image.convert("RGB")
     else:
@@ -72,7 +72,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB picture as uint8 `[3, H, W]`, channels last in memory, which is what resizing is fastest on."""
+    """An RGB image as uint8 `[3, H, W]`, channels last in memory, which is what resizing is fastest on."""
     import torch  # here, not above: whoever only reads sizes needs none
 
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -86,7 +86,7 @@ def read_image(path: Path | str, content: bytes | None = None) -> Tensor:
         content: what the file holds, where it has been read already.
 
     Raises:
-        DataError: the file is missing, truncated or no picture.
+        DataError: the file is missing, truncated or no image.
     """
     try:
         return decode_image(path, content)
@@ -149,11 +149,11 @@ def _explain(error: Exception, path: Path | str) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if reason := why_not_opened(path):
             return f"{reason}."
-        return "not a readable picture (empty, damaged or of an unknown format). Replace it."
+        return "not a readable image (empty, damaged or of an unknown format). Replace it."
     if "truncated" in str(error) or isinstance(error, EOFError):
-        return f"the picture is truncated ({error}). Copy or download it again."
+        return f"the image is truncated ({error}). Copy or download it again."
     reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-    return f"cannot read the picture: {reason}. Replace it or remove it from the annotation file."
+    return f"cannot read the image: {reason}. Replace it or remove it from the annotation file."
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def looks_whole(path: Path, image_format: str | None) -> bool:
         return stream.read().rstrip(b"\0\r\n ").endswith(ends[image_format])
 
 
-def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
+def _problem(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
     """What is wrong with one image file, None if nothing."""
     try:
         with open_image(path) as image:
@@ -187,10 +187,10 @@ def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
         return _explain(error, path)
     if found == size_wh:
         return None
-    says = f"the annotation file says {size_wh[0]} x {size_wh[1]}, the picture is {found[0]} x {found[1]}"
+    says = f"the annotation file says {size_wh[0]} x {size_wh[1]}, the image is {found[0]} x {found[1]}"
     if stored != found and stored == size_wh:
         return (
-            f"{says} once turned upright as its EXIF says. Boxes belong to the upright picture: "
+            f"{says} once turned upright as its EXIF says. Boxes belong to the upright image: "
             "swap width and height in the annotation file, or remove the EXIF orientation where that is not so."
         )
     if found[::-1] == size_wh:
@@ -201,27 +201,30 @@ def _fault(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
 def check_images(index: CocoIndex, *, every: bool) -> None:
     """Open every image of the index: it exists, is readable, whole, and as large as the annotation file says.
 
-    The size is that of the upright picture, EXIF orientation applied.
+    The size is that of the upright image, EXIF orientation applied.
 
     Args:
         index: what to check; a file that stands behind several entries is opened once.
-        every: decode every picture (minutes for 100,000 of them). Otherwise only headers and file ends are read, and
+        every: decode every image (minutes for 100,000 of them). Otherwise only headers and file ends are read, and
             decoded is what does not end as a whole JPEG or PNG does: that finds missing, truncated and mislabelled
-            files, but not damage in the middle. (A JPEG whose end is filled with zeros decodes to grey without a word.)
+            files, but not damage in the middle. (A JPEG whose end is filled with zeros decodes to grey silently.)
 
     Raises:
-        DataError: lists the first few faulty images by id and file, and how many there are.
+        DataError: lists the first few bad images by id and file, and how many there are.
     """
     first: dict[tuple[str, int, int], int] = {}
     for i, (width, height) in enumerate(index.sizes_wh.tolist()):
         first.setdefault((str(index.file_name(i)), width, height), i)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda key: _fault(Path(key[0]), key[1:], every), first)
+        found = pool.map(lambda key: _problem(Path(key[0]), key[1:], every), first)
         found = tqdm(found, "checking images", len(first), leave=False, unit="image", dynamic_ncols=True, delay=2.0)
-        faults = [(i, name, fault) for ((name, _, _), i), fault in zip(first.items(), found, strict=True) if fault]
-    if faults:
-        lines = [f"  image id {index.image_ids[i]}, {name}: {fault}" for i, name, fault in faults[:5]]
-        more = [f"  … and {len(faults) - 5} more"] if len(faults) > 5 else []
-        count = f"{len(faults)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
-        way_out = "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong."
-        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more, way_out]))
+        problems = [
+            (i, name, problem) for ((name, _, _), i), problem in zip(first.items(), found, strict=True) if problem
+        ]
+    if problems:
+        lines = [f"  image id {index.image_ids[i]}, {name}: {problem}" for i, name, problem in problems[:5]]
+        more = [f"  … and {len(problems) - 5} more"] if len(problems) > 5 else []
+        count = (
+            f"{len(problems)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
+        )
+        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]), "leave_out_images")

@@ -1,4 +1,4 @@
-"""Colours of a training picture, changed at random as torchvision does it, by faster arithmetic."""
+"""Colours of a training image, changed at random as torchvision does it, by faster arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GREY = (0.2989, 0.587, 0.114)  # of red, green, blue, as in torchvision
 
 
 class Colours(NamedTuple):
-    """What is done to one picture, in this order. None: not done."""
+    """What is done to one image, in this order. None: not done."""
 
     brightness: float | None  # factor
     contrast: float | None  # factor, about the mean grey; before or after the next two
@@ -33,7 +33,7 @@ class PhotometricDistortion:
         self._torchvision = v2.RandomPhotometricDistort(p=p)
 
     def draw(self, image: Tensor) -> Colours:
-        """The changes to one picture, from torch's global CPU generator."""
+        """The changes to one image, from torch's global CPU generator."""
         drawn: dict[str, Any] = self._torchvision.make_params([image])
         order = drawn["channel_permutation"]
         return Colours(
@@ -47,7 +47,7 @@ class PhotometricDistortion:
 
 
 def distort(image: Tensor, colours: Colours) -> Tensor:
-    """Those changes but the last, the order of the channels, which is left to whoever copies the picture next.
+    """Those changes but the last, the order of the channels, which is left to whoever copies the image next.
 
     Args:
         image: uint8 `[3, H, W]`; not written to.
@@ -91,9 +91,15 @@ def turn_hue(planes: Tensor, turn: float) -> None:
     """Turn the hue of every pixel, in place; its largest and its smallest channel keep their values (HSV).
 
     As the hue turns, each channel climbs from the smallest value to the largest within a sixth of the circle, stays
-    there for two, falls, and stays for two. The next channel in turning order (red, green, blue) does so a third
-    later. So where a channel is on its way is told by the other two, and no hue need be worked out: while the next is
-    not below the previous one, a channel stays large or falls; otherwise it stays small or climbs.
+    there for two, falls, and stays for two; the next channel in turning order (red, green, blue) follows a third later:
+
+        sixth of the circle   1      2      3      4      5      6
+        red                   max    falls  min    min    climbs max
+        green                 climbs max    max    falls  min    min
+        blue                  min    min    climbs max    max    falls
+
+    So the other two channels say what a channel does, and no hue need be computed: while the next one is not below
+    the previous one, a channel stays large or falls; otherwise it stays small or climbs.
 
     Args:
         planes: float32 `[3, H, W]`, red, green, blue.

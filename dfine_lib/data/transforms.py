@@ -25,7 +25,7 @@ class Sample(NamedTuple):
 
 
 def stretch(sample: Sample, image_hw: tuple[int, int]) -> Sample:
-    """The whole image at `image_hw`, bilinear with antialias, aspect ratio not kept; boxes go along."""
+    """The whole image and its boxes at `image_hw`: bilinear with antialias, aspect ratio not kept."""
     height, width = sample.image.shape[-2:]
     if (height, width) == image_hw:
         return sample
@@ -53,25 +53,25 @@ def normalised_cxcywh(sample: Sample) -> Tensor:
 class IoUCrop(v2.RandomIoUCrop):
     """torchvision's IoU crop, its trials drawn together.
 
-    The search for a crop is the dearest part of the augmentation when its trials are tensors of one box each; the
-    conditions and the distribution of crops are the same.
+    The search for a crop is the most expensive part of the augmentation when its trials are tensors of one box each;
+    the conditions and the distribution of crops are the same.
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Place of the crop and which boxes have their centre inside; empty: leave the sample as it is."""
+        """The crop, and which boxes have their centre inside; empty: leave the sample as it is."""
         boxes = next(item for item in flat_inputs if isinstance(item, tv_tensors.BoundingBoxes)).as_subclass(Tensor)
         height, width = next(item for item in flat_inputs if isinstance(item, tv_tensors.Image)).shape[-2:]
         return self._draw(width, height, boxes)
 
-    def crop(self, frame: Cutout, labels: Tensor, boxes_xyxy: Tensor) -> tuple[Cutout, Tensor, Tensor]:
-        """A drawn part of the frame, with the boxes whose centre it holds, cut at its edges."""
-        drawn = self._draw(frame.width, frame.height, boxes_xyxy)
+    def crop(self, window: Window, labels: Tensor, boxes_xyxy: Tensor) -> tuple[Window, Tensor, Tensor]:
+        """A random part of the window, with the boxes whose centre is inside, clipped to it."""
+        drawn = self._draw(window.width, window.height, boxes_xyxy)
         if not drawn:
-            return frame, labels, boxes_xyxy
+            return window, labels, boxes_xyxy
         left, top, width, height, inside = (drawn[k] for k in ("left", "top", "width", "height", "is_within_crop_area"))
         start, end = torch.tensor([left, top] * 2), torch.tensor([width, height] * 2)
         boxes_xyxy = torch.minimum((boxes_xyxy[inside] - start).clamp_(min=0), end)
-        return Cutout(frame.left + left, frame.top + top, width, height), labels[inside], boxes_xyxy
+        return Window(window.left + left, window.top + top, width, height), labels[inside], boxes_xyxy
 
     def _draw(self, width: int, height: int, boxes: Tensor) -> dict[str, Any]:
         centres = 0.5 * (boxes[:, :2] + boxes[:, 2:])  # [G, 2]
@@ -94,8 +94,8 @@ class IoUCrop(v2.RandomIoUCrop):
                 return dict(top=top, left=left, height=crop_height, width=crop_width, is_within_crop_area=inside[first])
 
 
-class Cutout(NamedTuple):
-    """What becomes the picture, in pixels of the stored one; outside of that it is 0."""
+class Window(NamedTuple):
+    """The part of an image that a sample shows, in pixels of the image; outside of the image it is 0."""
 
     left: int
     top: int
@@ -103,36 +103,36 @@ class Cutout(NamedTuple):
     height: int
 
 
-def stretch_frame(image: Tensor, frame: Cutout, image_hw: tuple[int, int], *, flip: bool = False) -> Tensor:
-    """What padding, cropping, flipping and stretching would give one after the other, without what they throw away.
+def resize_window(image: Tensor, window: Window, image_hw: tuple[int, int], *, flip: bool = False) -> Tensor:
+    """Pad, crop, flip and resize in one: the pixels that the four steps would give, without those they throw away.
 
-    Stretching works along the rows, then along the columns. A row without a pixel of the picture is 0 before and after
-    the first, so only the others are stretched, and stand in columns of 0 for the second.
+    Resizing is separable: first along the rows, then along the columns. A row of the window without a pixel of the
+    image is 0 before and after the first, so only the other rows are resized, and padded with 0 for the second.
 
     Args:
         image: uint8 `[3, H, W]`, fastest with its channels last in memory.
-        frame: a part of the picture, or more than it.
+        window: a part of the image, or larger than it.
         image_hw: height and width of the result.
         flip: mirror left and right.
     """
     height, width = image.shape[-2:]
-    left, top = max(0, frame.left), max(0, frame.top)
-    part = image[:, top : max(top, min(height, frame.top + frame.height))]
-    part = part[:, :, left : max(left, min(width, frame.left + frame.width))]
-    before, above = left - frame.left, top - frame.top
+    left, top = max(0, window.left), max(0, window.top)
+    part = image[:, top : max(top, min(height, window.top + window.height))]
+    part = part[:, :, left : max(left, min(width, window.left + window.width))]
+    before, above = left - window.left, top - window.top
     if flip:
-        part, before = part.flip(-1), frame.width - before - part.shape[-1]
-    if part.shape[-1] < frame.width:
-        part = _amid_zeros(part, (part.shape[-2], frame.width), above=0, before=before)
-    if part.shape[-2] < frame.height:
+        part, before = part.flip(-1), window.width - before - part.shape[-1]
+    if part.shape[-1] < window.width:
+        part = _pad_with_zeros(part, (part.shape[-2], window.width), above=0, before=before)
+    if part.shape[-2] < window.height:
         part = functional.resize_image(part, [part.shape[-2], image_hw[1]], antialias=True) if part.numel() else part
-        part = _amid_zeros(part, (frame.height, image_hw[1]), above=above, before=0)
+        part = _pad_with_zeros(part, (window.height, image_hw[1]), above=above, before=0)
     if tuple(part.shape[-2:]) == image_hw:
         return part
     return functional.resize_image(_channels_last(part), list(image_hw), antialias=True)
 
 
-def _amid_zeros(part: Tensor, size_hw: tuple[int, int], *, above: int, before: int) -> Tensor:
+def _pad_with_zeros(part: Tensor, size_hw: tuple[int, int], *, above: int, before: int) -> Tensor:
     rows = torch.zeros(*size_hw, 3, dtype=torch.uint8)
     if part.numel():
         rows[above : above + part.shape[-2], before : before + part.shape[-1]] = part.permute(1, 2, 0)
@@ -150,8 +150,7 @@ class TrainTransform:
     In both, boxes under 1 px are dropped before the flip and after the stretch, as in the published runs. Nothing is
     drawn for a step of probability 0.
 
-    Everything is drawn first. Of zoom-out, crop and flip only the frame is kept that they leave, and the picture is
-    stretched from there at once.
+    Everything is drawn first: zoom-out and crop change only the window, and the image is resized once, at the end.
     """
 
     def __init__(self, data: DataConfig, *, strong: bool) -> None:
@@ -170,23 +169,23 @@ class TrainTransform:
         if self.colours:
             changes = self.colours.draw(image)
             image, order = distort(image, changes), changes.order
-        frame = Cutout(0, 0, width, height)
+        window = Window(0, 0, width, height)
         if _happens(self.zoom_out_probability):
-            frame, boxes_xyxy = _zoomed_out(frame, boxes_xyxy)
+            window, boxes_xyxy = _zoomed_out(window, boxes_xyxy)
         if self.crop and len(boxes_xyxy) and _happens(self.crop_probability):  # no crop is without a box
-            frame, labels, boxes_xyxy = self.crop.crop(frame, labels, boxes_xyxy)
+            window, labels, boxes_xyxy = self.crop.crop(window, labels, boxes_xyxy)
         labels, boxes_xyxy = _without_small(labels, boxes_xyxy)
         flip = _happens(self.flip_probability)
         if flip:
             left, top, right, bottom = boxes_xyxy.unbind(1)
-            boxes_xyxy = torch.stack([frame.width - right, top, frame.width - left, bottom], dim=1)
-        image = stretch_frame(image, frame, self.image_hw, flip=flip)
-        scale = torch.tensor([self.image_hw[1] / frame.width, self.image_hw[0] / frame.height] * 2)
+            boxes_xyxy = torch.stack([window.width - right, top, window.width - left, bottom], dim=1)
+        image = resize_window(image, window, self.image_hw, flip=flip)
+        scale = torch.tensor([self.image_hw[1] / window.width, self.image_hw[0] / window.height] * 2)
         return Sample(planes(image, order), *_without_small(labels, boxes_xyxy * scale))
 
 
 def planes(image: Tensor, order: tuple[int, ...] | None = None) -> Tensor:
-    """A picture channel by channel in memory, in that order of its channels; a copy."""
+    """The image channel by channel in memory, its channels in the given order; a copy."""
     copy = np.empty(image.shape, np.uint8)  # numpy strides through bytes twice as fast
     for channel, source in enumerate(order or range(3)):
         copy[channel] = image[source].numpy()
@@ -197,14 +196,14 @@ def _happens(probability: float) -> bool:
     return probability > 0 and float(torch.rand(1)) < probability
 
 
-def _zoomed_out(frame: Cutout, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[Cutout, Tensor]:
-    """The frame up to `most` times as large, its old part anywhere in it; draws as torchvision's `RandomZoomOut`."""
+def _zoomed_out(window: Window, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[Window, Tensor]:
+    """The window up to `most` times as large, the old one anywhere in it; draws as torchvision's `RandomZoomOut`."""
     factor = 1 + (most - 1) * torch.rand(1)
-    width, height = int(frame.width * factor), int(frame.height * factor)
-    place = torch.rand(2)
-    left, top = int((width - frame.width) * place[0]), int((height - frame.height) * place[1])
+    width, height = int(window.width * factor), int(window.height * factor)
+    position = torch.rand(2)
+    left, top = int((width - window.width) * position[0]), int((height - window.height) * position[1])
     shifted = boxes_xyxy + torch.tensor([left, top] * 2, dtype=torch.float32)
-    return Cutout(frame.left - left, frame.top - top, width, height), shifted
+    return Window(window.left - left, window.top - top, width, height), shifted
 
 
 class EvalTransform:
@@ -221,7 +220,7 @@ class EvalTransform:
 def multiscale_sizes(image_hw: tuple[int, int], base_size_repeat: int) -> list[tuple[int, int]]:
     """Height and width of every size that a multi-scale batch is drawn from, with repetitions.
 
-    Sides run from 75 % to 125 % of the base in steps of 32, rounded down to multiples of 32; the base itself stands in
+    Sides run from 75 % to 125 % of the base in steps of 32, rounded down to multiples of 32; the base itself is in
     the list `base_size_repeat` times. On non-square input the longer side is drawn and the other follows in proportion.
 
     Returns:

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dfine_lib.data.coco_json import is_set, read_json
+from dfine_lib.data.coco import CocoIndex, GroundTruth, read_ground_truth
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.files import json_safe
@@ -66,14 +65,14 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        annotation_file: str | os.PathLike[str] | dict[str, Any],
+        annotation_file: CocoIndex | str | os.PathLike[str] | dict[str, Any],
         category_ids: Sequence[int] | None = None,
         image_ids: Iterable[int] | None = None,
         engine: str = ENGINES[0],
     ) -> None:
         """
         Args:
-            annotation_file: COCO instances JSON, or its contents.
+            annotation_file: a validation index, which holds its ground truth; or COCO instances JSON, or its content.
             category_ids: the file's category id of each label 0..C-1; default: the file's own, rising. A label
                 whose id the file lacks is not scored.
             image_ids: score these images only; default: all of the file, with detections or without.
@@ -83,40 +82,47 @@ class CocoEvaluator:
             DataError: the file lacks `images` or `annotations`, or is not JSON, or lacks one of `image_ids`.
             DfineError: unknown engine.
         """
-        in_memory = isinstance(annotation_file, dict)
-        data = annotation_file if in_memory else read_json(Path(annotation_file))
-        name = "ground truth" if in_memory else str(annotation_file)
-        for key in ("images", "annotations"):
-            if key not in data:
-                raise DataError(f"{name}: no {key!r} in this COCO file")
-        annotations = [_annotation(a, name) for a in data["annotations"]]
-        used = sorted({a["category_id"] for a in annotations})
-        categories = data.get("categories") or [{"id": i} for i in used]
-        self._names = {int(c["id"]): str(c.get("name", c["id"])) for c in categories}
+        if isinstance(annotation_file, CocoIndex):
+            ground_truth, name = annotation_file.ground_truth, annotation_file.annotation_file
+        else:
+            in_memory = isinstance(annotation_file, dict)
+            ground_truth, name = read_ground_truth(annotation_file), "ground truth" if in_memory else annotation_file
+        if ground_truth is None:
+            raise DataError(f"{name}: a training index has no ground truth to evaluate on")
+        self._names = dict(zip(ground_truth.category_ids, ground_truth.category_names, strict=True))
         self._class_ids = sorted(self._names)
         classes = {category_id: c for c, category_id in enumerate(self._class_ids)}
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
         self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int64)
-        self.image_ids = sorted({image["id"] for image in data["images"]})
+        self.image_ids = sorted(set(ground_truth.image_ids.tolist()))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}  # the engine's id of an image
         scored = self.image_ids if image_ids is None else sorted({int(i) for i in image_ids})
         if unknown := [i for i in scored if i not in self._index]:
             raise DataError(f"{name}: no image with id {unknown[:5]}")
         self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self.ground_truth = self._ground_truth(annotations, classes, name)
+        self.ground_truth = self._ground_truth(ground_truth, classes, name)
         self.reset()
 
-    def _ground_truth(self, annotations: list[dict[str, Any]], classes: dict[int, int], name: str) -> Any:
+    def _ground_truth(self, ground_truth: GroundTruth, classes: dict[int, int], name: Any) -> Any:
         """The engine's `COCO`: images and classes numbered from 0, annotations from 1."""
-        if marked := sum("marked" in a for a in annotations):
+        if marked := int(ground_truth.marked.sum()):
             logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
-        if all(a["iscrowd"] for a in annotations):
+        ignored = ground_truth.iscrowd | ground_truth.marked
+        if ignored.all():
             logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
-        known = [a for a in annotations if a["image_id"] in self._index and a["category_id"] in classes]
-        for number, a in enumerate(known, start=1):
-            a |= {"id": number, "image_id": self._index[a["image_id"]], "category_id": classes[a["category_id"]]}
-        return self._coco(known)
+        rows = np.flatnonzero((ground_truth.image_of >= 0) & (ground_truth.category_of >= 0))
+        images = [self._index[i] for i in ground_truth.image_ids[ground_truth.image_of[rows]].tolist()]
+        own = np.array([classes[i] for i in ground_truth.category_ids], np.int64)[
+            ground_truth.category_of[rows]
+        ].tolist()
+        columns = (ground_truth.boxes_xywh, ground_truth.areas, ignored.astype(int), ground_truth.marked)
+        records = zip(images, own, *(column[rows].tolist() for column in columns), strict=True)
+        return self._coco([
+            {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": ignore}
+            | ({"marked": True} if marked else {})
+            for number, (image, category, box, area, ignore, marked) in enumerate(records, start=1)
+        ])  # fmt: skip
 
     def _coco(self, annotations: list[dict[str, Any]]) -> Any:
         coco = self._engine[0]()
@@ -234,7 +240,7 @@ class CocoEvaluator:
 def evaluate_model(
     model: nn.Module,
     loader: Iterable[Any],
-    evaluator: CocoEvaluator | str | os.PathLike[str] | dict[str, Any],
+    evaluator: CocoEvaluator | CocoIndex | str | os.PathLike[str] | dict[str, Any],
     device: torch.device | str,
     top_k: int = 300,
     distributed: bool = False,
@@ -300,23 +306,6 @@ def _engine(name: str) -> tuple[type, type]:
             return ious
 
     return COCO, Evaluation
-
-
-def _annotation(annotation: dict[str, Any], name: str) -> dict[str, Any]:
-    """What scoring reads of one annotation; `iscrowd` is set for whatever is ignored."""
-    identity = annotation.get("id", "(none)")
-    for key in ("image_id", "category_id", "bbox"):
-        if key not in annotation:
-            raise DataError(f"{name}: annotation id {identity} has no {key!r}")
-    box, area = [float(v) for v in annotation["bbox"]], annotation.get("area")
-    try:
-        area = box[2] * box[3] if area is None else float(area)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: annotation id {identity}: 'area' should be a number, got {area!r}") from error
-    iscrowd = int(annotation.get("iscrowd") or 0) != 0
-    marked = not iscrowd and (is_set(annotation.get("ignore")) or is_set(annotation.get("difficult")))
-    taken = {key: annotation[key] for key in ("image_id", "category_id")}
-    return taken | {"bbox": box, "area": area, "iscrowd": int(iscrowd or marked)} | ({"marked": True} if marked else {})
 
 
 def _array(values: Any) -> np.ndarray:

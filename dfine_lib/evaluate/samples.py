@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfine_lib.data.loader import EvalLoader, collate, finish
+from dfine_lib.data.loader import EvalLoader
+from dfine_lib.data.samples import collate, to_batch
 from dfine_lib.evaluate.postprocess import postprocess
 
 IMAGES = 4  # the first ones of the validation split, the same at every evaluation
@@ -36,7 +37,7 @@ def sample_detections(
     """
     index, data = loader.index, loader.recipe.data
     chosen = range(min(images, len(index)))
-    batch = finish(collate([loader.images[i] for i in chosen]), index, data.image_hw, device)
+    batch = to_batch(collate([loader.images[i] for i in chosen]), index, data.image_hw, device)
     was_training = model.training
     model.eval()
     try:

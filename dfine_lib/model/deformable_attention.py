@@ -1,4 +1,7 @@
-"""Deformable cross-attention: each query looks at a few places around its box instead of at every token."""
+"""Deformable cross-attention: each query samples the feature maps at a few locations around its box.
+
+Attention to every token would cost a product with all of them; here the query itself says where to sample.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.model.autograd import memory_format
-
-OFFSET_SCALE = 0.5  # share of the reference box that an offset of `points` reaches
+OFFSET_SCALE = 0.5  # an offset of as many as there are points reaches the edge of the reference box
 
 
-def split_levels(memory: Tensor, shapes: list[tuple[int, int]], num_heads: int) -> list[Tensor]:
-    """Tokens of all levels, `[B, S, D]`, as one map a level, `[B * heads, D / heads, h, w]`.
-
-    All decoder layers sample the same maps, so this runs once a forward pass.
-    """
-    batch, _, width = memory.shape
-    levels = memory.split([h * w for h, w in shapes], dim=1)
-    return [
-        level.transpose(1, 2).reshape(batch * num_heads, width // num_heads, h, w)
-        for level, (h, w) in zip(levels, shapes, strict=True)
-    ]
-
-
-def split_images(maps: list[Tensor], num_heads: int) -> list[tuple[Tensor, ...]]:
-    """The same numbers image by image, `[heads, D / heads, h, w]` each, as views of maps `[B, D, h, w]`.
-
-    For training on CPUs, where changing the layout of a map costs more than a few calls.
-    """
-    levels = []
-    for x in maps:
-        if memory_format(x) == torch.channels_last:  # so gradients come back in the map's layout
-            images = [image.permute(2, 0, 1) for image in x.permute(0, 2, 3, 1).unbind()]
-        else:
-            images = x.unbind()
-        levels.append(tuple(image.unflatten(0, (num_heads, -1)) for image in images))
-    return levels
+def split_heads(maps: list[Tensor], num_heads: int) -> list[Tensor]:
+    """Feature maps `[B, D, h, w]` head by head, `[B * heads, D / heads, h, w]`; once for all decoder layers."""
+    return [x.unflatten(1, (num_heads, -1)).flatten(0, 1) for x in maps]
 
 
 class DeformableAttention(nn.Module):
@@ -60,7 +38,7 @@ class DeformableAttention(nn.Module):
         self._reset()
 
     def _reset(self) -> None:
-        """Heads start looking in different directions, points of a level at growing distances."""
+        """Heads start in different directions, the points of a level at growing distances."""
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
@@ -71,8 +49,8 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.sampling_offsets.bias.copy_((direction[:, None] * reach[:, None]).flatten())
 
-    def sampling_places(self, query: Tensor, reference_boxes: Tensor) -> Tensor:
-        """Where each head looks.
+    def sampling_locations(self, query: Tensor, reference_boxes: Tensor) -> Tensor:
+        """Where each head samples.
 
         Args:
             query: `[B, Q, D]`.
@@ -91,39 +69,39 @@ class DeformableAttention(nn.Module):
         return reference[..., :2] + offsets * scale * reference[..., 2:]
 
     def sampling_weights(self, query: Tensor) -> Tensor:
-        """How much each place counts, `[B, Q, heads, sum(points)]`, summing to 1 for each head."""
+        """Attention weight of each sampling location, `[B, Q, heads, sum(points)]`; the sum for each head is 1."""
         return self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
 
-    def forward(
-        self, query: Tensor, reference_boxes: Tensor, levels: list[Tensor] | list[tuple[Tensor, ...]]
-    ) -> Tensor:
-        """Sample and average.
+    def forward(self, query: Tensor, reference_boxes: Tensor, levels: list[Tensor]) -> Tensor:
+        """Sample, and sum by attention weight.
 
         Args:
             query: `[B, Q, D]`.
             reference_boxes: cxcywh `[B, Q, 4]`, 0..1.
-            levels: maps of `split_levels`, `[B * heads, D / heads, h, w]` each, or those of `split_images`.
+            levels: feature maps from `split_heads`, `[B * heads, D / heads, h, w]` each.
 
         Returns:
             `[B, Q, D]`.
         """
-        batch, num_queries, width = query.shape
-        places = 2 * self.sampling_places(query, reference_boxes) - 1  # grid_sample counts from -1 to 1
-        precise = torch.promote_types(places.dtype, torch.float32)  # in half, places would be a tenth of a cell off
-        # Queries side by side: sums over the few points of a level run along them.
-        places = places.permute(0, 2, 3, 1, 4).flatten(0, 1).to(precise)  # [B * heads, points, Q, 2]
-        weights = self.sampling_weights(query).permute(0, 2, 3, 1).flatten(0, 1)
-        grids = places.split(self.points_per_level, dim=1)
-        shares = weights[:, None].split(self.points_per_level, dim=2)
+        locations = 2 * self.sampling_locations(query, reference_boxes) - 1  # grid_sample counts from -1 to 1
+        weights = self.sampling_weights(query)
+        # Queries last: sums over the few points of a level then run along contiguous memory.
+        locations = locations.permute(0, 2, 3, 1, 4).flatten(0, 1)  # [B * heads, points, Q, 2]
+        weights = weights.permute(0, 2, 3, 1).flatten(0, 1)[:, None]  # [B * heads, 1, points, Q]
+        # In half precision locations would be a tenth of a cell off.
+        locations = locations.to(torch.promote_types(locations.dtype, torch.float32))
         attended = 0.0  # [B * heads, D / heads, Q]
-        for level, grid, share in zip(levels, grids, shares, strict=True):
-            attended = attended + (_sample(level, grid) * share).sum(2)
+        for level, grid, weight in zip(
+            levels,
+            locations.split(self.points_per_level, dim=1),
+            weights.split(self.points_per_level, dim=2),
+            strict=True,
+        ):
+            attended = attended + (self.sample(level, grid) * weight).sum(2)
+        batch, num_queries, width = query.shape
         return attended.reshape(batch, width, num_queries).transpose(1, 2)
 
-
-def _sample(level: Tensor | tuple[Tensor, ...], grid: Tensor) -> Tensor:
-    """Numbers at places `[B * heads, points, Q, 2]`: `[B * heads, D / heads, points, Q]`; 0 outside the map."""
-    if isinstance(level, tuple):  # image by image
-        grids = grid.split(len(level[0]))
-        return torch.cat([_sample(one, own) for one, own in zip(level, grids, strict=True)])
-    return F.grid_sample(level.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    @staticmethod
+    def sample(level: Tensor, grid: Tensor) -> Tensor:
+        """Sample `[N, C, h, w]` at `[N, points, Q, 2]`, bilinearly: `[N, C, points, Q]`; 0 outside the map."""
+        return F.grid_sample(level.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, inverse_sigmoid
@@ -108,20 +107,3 @@ def denoising_mask(largest: int, groups: int, num_queries: int, device: torch.de
     group = torch.arange(2 * largest * groups + num_queries, device=device) // (2 * largest)
     group[2 * largest * groups :] = -1
     return (group[:, None] == group[None]) | (group[None] == -1)
-
-
-def pad_queries(content: Tensor, reference: Tensor, attn_mask: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Append padding queries, to which no query attends, so that the number of queries is `length` in every step.
-
-    Compiled code is made for one number of queries, and the number of denoising queries follows the boxes of a batch.
-
-    Args:
-        content: `[B, M + Q, D]`.
-        reference: `[B, M + Q, 4]`.
-        attn_mask: bool `[M + Q, M + Q]`, true where a row may attend to a column.
-        length: number of queries afterwards, at least M + Q.
-    """
-    more = length - content.shape[1]
-    # Padding queries attend to every query: a row of the mask without any true value would give NaN.
-    attn_mask = F.pad(F.pad(attn_mask, (0, more)), (0, 0, 0, more), value=True)
-    return F.pad(content, (0, 0, 0, more)), F.pad(reference, (0, 0, 0, more)), attn_mask

@@ -12,21 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.errors import DfineError
-from dfine_lib.model.autograd import by_hand, max_of_four, norm_relu_affine, pad_end
-from dfine_lib.model.layers import BatchNorm2d, FrozenBatchNorm2d
+from dfine_lib.model.layers import FrozenBatchNorm2d
 
 
 class StageShape(NamedTuple):
-    """One stage: channels in, inside a block, out; blocks; first a stride 2?; light blocks?; kernel; layers a block."""
+    """Shape of one stage."""
 
     in_channels: int
-    mid_channels: int
+    mid_channels: int  # of every layer inside a block
     out_channels: int
     num_blocks: int
-    downsample: bool
-    light: bool
+    downsample: bool  # whether the stage begins with a convolution of stride 2
+    light: bool  # whether its layers are `LightConvBlock`s
     kernel_size: int
-    num_layers: int
+    num_layers: int  # in each block
 
 
 class Architecture(NamedTuple):
@@ -37,7 +36,7 @@ class Architecture(NamedTuple):
 
 
 def _family(stem: tuple[int, int, int], rows: list[tuple[int, int, int, int]], layers: int) -> Architecture:
-    """Rows are (in, mid, out, blocks); what all sizes share is filled in."""
+    """Rows are in, mid and out channels, and blocks; the rest is the same in all sizes."""
     stages = [
         StageShape(*row, downsample=i > 0, light=i > 1, kernel_size=5 if i > 1 else 3, num_layers=layers)
         for i, row in enumerate(rows)
@@ -58,7 +57,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class LearnableAffine(nn.Module):
-    """One scale and one bias for a whole map (LAB)."""
+    """Learnable affine block (LAB): one scale and one bias for a whole feature map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,25 +84,13 @@ class ConvBlock(nn.Module):
         super().__init__()
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-        self.bn = BatchNorm2d(out_channels)
+        self.bn = nn.BatchNorm2d(out_channels)
         self.activate = activate
         self.lab = LearnableAffine() if activate and use_lab else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and isinstance(self.bn, FrozenBatchNorm2d):
-            x = self._conv_with_constants(x)
-        else:
-            x = self.conv(x)
-            if isinstance(self.lab, LearnableAffine) and type(self.bn) is BatchNorm2d and by_hand(x, self.bn.training):
-                return norm_relu_affine(x, self.bn, self.lab.scale, self.lab.bias)
-            x = self.bn(x)
-        return self.lab(F.relu(x, inplace=self.training)) if self.activate else x
-
-    def _conv_with_constants(self, x: Tensor) -> Tensor:
-        """Convolution and frozen norm in one: the kernel is scaled instead of the map, which spares passes over it."""
-        scale, shift = self.bn.scale_shift()
-        conv = self.conv
-        return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, conv.stride, conv.padding, groups=conv.groups)
+        x = self.bn(self.conv(x))
+        return self.lab(F.relu(x)) if self.activate else x
 
 
 class LightConvBlock(nn.Module):
@@ -119,7 +106,7 @@ class LightConvBlock(nn.Module):
 
 
 class Stem(nn.Module):
-    """Image `[B, 3, H, W]` to `[B, out, H/4, W/4]`: a pooled and a convolved branch side by side."""
+    """Image `[B, 3, H, W]` to `[B, out, H/4, W/4]`: a pooled and a convolved branch, concatenated."""
 
     def __init__(self, in_channels: int, mid: int, out: int, use_lab: bool) -> None:
         super().__init__()
@@ -130,14 +117,15 @@ class Stem(nn.Module):
         self.stem4 = ConvBlock(mid, out, 1, use_lab=use_lab)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = pad_end(self.stem1(images), self.training)
-        pooled = max_of_four(x, self.training)
-        convolved = self.stem2b(pad_end(self.stem2a(x), self.training))
+        end = (0, 1, 0, 1)  # 2 x 2 kernels have no centre: one column on the right and one row below keep the size
+        x = F.pad(self.stem1(images), end)
+        pooled = F.max_pool2d(x, 2, stride=1)
+        convolved = self.stem2b(F.pad(self.stem2a(x), end))
         return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
 
 
 class HGBlock(nn.Module):
-    """Layers in a chain; input and every layer's output are concatenated and squeezed by two 1 x 1 convolutions."""
+    """A chain of layers; its input and the output of each layer, concatenated, go through two 1 x 1 convolutions."""
 
     def __init__(self, shape: StageShape, first: bool, use_lab: bool) -> None:
         super().__init__()
@@ -166,7 +154,7 @@ class HGBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halve the side where the stage says so, then its blocks."""
+    """A convolution of stride 2 (except in the first stage), then the blocks."""
 
     def __init__(self, shape: StageShape, use_lab: bool) -> None:
         super().__init__()
@@ -181,7 +169,7 @@ class Stage(nn.Module):
 
 
 class HGNetV2(nn.Module):
-    """Images `[B, 3, H, W]` to a list of maps, fine to coarse, one for each of the last `num_maps` stages."""
+    """Images `[B, 3, H, W]` to a list of feature maps, fine to coarse: those of the last `num_maps` stages."""
 
     def __init__(
         self, name: str, num_maps: int = 3, use_lab: bool = False, freeze_norm: bool = False, freeze_stem: bool = False
@@ -218,7 +206,7 @@ def _freeze_norms(module: nn.Module) -> None:
 
 
 def _keep_variance(module: nn.Module) -> None:
-    """He initialisation: frozen norms cannot rescale what fresh convolutions shrink."""
+    """He initialisation: frozen norms cannot rescale what randomly initialised convolutions shrink."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, nonlinearity="relu")

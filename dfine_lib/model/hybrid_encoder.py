@@ -1,4 +1,4 @@
-"""Hybrid encoder: attention on the coarsest map, then convolutions carry detail down and context up.
+"""Hybrid encoder: attention on the coarsest feature map, then a top-down and a bottom-up path (FPN, PAN).
 
 Source: RT-DETR (arXiv 2304.08069), section 4.2, with the lighter fusion block of D-FINE.
 """
@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.config import ModelConfig
-from dfine_lib.model.autograd import dense_gradient, memory_format
 from dfine_lib.model.layers import ConvNorm, SelfAttention, as_tokens
 
 
@@ -30,7 +29,7 @@ def position_embedding(height: int, width: int, dim: int, published: bool = Fals
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
     sides = (width, height) if published else (height, width)  # theirs: down the columns, while tokens run along rows
     grid = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in sides), indexing="ij")
-    slow, fast = (places.flatten()[:, None] * omega for places in grid)  # [S, D / 4]
+    slow, fast = (index.flatten()[:, None] * omega for index in grid)  # [S, D / 4]
     return torch.cat([slow.sin(), slow.cos(), fast.sin(), fast.cos()], dim=1)[None]
 
 
@@ -51,7 +50,7 @@ class EncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Encoder layers in a row."""
+    """A stack of encoder layers."""
 
     def __init__(self, dim: int, num_heads: int, feedforward: int, num_layers: int = 1) -> None:
         super().__init__()
@@ -101,9 +100,8 @@ class FusionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         passed, half = self.cv1(x).chunk(2, dim=1)
-        half = half.contiguous(memory_format=memory_format(half))  # once, not in each of the convolutions that read it
         first = self.cv2(half)
-        return self.cv4(torch.cat([dense_gradient(passed), half, first, self.cv3(first)], dim=1))
+        return self.cv4(torch.cat([passed, half, first, self.cv3(first)], dim=1))
 
 
 class Downsample(nn.Module):
@@ -119,7 +117,7 @@ class Downsample(nn.Module):
 
 
 class HybridEncoder(nn.Module):
-    """Backbone maps, fine to coarse, to as many maps `[B, D, h, w]`, fine to coarse."""
+    """Feature maps of the backbone to as many feature maps `[B, D, h, w]`; fine to coarse, both."""
 
     def __init__(self, config: ModelConfig, in_channels: list[int]) -> None:
         super().__init__()
@@ -131,6 +129,7 @@ class HybridEncoder(nn.Module):
         self.input_proj = nn.ModuleList(ConvNorm(channels, dim, 1) for channels in in_channels)
         self.encoder = nn.ModuleList([TransformerEncoder(dim, config.num_heads, config.encoder_feedforward)])
         self.lateral_convs = nn.ModuleList(ConvNorm(dim, dim, 1) for _ in steps)
+        self.upsample = nn.Upsample(scale_factor=2.0, mode="nearest")
         self.fpn_blocks = nn.ModuleList(FusionBlock(*fusion) for _ in steps)
         self.downsample_convs = nn.ModuleList(nn.Sequential(Downsample(dim)) for _ in steps)
         self.pan_blocks = nn.ModuleList(FusionBlock(*fusion) for _ in steps)
@@ -139,12 +138,11 @@ class HybridEncoder(nn.Module):
         maps = [project(x) for project, x in zip(self.input_proj, maps, strict=True)]
         maps[-1] = self._attend(maps[-1])
 
-        # Top-down. What a lateral convolution makes of a map replaces the map: the way up concatenates it later.
+        # Top-down. The output of a lateral convolution replaces its input: the bottom-up path concatenates the output.
         inner = [maps[-1]]  # coarse to fine
         for lateral, fuse, finer in zip(self.lateral_convs, self.fpn_blocks, maps[-2::-1], strict=True):
             inner[-1] = lateral(inner[-1])
-            upsampled = dense_gradient(F.interpolate(inner[-1], scale_factor=2.0, mode="nearest"))
-            inner.append(fuse(torch.cat([upsampled, finer], dim=1)))
+            inner.append(fuse(torch.cat([self.upsample(inner[-1]), finer], dim=1)))
 
         # Bottom-up.
         outer = [inner[-1]]  # fine to coarse

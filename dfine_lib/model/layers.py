@@ -1,4 +1,4 @@
-"""Small blocks that several rooms of the model share. Attribute names are the published state-dict keys."""
+"""Small blocks that several parts of the model share. Attribute names are the published state-dict keys."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfine_lib.model.autograd import batch_norm, by_hand
-
 Activation = Callable[[Tensor], Tensor] | None
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm, `[B, C, H, W]` to the same shape; training on CPUs takes a faster backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return batch_norm(x, self) if by_hand(x, self.training) else super().forward(x)
-
-
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine are constants: `[B, C, H, W]` to the same shape."""
+    """Batch norm whose statistics, scale and shift are constants: `[B, C, H, W]` to the same shape."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -33,19 +24,20 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
-        """What each channel is multiplied by, and what is added then: `[C]` each."""
+        """Scale and shift of each channel, `[C]` each: the norm is `x * scale + shift`."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
         scale, shift = self.scale_shift()
-        return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))
+        # Back to the dtype of x: under autocast x is bf16 and the constants are float32, so the product is too.
+        return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1)).to(x.dtype)
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """A map `[B, D, h, w]` as tokens, row by row: `[B, h * w, D]`.
+    """Flatten a feature map `[B, D, h, w]` to a sequence of tokens, row by row: `[B, h * w, D]`.
 
-    Not as `flatten(2).transpose(1, 2)`: the gradient of that is in channels_last and, where B is 1, has an odd batch
+    Not by `flatten(2).transpose(1, 2)`: the gradient of that is in channels_last and, where B is 1, has an odd batch
     stride. For a map in torch's default layout, torch 2.14 on CPUs then silently computes wrong gradients in the
     backward pass of a batch norm. (A test in tests/model/test_layers.py fails when a later torch has fixed it.)
     """
@@ -67,7 +59,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-        self.norm = BatchNorm2d(out_channels)
+        self.norm = nn.BatchNorm2d(out_channels)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,32 +96,27 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, position: Tensor, may_attend: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: `[B, Q, D]`.
-            position: `[B, Q, D]` or `[1, Q, D]`, added to query and key.
-            may_attend: bool `[M, Q]`, true where a row may see a column. Its rows are the first M queries; the others
-                see one another and none of the first. None: everyone sees all.
+            position: `[B, Q, D]` or `[1, Q, D]`, position embedding, added to query and key.
+            attn_mask: bool `[Q, Q]`, true where a row may attend to a column. None: all attend to all.
 
         Returns:
             `[B, Q, D]`.
         """
+        query, key, value = self.query_key_value(x, position)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
+        return self.out_proj(attended.transpose(1, 2).reshape(x.shape))
+
+    def query_key_value(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three projections of `[B, Q, D]`, head by head: `[B, heads, Q, D / heads]` each."""
         batch, length, width = x.shape
         weight_qk, weight_v = self.in_proj_weight.split([2 * width, width])
         bias_qk, bias_v = self.in_proj_bias.split([2 * width, width])
         query_key = F.linear(x + position, weight_qk, bias_qk).view(batch, length, 2, self.num_heads, -1)
         value = F.linear(x, weight_v, bias_v).view(batch, length, self.num_heads, -1).transpose(1, 2)
-        query, key = query_key.permute(2, 0, 3, 1, 4)  # each [B, heads, Q, D / heads]
-        attend = F.scaled_dot_product_attention
-        if may_attend is None or len(may_attend) == length:
-            attended = attend(query, key, value, attn_mask=may_attend).transpose(1, 2)
-        else:
-            first, behind = slice(len(may_attend)), slice(len(may_attend), None)
-            parts = (
-                attend(query[:, :, first], key, value, attn_mask=may_attend),
-                attend(query[:, :, behind], key[:, :, behind], value[:, :, behind]),
-            )
-            attended = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
-        return self.out_proj(attended.reshape(batch, length, width))
+        query, key = query_key.permute(2, 0, 3, 1, 4)
+        return query, key, value

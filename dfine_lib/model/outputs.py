@@ -1,4 +1,4 @@
-"""What the model hands on: small frozen dataclasses, so that a misspelt name fails where it is written."""
+"""Outputs of the model: small frozen dataclasses, so that a misspelt name fails where it is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LayerOutput:
-    """One decoder layer's answer."""
+    """Output of one decoder layer, or of the encoder."""
 
     logits: Tensor  # [B, Q, C]
     boxes_cxcywh: Tensor  # [B, Q, 4], 0..1
@@ -18,19 +18,28 @@ class LayerOutput:
 
 @dataclass(frozen=True, eq=False)
 class DecoderOutput:
-    """Answers of all decoder layers for one set of queries."""
+    """Outputs of all decoder layers for one set of queries."""
 
     logits: Tensor  # [L, B, Q, C]
     boxes_cxcywh: Tensor  # [L, B, Q, 4], 0..1
     corner_logits: Tensor  # [L, B, Q, 4, N + 1]; edges left, top, right, bottom
-    # First guess, after layer 0; its boxes, detached, are the b0 that all layers refine. None where only the last layer
-    # was asked for.
+    # Initial boxes b0, predicted after the first layer; all layers refine them, detached. None where only the last
+    # layer's output was kept.
     initial: LayerOutput | None
 
     @property
     def layers(self) -> tuple[LayerOutput, ...]:
         """The same, layer by layer."""
-        return tuple(LayerOutput(*one) for one in zip(self.logits, self.boxes_cxcywh, self.corner_logits, strict=True))
+        return tuple(map(LayerOutput, self.logits, self.boxes_cxcywh, self.corner_logits))
+
+    def split(self, num_queries: int) -> tuple[DecoderOutput, DecoderOutput]:
+        """Outputs of the first so many queries, and of the others."""
+        parts = []
+        for own in (slice(num_queries), slice(num_queries, None)):
+            initial = LayerOutput(self.initial.logits[:, own], self.initial.boxes_cxcywh[:, own])
+            of_layers = (x[:, :, own] for x in (self.logits, self.boxes_cxcywh, self.corner_logits))
+            parts.append(DecoderOutput(*of_layers, initial))
+        return parts[0], parts[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +55,12 @@ class DenoisingPlan:
 
 @dataclass(frozen=True, eq=False)
 class DFINEOutput:
-    """Answer of the whole model."""
+    """Output of the whole model."""
 
     pred_logits: Tensor  # [B, Q, C], last layer
     pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1, last layer
     decoder: DecoderOutput | None  # all layers; in eval mode only on request
-    encoder: LayerOutput | None  # the encoder's own guess at the selected tokens; likewise
+    encoder: LayerOutput | None  # the encoder's prediction at the selected tokens; likewise
     bin_offsets: Tensor  # W, [N + 1], fractions of the side of the initial box
     denoising: DecoderOutput | None = None  # training only
     denoising_plan: DenoisingPlan | None = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dfine_lib.config import TrainConfig
 from dfine_lib.criterion.criterion import Criterion, Normalizers, term_names
-from dfine_lib.data.loader import Batch
+from dfine_lib.data.samples import Batch
 from dfine_lib.distributed import ALONE, Ranks, running_statistics
 from dfine_lib.errors import DfineError
 from dfine_lib.model.denoising import num_dn_groups

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import build_criterion
-from dfine_lib.data.loader import Batch, Draw, derived_seed
+from dfine_lib.data.samples import Batch
+from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import pick_device, set_backends
 from dfine_lib.distributed import Ranks, process_group, was_restarted
@@ -122,7 +123,7 @@ class _Run:
         self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
         recipe = self.recipe
         state = self._stored(folder.last)
-        self.evaluator = CocoEvaluator(plan.val.annotation_file, plan.train.category_ids)
+        self.evaluator = CocoEvaluator(plan.val, plan.train.category_ids)
         for index in (plan.train, plan.val):
             # Decoding every image takes minutes on large sets; missing, cut-off and missized ones are always found.
             every = state is None and len(index) <= DECODE_UP_TO

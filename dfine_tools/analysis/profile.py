@@ -24,7 +24,7 @@ from dfine_lib.model.deformable_attention import DeformableAttention
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import ConvBlock, Stem
 from dfine_lib.model.hybrid_encoder import Bottleneck, EncoderLayer
-from dfine_lib.model.layers import MLP, BatchNorm2d, ConvNorm, SelfAttention
+from dfine_lib.model.layers import MLP, ConvNorm, SelfAttention
 from dfine_lib.recipes import get_recipe
 
 
@@ -198,7 +198,7 @@ _RULES: dict[type[nn.Module], Rule] = {
     DeformableAttention: _deformable,
     MLP: _hidden_relu,
     Stem: _stem_pool,
-    BatchNorm2d: lambda m, x, y: (0, 2 * y.numel(), 0),  # frozen norms are not seen by the counter
+    nn.BatchNorm2d: lambda m, x, y: (0, 2 * y.numel(), 0),  # frozen norms are not seen by the counter
     nn.LayerNorm: lambda m, x, y: (0, 5 * y.numel(), 0),
     ConvBlock: lambda m, x, y: (0, y.numel() if m.activate else 0, 0),
     ConvNorm: lambda m, x, y: (0, 0 if m.activation is None else y.numel(), 0),

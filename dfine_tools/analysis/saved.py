@@ -39,7 +39,7 @@ class LoadedModel:
         Args:
             engine: what computes the metrics, as in `CocoEvaluator`.
         """
-        evaluator = CocoEvaluator(self.loader.index.annotation_file, self.loader.index.category_ids, engine=engine)
+        evaluator = CocoEvaluator(self.loader.index, self.loader.index.category_ids, engine=engine)
         distributed = current_ranks().size > 1
         return evaluate_model(self.model, self.loader, evaluator, self.device, distributed=distributed), evaluator
 

@@ -10,6 +10,10 @@ from pathlib import Path
 from dfine_lib.errors import DfineError
 
 REMEDIES: dict[str, str] = {
+    "boxes_in_pixels": "`dfine doctor DATA --fix OUT` writes a copy with the boxes in pixels",
+    "find_images_by_name": "`dfine doctor DATA --fix OUT` takes the image of that name there",
+    "leave_out_images": "`dfine doctor DATA --fix OUT` makes a copy without them, and lists what else is wrong",
+    "merge_classes": "Where both are one class, `dfine doctor DATA --fix OUT` merges them",
     "other_out": "Choose another --out",
     "other_out_from": "Choose another --out; --weights {weights} starts from what this run has learned",
     "start_again": "Start again in another --out; weights that the run had saved can be given with --weights",
@@ -70,4 +74,4 @@ def _worded(message: str, remedy: str | None, values: Mapping[str, object]) -> s
     if remedy is None:
         return message
     quoted = {name: shlex.quote(str(value)) if isinstance(value, Path) else value for name, value in values.items()}
-    return f"{message}. {REMEDIES[remedy].format(**quoted)}."
+    return f"{message.removesuffix('.')}. {REMEDIES[remedy].format(**quoted)}."

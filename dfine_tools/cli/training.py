@@ -121,7 +121,7 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 def _add_compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action="store_true",
-        help="torch.compile; takes minutes at first, and goes on without where it fails",
+        help="torch.compile; takes minutes at first; where it fails, training goes on without it",
     )  # fmt: skip
 
 
@@ -274,9 +274,7 @@ def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_o
 
 def _result(arguments: argparse.Namespace) -> None:
     if not (arguments.run / "metrics.json").exists():
-        raise DfineError(
-            f"{arguments.run}: no metrics.json, so no finished run; the same command again goes on with it"
-        )
+        raise DfineError(f"{arguments.run}: no metrics.json, so no finished run; the same command again resumes it")
     _print_result(arguments.run)
 
 

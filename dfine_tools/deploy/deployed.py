@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.hgnetv2 import ConvBlock, LearnableAffine
 from dfine_lib.model.hybrid_encoder import Bottleneck
@@ -32,8 +33,19 @@ def deploy_mode(model: DFINE) -> DFINE:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
         _fold(model)
-    model.decoder.keep_last_only()
+    decoder = model.decoder
+    for heads in (decoder.dec_score_head, decoder.decoder.lqe_layers):
+        for i in range(len(heads) - 1):
+            heads[i] = _Removed()
+    decoder.denoising_class_embed = _Removed()
     return model
+
+
+class _Removed(nn.Module):
+    """In place of what only training, or a look at all layers, needs."""
+
+    def forward(self, *_: Tensor) -> Tensor:
+        raise DfineError("this model is in deploy mode, which has the last layer's output only")
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> nn.Conv2d:

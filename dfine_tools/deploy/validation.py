@@ -88,9 +88,8 @@ def validate_export(
     runs = _runs(file, backends)
     index = None
     if data is not None:
-        annotation_file, image_folder = find_split(data, "val")
         source = LargeFolder()
-        index = source.read(annotation_file, image_folder, training=False)
+        index = source.read(*find_split(data, "val"), training=False)
         source.check(index, every=False)
     images = _images(images, index)
     checks = [*before, *([_sound(file)] if file.suffix == ".onnx" else [])]
@@ -113,7 +112,7 @@ def validate_export(
             checks += _detection_checks(reference, Reselection(weights, exported.image_hw), exported, images)
             checks += _other_sides(weights, file, exported, images)
             if index is not None:
-                checks.append(_average_precision(reference.backend, exported, index, annotation_file))
+                checks.append(_average_precision(reference.backend, exported, index))
         except BackendError as error:
             checks.append(Check(f"{name}: runs", False, str(error)))
     result = ValidationReport(str(file), _name_of(weights), tuple(checks))
@@ -283,10 +282,10 @@ def _repeated(selection: Reselection, exported: Backend, image: Tensor, times: i
     return Check(f"{exported.name}: repeated", not differences, detail + _in_words(ties), numbers)
 
 
-def _average_precision(reference: Backend, exported: Backend, index: CocoIndex, annotation_file: Path) -> Check:
+def _average_precision(reference: Backend, exported: Backend, index: CocoIndex) -> Check:
     """Whether AP falls, over the images that can be read; the others are named."""
-    ours, *_ = _metrics(reference, index, annotation_file)
-    theirs, count, left_out = _metrics(exported, index, annotation_file)
+    ours, *_ = _metrics(reference, index)
+    theirs, count, left_out = _metrics(exported, index)
     limit = limits_of(exported).ap
     passed = ours.ap - theirs.ap <= limit or (math.isnan(ours.ap) and math.isnan(theirs.ap))
     shown = ["-" if math.isnan(each.ap) else f"{each.ap:.4f}" for each in (theirs, ours)]  # no boxes, no AP
@@ -297,7 +296,7 @@ def _average_precision(reference: Backend, exported: Backend, index: CocoIndex, 
     return Check(f"{exported.name}: AP", passed, detail, numbers)
 
 
-def _metrics(backend: Backend, index: CocoIndex, annotation_file: Path) -> tuple[CocoMetrics, int, list[str]]:
+def _metrics(backend: Backend, index: CocoIndex) -> tuple[CocoMetrics, int, list[str]]:
     """The 12 COCO metrics of whatever runs the detector, on how many images, and which cannot be read.
 
     Classes go by name where the backend knows them.
@@ -312,7 +311,7 @@ def _metrics(backend: Backend, index: CocoIndex, annotation_file: Path) -> tuple
     predictor, found = Predictor(backend), {}
     for one in predictor.stream(list(image_ids), score=0.0, batch_size=8):
         found |= dict.fromkeys(image_ids[one.path], _only(one, one.labels < len(names)))
-    evaluator = CocoEvaluator(annotation_file, [ids.get(name, -1) for name in names], image_ids=found)
+    evaluator = CocoEvaluator(index, [ids.get(name, -1) for name in names], image_ids=found)
     evaluator.add(found, list(found.values()))
     return evaluator.metrics(), len(found), predictor.skipped
 

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from dfine_lib.model.dfine import DFINE
 
 
+def train_fast_on_cpu(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
+    """Backward passes of our own, for every training on a CPU that is not compiled; see `forms.fast_cpu`."""
+    from dfine_tools.forms import fast_cpu
+
+    if device.type != "cpu" or recipe.train.compile:
+        return False
+    fast_cpu.put_on(model)
+    return True
+
+
 def checkpoint_activations(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
     """Activation checkpointing, where the recipe asks for it."""
     from dfine_tools.forms import activation_checkpointing
@@ -32,4 +42,4 @@ def compile_model(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
     return recipe.train.compile
 
 
-FORMS = (checkpoint_activations, compile_model)
+FORMS = (train_fast_on_cpu, checkpoint_activations, compile_model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -35,11 +35,11 @@ def checkpoint_activations(model: DFINE) -> None:
         *encoder.pan_blocks,
         *decoder.layers,
     ):
-        part.forward = functools.partial(_checkpointed, part)
+        part.forward = functools.partial(_checkpointed, part, vars(part).get("forward"))
 
 
-def _checkpointed(part: nn.Module, *inputs: Any) -> Any:
-    forward = functools.partial(type(part).forward, part)
+def _checkpointed(part: nn.Module, other_form: Callable[..., Any] | None, *inputs: Any) -> Any:
+    forward = other_form or functools.partial(type(part).forward, part)
     if not (part.training and torch.is_grad_enabled()):
         return forward(*inputs)
     # Nothing inside draws random numbers, so there is no random state to keep.

@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 import torch._functorch.config  # not loaded by `import torch`
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dfine_lib.model.decoder import DFINEDecoder
+from dfine_lib.model.outputs import DecoderOutput
 
 log = logging.getLogger(__name__)
 MOST_SHAPES = 64  # a dozen sides of multi-scale, in training and in evaluation, and the last batch's size
@@ -18,9 +22,9 @@ MOST_SHAPES = 64  # a dozen sides of multi-scale, in training and in evaluation,
 def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     """Compile backbone, encoder and the decoder's layers in place; each new input shape is compiled when it is met.
 
-    Query selection, denoising queries and losses stay as they are: their shapes follow the boxes of a batch. Denoising
-    queries are padded from now on, so that what is compiled sees one number of them. Copies of the model are compiled
-    too. The state dict does not change.
+    Query selection, denoising queries and losses stay as they are: their shapes follow the boxes of a batch. Padding
+    queries follow the others, so that the compiled decoder meets one number of queries. Copies of the model are
+    compiled too. The state dict does not change.
 
     Where compiling fails, one warning says why, and the model and its copies go on without, with the same results.
     Only the call of the part that failed is made again, before anything else has seen it: no step is repeated. Nothing
@@ -44,7 +48,7 @@ def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     except RuntimeError as error:  # as of a Python that torch cannot compile yet
         compilation.fail(_in_words(error))
         return
-    model.decoder.denoising_multiple = 2 * model.config.num_denoising
+    model.decoder.refine = functools.partial(_refine_padded, model.decoder, model.decoder.refine)
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -56,7 +60,6 @@ def make_eager(model: nn.Module) -> None:
     """Take back what `compile_model` did."""
     for module, name in _parts(model):
         vars(module).pop(name, None)
-    model.decoder.denoising_multiple = 0
     model.compiled = False
 
 
@@ -78,7 +81,25 @@ class _Compilation:
 
 
 def _parts(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    return [(model.backbone, "forward"), (model.encoder, "forward"), (model.decoder, "_refine")]
+    return [(model.backbone, "forward"), (model.encoder, "forward"), (model.decoder, "refine")]
+
+
+def _refine_padded(
+    decoder: DFINEDecoder, refine: Callable[..., DecoderOutput], content: Tensor, reference: Tensor,
+    levels: list[Tensor], attn_mask: Tensor | None, keep_layers: bool,
+) -> DecoderOutput:  # fmt: skip
+    """`refine` with padding queries, to which no other query attends.
+
+    Compiled code is made for one number of queries, and the number of denoising queries follows the boxes of a batch.
+    """
+    if attn_mask is None:
+        return refine(content, reference, levels, None, keep_layers)
+    length, config = content.shape[1], decoder.config
+    more = (config.num_queries - length) % (2 * config.num_denoising)
+    content, reference = (F.pad(x, (0, 0, 0, more)) for x in (content, reference))
+    # Padding queries attend to every query: a row of the mask without any true value would give NaN.
+    attn_mask = F.pad(F.pad(attn_mask, (0, more)), (0, 0, 0, more), value=True)
+    return refine(content, reference, levels, attn_mask, keep_layers).split(length)[0]
 
 
 def _call(

@@ -18,7 +18,7 @@ from workbook import viz
 
 from dfine_lib import DFINE
 from dfine_lib.data import find_split, read_coco, read_image
-from dfine_lib.data.loader import CocoImages, collate, finish
+from dfine_lib.data.samples import CocoImages, collate, to_batch
 from dfine_lib.evaluate import postprocess
 from dfine_lib.evaluate.refinement import nearest_ground_truths, refinement_of
 from dfine_lib.model.weights import load_weights, read_weights, save_weights
@@ -101,7 +101,7 @@ def refinement_figure(model: DFINE, data: Path):
     index = read_coco(*find_split(data, "val"), training=False)
     stored = read_weights(HERE / f"{NAME}.safetensors")
     chosen = list(range(min(60, len(index))))
-    batch = finish(collate([CocoImages(index, stored.data)[i] for i in chosen]), index, stored.data.image_hw, "cpu")
+    batch = to_batch(collate([CocoImages(index, stored.data)[i] for i in chosen]), index, stored.data.image_hw, "cpu")
     with torch.inference_mode():
         outputs = model(batch.images, keep_layers=True)
     best, most = None, -1.0

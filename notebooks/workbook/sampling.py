@@ -37,7 +37,7 @@ def sampling_of(model: DFINE, images: Tensor) -> list[LayerSampling]:
 
     def keep(attention: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         query, boxes = arguments[:2]
-        locations, weights = attention.sampling_places(query, boxes), attention.sampling_weights(query)
+        locations, weights = attention.sampling_locations(query, boxes), attention.sampling_weights(query)
         kept.append(LayerSampling(locations.cpu(), weights.cpu(), boxes.cpu(), attention.points_per_level))
 
     hooks = [layer.cross_attn.register_forward_pre_hook(keep) for layer in model.decoder.decoder.layers]

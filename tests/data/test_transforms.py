@@ -11,16 +11,16 @@ from torchvision.transforms.v2 import functional
 
 from dfine_lib.config import DataConfig
 from dfine_lib.data.transforms import (
-    Cutout,
     EvalTransform,
     IoUCrop,
     Sample,
     TrainTransform,
+    Window,
     drop_small,
     multiscale_sizes,
     normalised_cxcywh,
+    resize_window,
     stretch,
-    stretch_frame,
 )
 
 
@@ -142,14 +142,14 @@ def test_stretching_a_frame_is_padding_cropping_flipping_and_stretching(place, s
     want = functional.crop(padded, place[1] + 200, place[0] + 200, size[1], size[0])
     want = want.flip(-1) if flip else want
     want = functional.resize(want.clone(), [64, 96], antialias=True)
-    got = stretch_frame(image, Cutout(*place, *size), (64, 96), flip=flip)
+    got = resize_window(image, Window(*place, *size), (64, 96), flip=flip)
     assert_close(got, want, rtol=0, atol=0 if WHOLE_NUMBERS else 1)
 
 
 def test_a_frame_beside_the_picture_is_black():
     image = painted().image
-    for frame in (Cutout(200, 0, 40, 30), Cutout(0, -90, 40, 30), Cutout(-300, -300, 10, 10)):
-        assert torch.equal(stretch_frame(image, frame, (64, 96)), torch.zeros(3, 64, 96, dtype=torch.uint8))
+    for window in (Window(200, 0, 40, 30), Window(0, -90, 40, 30), Window(-300, -300, 10, 10)):
+        assert torch.equal(resize_window(image, window, (64, 96)), torch.zeros(3, 64, 96, dtype=torch.uint8))
 
 
 def test_zooming_out_draws_and_places_as_torchvision():

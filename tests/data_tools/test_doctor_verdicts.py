@@ -14,8 +14,8 @@ from planted_faults import FAULTS, Folder, noise
 from data_tools.doctor import examine, repair
 from data_tools.doctor.duplicates import near_pairs, perceptual_hashes
 from data_tools.doctor.pixels import look_at
-from data_tools.doctor.reading import key_of, leaves_folder
 from data_tools.shapes import make_shapes
+from dfine_lib.data.coco_columns import key_of, leaves_folder
 from dfine_tools import cli
 
 
@@ -213,4 +213,4 @@ def test_the_recipe_decides_how_many_objects_are_too_many(tmp_path):
 def test_a_picture_in_lab_colours_is_read_as_training_reads_it(tmp_path):
     noise(3, (64, 48)).convert("LAB").save(tmp_path / "a.tif")
     found = look_at([tmp_path / "a.tif"], tmp_path)[0]
-    assert found.fault == "" and len(found.grey) == 32 * 32
+    assert found.problem == "" and len(found.grey) == 32 * 32

@@ -90,7 +90,7 @@ def test_one_annotation_file_beside_a_folder_of_pictures_is_told_the_command_tha
         find_split(folder / "all.json", "train")
     assert command in with_remedy(error.value)
     put(folder, "other/b.png")  # two folders of pictures: which, is not for us to say
-    assert "--images FOLDER_OF_PICTURES" in told(folder)
+    assert "--images FOLDER_OF_IMAGES" in told(folder)
     put(folder, "more.json")
     assert "dfine data split" not in told(folder)
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from data_tools.large import shards
 from data_tools.large.packed import read_index
 from data_tools.large.shard import pack_data, shard_data
 from data_tools.large.shards import STREAMS, ShardImages, ShardStreams
@@ -24,7 +23,7 @@ from data_tools.large.source import LargeFolder
 from data_tools.large.tars import SOURCE, is_sharded, read_shards
 from dfine_lib.config import Recipe
 from dfine_lib.data import DataError, EvalLoader, TrainLoader, find_split, loader, read_coco
-from dfine_lib.data.loader import SampleKey
+from dfine_lib.data.samples import SampleKey
 from tests.data.test_loader import equal, ids
 from tests.data_tools.planted_faults import enormous_header
 from tests.small_runs import write_folder
@@ -365,8 +364,7 @@ def test_workers_are_forked_on_linux_alone(index, small, monkeypatch, platform, 
             super().__init__(*arguments, **settings | {"num_workers": 0})
 
     monkeypatch.setattr(loader, "sys", SimpleNamespace(platform=platform))
-    monkeypatch.setattr(loader, "_data_loader", lambda *_: None)
-    monkeypatch.setattr(shards, "DataLoader", Recorded)
+    monkeypatch.setattr(loader, "DataLoader", Recorded)
     small = replace(small, data=replace(small.data, num_workers=2))
     next(train_loader(index, small, seed=0).epoch(0))
     next(iter(eval_loader(index, small)))

@@ -41,7 +41,7 @@ def test_ids_written_with_a_point_are_read_again(folder, tmp_path):
     shard_data(folder, tmp_path / "out", images_per_shard=4, progress=False)
     index = read_coco(*find_split(tmp_path / "out", "train"))
     shards = read_shards(index)
-    found = [identity for i in range(len(shards.names)) for identity, _, _ in shards.pictures(i)]
+    found = [identity for i in range(len(shards.names)) for identity, _, _ in shards.images(i)]
     assert sorted(found) == index.image_ids.tolist()
 
 
@@ -61,7 +61,7 @@ def sharded(folder, tmp_path) -> Path:
 def read_all(sharded: Path) -> None:
     shards = read_shards(read_coco(*find_split(sharded, "train")))
     for i in range(len(shards.names)):
-        assert len(list(shards.pictures(i))) == 2
+        assert len(list(shards.images(i))) == 2
 
 
 def damage(home: Path) -> None:
@@ -120,6 +120,6 @@ def test_a_command_that_fails_is_told_with_its_shard(sharded, command, monkeypat
 def test_a_shard_that_is_left_early_says_nothing_of_its_command(sharded, monkeypatch):
     monkeypatch.setenv(SOURCE, f"pipe:cat {sharded / 'images'}/{{}} /dev/zero; exit 3")
     shards = read_shards(read_coco(*find_split(sharded, "train")))
-    pictures = shards.pictures(0)
+    pictures = shards.images(0)
     next(pictures)
     pictures.close()

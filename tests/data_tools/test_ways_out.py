@@ -29,6 +29,7 @@ from small_coco import (
 from data_tools.doctor import CHECKS, examine
 from dfine_lib.data import DataError, check_images, read_coco
 from dfine_tools import cli
+from dfine_tools.cli.remedies import with_remedy
 
 LEFT, TOP, WIDTH, HEIGHT = BOX
 RIGHT, BOTTOM = LEFT + WIDTH, TOP + HEIGHT
@@ -372,7 +373,7 @@ def test_the_repair_that_training_names_lets_it_go_on(tmp_path, name, capsys):
 
     with pytest.raises(DataError) as refusal:
         train_reads(data.save())
-    (command,) = set(re.findall(r"`(dfine [^`]*)`", str(refusal.value)))
+    (command,) = set(re.findall(r"`(dfine [^`]*)`", with_remedy(refusal.value)))
     words = [{"DATA": str(data.place), "OUT": str(tmp_path / "out")}.get(word, word) for word in command.split()]
     assert cli.main(words[1:]) == 1
     train_reads(tmp_path / "out")

@@ -10,8 +10,14 @@ from torch.testing import assert_close
 
 from dfine_lib.boxes import inverse_sigmoid
 from dfine_lib.config import SIZES
-from dfine_lib.model.decoder import DecoderLayer, DFINEDecoder, Gate, QualityHead, make_anchors
-from dfine_lib.model.deformable_attention import split_levels
+from dfine_lib.model.decoder import (
+    DecoderLayer,
+    DFINEDecoder,
+    LocationQualityEstimator,
+    TargetGatingLayer,
+    make_anchors,
+)
+from dfine_lib.model.deformable_attention import split_heads
 from dfine_lib.model.distribution import decode_boxes, expected_offsets, weighting_function
 
 CONFIG = replace(
@@ -50,7 +56,7 @@ def has_gradient(module: nn.Module) -> bool:
 
 
 def test_the_gate_weighs_query_and_attended_worked_out_by_hand():
-    gate = Gate(2)
+    gate = TargetGatingLayer(2)
     query, attended = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, -5.0]])
     unit = torch.tensor([[-1.0, 1.0]])  # any two numbers, falling or rising, after a layer norm
     assert_close(gate(query, attended), -unit, rtol=1e-4, atol=0)  # half of each: 2, 0
@@ -63,7 +69,7 @@ def test_the_gate_weighs_query_and_attended_worked_out_by_hand():
 
 
 def test_the_quality_head_adds_one_number_to_all_classes_worked_out_by_hand():
-    head = QualityHead()
+    head = LocationQualityEstimator()
     for layer, weight in zip(head.reg_conf.layers, (1.0, 1 / 64)):
         nn.init.constant_(layer.weight, weight)
         nn.init.zeros_(layer.bias)
@@ -75,7 +81,7 @@ def test_the_quality_head_adds_one_number_to_all_classes_worked_out_by_hand():
 
 
 def test_the_quality_head_sees_peaks_edge_by_edge_falling():
-    head, seen = QualityHead(), []
+    head, seen = LocationQualityEstimator(), []
     head.reg_conf.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     p = torch.tensor([[0.1, 0.4, 0.3, 0.15, 0.05], [0.2] * 5, [0.6, 0.1, 0.1, 0.1, 0.1], [0.05, 0.15, 0.2, 0.2, 0.4]])
     head(torch.zeros(1, 1, 3), p.log()[None, None])
@@ -85,7 +91,7 @@ def test_the_quality_head_sees_peaks_edge_by_edge_falling():
 
 def test_a_fresh_quality_head_changes_nothing():
     logits = torch.randn(1, 2, 3)
-    assert torch.equal(QualityHead()(logits, torch.randn(1, 2, 4, 33)), logits)
+    assert torch.equal(LocationQualityEstimator()(logits, torch.randn(1, 2, 4, 33)), logits)
 
 
 def test_anchors_worked_out_by_hand():
@@ -119,9 +125,8 @@ def layer_inputs() -> tuple[DecoderLayer, Tensor, Tensor, Tensor, list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     x, position = torch.randn(2, 2, 5, 32, generator=generator)
     boxes = torch.rand(2, 5, 4, generator=generator)
-    shapes = [(4, 6), (2, 3), (1, 2)]
-    memory = torch.randn(2, sum(h * w for h, w in shapes), 32, generator=generator)
-    return filled(DecoderLayer(CONFIG)), x, position, boxes, split_levels(memory, shapes, CONFIG.num_heads)
+    maps = [torch.randn(2, 32, h, w, generator=generator) for h, w in ((4, 6), (2, 3), (1, 2))]
+    return filled(DecoderLayer(CONFIG)), x, position, boxes, split_heads(maps, CONFIG.num_heads)
 
 
 def test_a_layer_is_self_attention_cross_attention_gate_and_feed_forward():

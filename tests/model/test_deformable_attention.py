@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dfine_lib.model.deformable_attention import DeformableAttention, split_images, split_levels
+from dfine_lib.model.deformable_attention import DeformableAttention, split_heads
 
 SHAPES = [(5, 4), (3, 6), (2, 1)]
 
@@ -76,7 +76,7 @@ def test_outside_the_image_there_is_zero(box):
 def test_a_fresh_module_looks_in_eight_directions_at_growing_distances():
     attention = DeformableAttention(8, 8, (3, 1))
     box = torch.tensor([[[0.5, 0.5, 0.4, 0.2]]])
-    places = attention.sampling_places(torch.randn(1, 1, 8), box)[0, 0]  # [heads, points, 2]
+    places = attention.sampling_locations(torch.randn(1, 1, 8), box)[0, 0]  # [heads, points, 2]
     right, down_right = places[0], places[1]
     assert_close(right[:, 0], 0.5 + 0.2 * torch.tensor([1 / 3, 2 / 3, 1.0, 1.0]))
     assert_close(right[:, 1], torch.full((4,), 0.5))
@@ -95,12 +95,18 @@ def test_the_scale_of_the_points_is_stored_and_the_stored_one_is_used():
     attention = DeformableAttention(8, 8, (3, 6, 3))
     assert_close(attention.state_dict()["num_points_scale"], torch.tensor([1 / 3] * 3 + [1 / 6] * 6 + [1 / 3] * 3))
     box, query = torch.tensor([[[0.5, 0.5, 0.4, 0.2]]]), torch.zeros(1, 1, 8)
-    before = attention.sampling_places(query, box) - 0.5
+    before = attention.sampling_locations(query, box) - 0.5
     attention.load_state_dict({**attention.state_dict(), "num_points_scale": 2 * attention.num_points_scale})
-    assert_close(attention.sampling_places(query, box) - 0.5, 2 * before)
+    assert_close(attention.sampling_locations(query, box) - 0.5, 2 * before)
 
 
 # ---- against loops ---------------------------------------------------------------------------------------------------
+
+
+def as_maps(memory: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """Tokens `[B, S, D]` as feature maps `[B, D, h, w]`."""
+    levels = memory.split([h * w for h, w in shapes], dim=1)
+    return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
 
 
 def bilinear(values: Tensor, x: float, y: float) -> Tensor:
@@ -150,30 +156,8 @@ def test_attention_is_a_loop_over_heads_levels_and_points(heads, points, seed):
     attention = random_attention(8, heads, points, seed)
     query, boxes, memory = random_inputs(2, 3, 8, SHAPES, seed + 10)
     with torch.no_grad():
-        got = attention(query, boxes, split_levels(memory, SHAPES, heads))
+        got = attention(query, boxes, split_heads(as_maps(memory, SHAPES), heads))
         assert_close(got, attend_by_loops(attention, query, boxes, memory, SHAPES))
-
-
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_images_one_by_one_give_the_same_and_gradients_come_back_in_the_layout_of_the_map(layout):
-    attention = random_attention(8, 2, (3, 2))
-    query, boxes, memory = random_inputs(3, 4, 8, [(4, 3), (2, 5)])
-    found, gradients = [], []
-    for by_image in (False, True):
-        leaves = [x.unflatten(1, hw).permute(0, 3, 1, 2) for x, hw in zip(memory.split([12, 10], 1), [(4, 3), (2, 5)])]
-        leaves = [x.contiguous(memory_format=layout).requires_grad_() for x in leaves]
-        maps = [2 * x for x in leaves]
-        arrived = []
-        for x in maps:
-            x.register_hook(lambda grad, arrived=arrived: arrived.append(grad.is_contiguous(memory_format=layout)))
-        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
-        levels = split_images(maps, 2) if by_image else split_levels(tokens, [(4, 3), (2, 5)], 2)
-        out = attention(query, boxes, levels)
-        (out * torch.arange(out.numel()).reshape(out.shape).sin()).sum().backward()
-        found.append(out.detach()), gradients.append([x.grad for x in leaves])
-        assert not by_image or arrived == [True, True]
-    assert_close(*found)
-    assert_close(*gradients)
 
 
 def test_the_gradient_is_that_of_finite_differences():
@@ -182,14 +166,14 @@ def test_the_gradient_is_that_of_finite_differences():
     inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, shapes)]
 
     def attend(query: Tensor, boxes: Tensor, memory: Tensor) -> Tensor:
-        return attention(query, boxes, split_levels(memory, shapes, 2))
+        return attention(query, boxes, split_heads(as_maps(memory, shapes), 2))
 
     assert torch.autograd.gradcheck(attend, inputs)
 
 
 def test_each_head_reads_its_own_share_of_the_memory():
     memory = torch.randn(2, 30, 12)
-    first, second = split_levels(memory, [(5, 4), (2, 5)], num_heads=3)
+    first, second = split_heads(as_maps(memory, [(5, 4), (2, 5)]), num_heads=3)
     assert first.shape == (6, 4, 5, 4)
     assert second.shape == (6, 4, 2, 5)
     # Image 1, head 2, second level, row 1, column 3: token 20 + 1 * 5 + 3, channels 8 to 11.
@@ -199,14 +183,14 @@ def test_each_head_reads_its_own_share_of_the_memory():
 # ---- under autocast --------------------------------------------------------------------------------------------------
 
 
-def test_sampling_places_keep_float32_under_autocast():
+def test_sampling_locations_keep_float32_under_autocast():
     """In bf16 an offset has 8 bits, so every sample moves; the weights of the samples may round."""
     torch.manual_seed(0)
     attention = DeformableAttention(32, 4, (2, 3)).float()
     nn.init.normal_(attention.sampling_offsets.weight)
     query, boxes = torch.randn(2, 5, 32), torch.rand(2, 5, 4)
-    expected = attention.sampling_places(query, boxes)
+    expected = attention.sampling_locations(query, boxes)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(attention.sampling_places(query, boxes), expected)
-        assert attention.sampling_places(query.bfloat16(), boxes).dtype == torch.float32
+        assert torch.equal(attention.sampling_locations(query, boxes), expected)
+        assert attention.sampling_locations(query.bfloat16(), boxes).dtype == torch.float32
         assert attention.attention_weights(query).dtype == torch.bfloat16

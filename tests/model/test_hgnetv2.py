@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from dfine_lib.model.autograd import max_of_four
 from dfine_lib.model.hgnetv2 import ARCHITECTURES, ConvBlock, HGBlock, HGNetV2, LightConvBlock, StageShape, Stem
 from dfine_lib.model.layers import FrozenBatchNorm2d
 
@@ -144,63 +143,3 @@ def test_nothing_is_frozen_unless_asked():
     backbone = HGNetV2("pico")
     assert all(p.requires_grad for p in backbone.parameters())
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_backward_passes_written_by_hand_give_the_gradients_of_autograd(monkeypatch, sign):
-    def run(by_hand: bool) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        stem = Stem(3, 8, 6, use_lab=True).double().train()
-        for name, parameter in stem.named_parameters():
-            if ".lab." in name or ".bn." in name:
-                parameter.data += 0.3 * torch.randn(parameter.shape)
-            if name.endswith("lab.scale"):
-                parameter.data *= sign
-        images = torch.randn(2, 3, 16, 24, dtype=torch.float64, requires_grad=True)
-        if not by_hand:
-            for room in ("autograd", "hgnetv2", "layers"):
-                monkeypatch.setattr(f"dfine_lib.model.{room}.by_hand", lambda *_: False)
-        out = stem(images)
-        (out * torch.randn(out.shape)).sum().backward()
-        gradients = {name: parameter.grad for name, parameter in stem.named_parameters()}
-        return {"out": out.detach(), "images": images.grad} | gradients | dict(stem.named_buffers())
-
-    found, expected = run(True), run(False)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
-
-
-@pytest.mark.parametrize(("activate", "groups"), [(True, 1), (True, 4), (False, 4)])
-def test_a_frozen_norm_in_the_kernel_gives_the_gradients_of_one_behind_it(activate, groups):
-    torch.manual_seed(0)
-    block = ConvBlock(4, 8, 3, stride=2, groups=groups, activate=activate).double().train()
-    block.bn = FrozenBatchNorm2d(8).double()
-    for name, buffer in block.bn.named_buffers():
-        buffer.uniform_(0.5, 2.0) if name == "running_var" else buffer.normal_()
-    x = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(2, 8, 5, 4, dtype=torch.float64)
-    (block(x) * weights).sum().backward()
-    found, x.grad, block.conv.weight.grad = (x.grad, block.conv.weight.grad), None, None
-    behind = block.bn(block.conv(x))
-    ((F.relu(behind) if activate else behind) * weights).sum().backward()
-    assert_close(found, (x.grad, block.conv.weight.grad))
-    assert_close(block(x), block.eval()(x))
-
-
-def test_max_of_four_cells_gives_a_tie_to_the_first():
-    x = torch.tensor([[[[1.0, 1.0, 0.0], [1.0, 2.0, 2.0], [2.0, 0.0, 2.0]]]], requires_grad=True)
-    pooled = max_of_four(x, training=True)
-    pooled.backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
-    ours, x.grad = x.grad, None
-    F.max_pool2d(x, 2, 1).backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
-    assert_close(ours, x.grad)
-
-
-def test_norms_in_eval_mode_stay_so_within_a_block_in_training():
-    block = ConvBlock(3, 4, 3, use_lab=True).train()
-    block.bn.eval()
-    x = torch.randn(2, 3, 8, 8)
-    expected = block.lab(F.relu(block.bn(block.conv(x))))
-    assert_close(block(x), expected)
-    assert not block.bn.running_mean.any() and block.bn.num_batches_tracked == 0

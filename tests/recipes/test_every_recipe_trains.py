@@ -9,7 +9,7 @@ import torch
 
 from dfine_lib import DFINE
 from dfine_lib.criterion import build_criterion
-from dfine_lib.data.loader import Batch
+from dfine_lib.data.samples import Batch
 from dfine_lib.data.targets import Targets
 from dfine_lib.recipes import RECIPES, get_recipe
 from dfine_lib.train.ema import ModelEMA

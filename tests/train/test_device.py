@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_tools.large import shards
 from dfine_lib import DFINE
 from dfine_lib import device as devices
 from dfine_lib.config import DataConfig, TrainConfig
@@ -90,11 +89,9 @@ def test_batches_are_pinned_for_a_gpu_alone_whatever_the_machine_has(monkeypatch
     """Pinning opens a context on the GPU: an error where the GPU is full, though it was told to stay on the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     asked: list[bool] = []
-    for module in (loader, shards):
-        monkeypatch.setattr(module, "DataLoader", lambda *_, pin_memory, **__: asked.append(pin_memory))
-    loader._data_loader(None, None, 0, device)
-    shards._run(None, 0, device)
-    assert asked == [pinned, pinned]
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, pin_memory, **__: asked.append(pin_memory))
+    loader.data_loader(None, 0, device)
+    assert asked == [pinned]
 
 
 def test_an_unknown_matmul_precision_is_refused():

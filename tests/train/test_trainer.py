@@ -187,6 +187,36 @@ def test_a_run_stopped_in_stage_two_goes_on_to_the_same_bits(small_recipe, data_
     assert same_state(ours, theirs)
 
 
+def test_a_run_that_an_earlier_version_wrote_is_resumed_to_the_same_bits(finished, tmp_path, monkeypatch):
+    """Its state counts no overflows, its recipe lacks later fields, its lock holds a process id (commit 7cd89aa)."""
+    recipe, data, out, _ = finished
+    run, whole, taken = tmp_path / "run", trainer.TrainStep.__call__, []
+
+    def stop_there(self, batches):
+        taken.append(1)
+        if len(taken) > 3:
+            raise Killed
+        return whole(self, batches)
+
+    monkeypatch.setattr(trainer.TrainStep, "__call__", stop_there)
+    with pytest.raises(Killed):
+        train(recipe, data, run)
+    monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
+    state = load_state(run / "last.pt")
+    assert state["progress"].keys() == {
+        "epoch", "step_in_epoch", "best_ap", "best_stage1_ap", "best_epoch", "skipped", "overflowed", "ema_decay",
+        "seconds",
+    }  # fmt: skip
+    del state["progress"]["overflowed"]
+    torch.save(state, run / "last.pt")
+    about = json.loads((run / "run.json").read_text())
+    del about["forms"], about["recipe"]["data"]["repeat_threshold"], about["recipe"]["data"]["fit_batch_size"]
+    (run / "run.json").write_text(json.dumps(about))
+    (run / ".lock").write_text("12345")
+    train(recipe, data, run)
+    assert same_state(load_state(out / "last.pt"), load_state(run / "last.pt"))
+
+
 def test_kill_9_in_an_epoch_and_the_same_command_give_the_uninterrupted_run(finished, tmp_path):
     recipe, data, out, _ = finished
     settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
@@ -470,7 +500,8 @@ def test_a_run_that_ran_out_of_memory_may_go_on_with_checkpointed_activations(fi
         train(recipe, data, tmp_path / "run")
     monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
     train(changed(recipe, {"train.checkpoint_activations": True}), data, tmp_path / "run", forms=FORMS)
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["sessions"][1]["forms"] == [FORMS[0].__name__]
+    sessions = json.loads((tmp_path / "run" / "metrics.json").read_text())["sessions"]
+    assert sessions[1]["forms"] == ["checkpoint_activations"]
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4)

@@ -12,7 +12,7 @@ from torch import nn
 from dfine_lib.boxes import box_xyxy_to_cxcywh, inverse_sigmoid
 from dfine_lib.criterion import build_criterion
 from dfine_lib.data import EvalLoader, find_split, read_coco
-from dfine_lib.data.loader import Batch
+from dfine_lib.data.samples import Batch
 from dfine_lib.data.targets import Targets
 from dfine_lib.distributed import ALONE, Ranks, current_ranks, process_group
 from dfine_lib.evaluate.coco_ap import evaluate_model

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from dfine_lib.model.decoder import DFINEDecoder, QualityHead, make_anchors
+from dfine_lib.model.decoder import DFINEDecoder, LocationQualityEstimator, make_anchors
 from dfine_lib.model.deformable_attention import OFFSET_SCALE, DeformableAttention
 from dfine_tools.deploy.graph.encoder import Shapes
 from dfine_tools.deploy.graph.folding import linear_layer
@@ -94,9 +94,9 @@ class GraphSampling(nn.Module):
 
 
 class GraphQuality(nn.Module):
-    """A `QualityHead` on distributions that are there already; the mean of the peaks is in its weights."""
+    """A `LocationQualityEstimator` on distributions that are there already; the mean of the peaks is in its weights."""
 
-    def __init__(self, head: QualityHead) -> None:
+    def __init__(self, head: LocationQualityEstimator) -> None:
         super().__init__()
         self.top = head.top
         first, self.second = head.reg_conf.layers

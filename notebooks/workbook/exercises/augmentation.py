@@ -18,7 +18,7 @@ def flipped_and_stretched(answer: Any) -> None:
     given = numbers(answer, 4, "left, top, right, bottom")
     right = [8.0, 16.0, 40.0, 96.0]  # (150, 10, 190, 60) of 200 x 100, flipped, at 160 x 160
     if all(abs(a - b) < 0.01 for a, b in zip(given, (40, 16, 8, 96), strict=True)):
-        raise Wrong("left and right have changed places: a flipped left edge is the right one")
+        raise Wrong("left and right are swapped: a flipped left edge is the right one")
     for edge, a, b in zip(("left", "top", "right", "bottom"), given, right, strict=True):
         near(a, b, 0.01, f"the {edge} edge is not at {a:g} px; flip at 200 px first, then times 160/200 and 160/100")
 
@@ -46,7 +46,7 @@ def flip_cxcywh(answer: Callable[..., Any]) -> None:
 
 @exercise("03.3")
 def turn_clockwise(answer: Callable[..., Any]) -> None:
-    """Boxes of a image turned by 90 degrees clockwise."""
+    """Boxes of an image turned by 90 degrees clockwise."""
     generator = torch.Generator().manual_seed(4)
     for many, height, width in ((3, 100, 200), (2, 480, 640), (0, 64, 48)):
         unit = 0.3 + 0.4 * torch.rand(many, 4, generator=generator) * torch.tensor([1, 1, 0.5, 0.5])

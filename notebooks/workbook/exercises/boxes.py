@@ -15,7 +15,7 @@ from workbook.exercises.registry import Wrong, ask, exercise, near, numbers, sam
 def target_by_hand(answer: Any) -> None:
     """The normalised cxcywh box of a COCO annotation."""
     given = numbers(answer, 4, "centre x, centre y, width, height")
-    right = [0.3, 0.5, 0.3, 0.2]  # bbox [30, 40, 60, 20] of a image of 200 x 100
+    right = [0.3, 0.5, 0.3, 0.2]  # bbox [30, 40, 60, 20] of an image of 200 x 100
     if all(abs(a - b) < 0.01 for a, b in zip(given, (60, 50, 60, 20), strict=True)):
         raise Wrong("these are pixels; divide by the image's width and height")
     for name, a, b in zip(("centre x", "centre y", "width", "height"), given, right, strict=True):
@@ -28,7 +28,7 @@ def least_side(answer: Callable[..., Any]) -> None:
     for shift, wanted in ((2.0, 0.75), (1.0, 0.95), (3.0, 0.5), (0.5, 0.9)):
         given = float(ask(answer, shift, wanted))
         if not given > shift:
-            raise Wrong(f"{shift:g} px off: a square of {given:g} px shares nothing with its old place")
+            raise Wrong(f"{shift:g} px off: a square of {given:g} px does not overlap its old position")
         reached = (given - shift) / (given + shift)
         if not abs(reached - wanted) < 1e-3:
             raise Wrong(f"{shift:g} px off, IoU {wanted:g} wanted: a square of {given:g} px reaches {reached:.3f}")

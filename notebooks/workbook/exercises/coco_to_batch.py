@@ -14,7 +14,7 @@ from workbook.exercises.registry import Wrong, ask, exercise, numbers, same_shap
 def clamped_by_hand(answer: Any) -> None:
     """The box of an annotation that reaches over the border."""
     given = numbers(answer, 4, "left, top, right, bottom")
-    right = [150.0, 60.0, 200.0, 100.0]  # bbox [150, 60, 80, 60] of a image of 200 x 100
+    right = [150.0, 60.0, 200.0, 100.0]  # bbox [150, 60, 80, 60] of an image of 200 x 100
     for edge, a, b in zip(("left", "top", "right", "bottom"), given, right, strict=True):
         if not abs(a - b) < 0.01:
             raise Wrong(f"the {edge} edge is not at {a:g} px; a bbox is left, top, width, height, and the image ends")

@@ -102,7 +102,7 @@ def test_a_copy_is_compiled_and_runs_with_its_own_weights():
         assert_close(before, plain(pictures()).pred_logits)
         plain.load_state_dict(twin.state_dict())
         assert_close(twin(pictures()).pred_logits, plain(pictures()).pred_logits)
-    assert is_compiled(twin) and twin.decoder._refine.args[0] is twin.decoder
+    assert is_compiled(twin) and twin.decoder.refine.args[0] is twin.decoder
 
 
 def broken_backend(graph, inputs):
@@ -119,14 +119,14 @@ def broken_backward(graph, inputs):
 @pytest.mark.parametrize("backend", [broken_backend, broken_backward])
 def test_where_compiling_fails_one_warning_says_why_and_the_step_is_taken_without(backend, caplog):
     plain, model = tiny(), with_compiled_decoder(backend)
-    with caplog.at_level(logging.WARNING, logger="dfine_lib"):
+    with caplog.at_level(logging.WARNING, logger="dfine_tools"):
         for counts in ([1, 2], [3, 1]):
             _, expected = gradients(plain, counts)
             _, actual = gradients(model, counts)
             assert agree(actual, expected)
-    (record,) = [r for r in caplog.records if r.name.startswith("dfine_lib")]
+    (record,) = [r for r in caplog.records if r.name.startswith("dfine_tools")]
     assert "torch.compile failed (no C++ compiler)" in record.message
-    assert not is_compiled(model) and model.decoder.denoising_multiple == 0
+    assert not is_compiled(model) and "refine" not in vars(model.decoder)
 
 
 def failing(error: Exception, calls: range):
@@ -148,7 +148,7 @@ def failing(error: Exception, calls: range):
 def only_backbone(backend: object) -> DFINE:
     model = tiny()
     compile_model(model, backend=backend)
-    del model.encoder.forward, model.decoder._refine
+    del model.encoder.forward, model.decoder.refine
     return model
 
 
@@ -238,4 +238,4 @@ def test_what_fails_either_way_is_raised_as_it_is_and_not_laid_on_the_compiler(c
     compile_model(model, backend="eager")
     with pytest.raises(ValueError, match="multiples of 32"):
         model(torch.rand(1, 3, 65, 64))
-    assert not [r for r in caplog.records if r.name.startswith("dfine_lib")]
+    assert not [r for r in caplog.records if r.name.startswith("dfine_tools")]

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dfine_lib.model.autograd import batch_norm, dense_gradient, max_of_four, memory_format, norm_relu_affine, pad_end
-from dfine_lib.model.layers import BatchNorm2d
+from dfine_tools.forms.autograd import batch_norm, dense_gradient, max_of_four, memory_format, norm_relu_affine, pad_end
 
 FORMATS = {"channels_last": torch.channels_last, "channels first": torch.contiguous_format}
 
@@ -21,7 +20,7 @@ def normal(*shape: int) -> Tensor:
 
 
 def fitted_norm(channels: int) -> nn.BatchNorm2d:
-    norm = BatchNorm2d(channels).double().train()
+    norm = nn.BatchNorm2d(channels).double().train()
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     return norm
 
@@ -83,7 +82,7 @@ def test_padding_at_the_end_is_that_of_torch_and_keeps_the_layout(layout):
 
 def test_one_number_a_channel_is_refused_as_by_torch():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        BatchNorm2d(4).train()(torch.zeros(1, 4, 1, 1))
+        nn.BatchNorm2d(4).train()(torch.zeros(1, 4, 1, 1))
 
 
 def test_the_part_of_a_map_has_the_layout_of_the_map():
@@ -117,3 +116,12 @@ def test_of_equal_cells_the_first_gets_the_gradient_in_every_precision(dtype):
         results.append((pooled.detach(), x.grad))
     for found, expected in zip(*results, strict=True):
         assert torch.equal(found, expected)
+
+
+def test_max_of_four_cells_gives_a_tie_to_the_first():
+    x = torch.tensor([[[[1.0, 1.0, 0.0], [1.0, 2.0, 2.0], [2.0, 0.0, 2.0]]]], requires_grad=True)
+    pooled = max_of_four(x, training=True)
+    pooled.backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
+    ours, x.grad = x.grad, None
+    F.max_pool2d(x, 2, 1).backward(torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]]))
+    assert_close(ours, x.grad)
