@@ -282,8 +282,3 @@ def decoded(content: bytes, file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: not UTF-8. Save it as UTF-8.") from error
-
-
-def is_finite(box: Box) -> bool:
-    """Whether all four numbers are."""
-    return all(map(math.isfinite, (box.left, box.top, box.width, box.height)))
