@@ -110,6 +110,14 @@ def number(value: Any, location: str, what: str) -> float:
     return float(value)
 
 
+def as_number(field: str) -> float | None:
+    """The number that a field holds; None where it holds none."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
+
+
 def numbers(values: Any, count: int, location: str, what: str) -> list[float]:
     """A list of exactly `count` finite numbers."""
     if not isinstance(values, list | tuple) or len(values) != count:
