@@ -15,7 +15,7 @@ from typing import Any
 
 from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import is_image_name
-from dfine_lib.files import write_atomically
+from dfine_lib.files import whole_file, write_atomically
 from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.pipeline import map_ahead
 from dfine_tools.deploy.predict import Predictor, opened
@@ -205,6 +205,10 @@ def _written_video(results: Iterator[Prediction], source: VideoSource, file: Pat
                 yield result
 
 
+class _NothingWritten(Exception):
+    """Leaves an older file as it was, whatever the error was about."""
+
+
 @contextlib.contextmanager
 def _json_list(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Write a JSON list record by record; the file takes its name once it is whole, or holds what came before an error.
@@ -214,40 +218,30 @@ def _json_list(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     if file.is_dir():
         raise SourceError(f"{file}: is a folder; give the name of a file for the answers.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    straight = file.exists() and not file.is_file()
-    target = file if straight else file.resolve()  # of a link what it leads to
-    temporary = target if straight else target.with_name(f".{target.name}.{os.getpid()}.part")
-    end = 0  # of the last whole record
+    is_stream = file.exists() and not file.is_file()
+    failure: BaseException | None = None
+    target = file if is_stream else file.resolve()  # of a link, what it leads to
+    with contextlib.suppress(_NothingWritten), whole_file(target) as buffered:
+        stream, end = buffered.raw, 0  # without a buffer: what is written is there, up to the end of the last record
 
-    def add(record: dict[str, Any]) -> None:
-        nonlocal end
-        # A file name that is no Unicode is written as the escape that JSON has for it.
-        text = ",\n" * (end > 0) + json.dumps(record, ensure_ascii=False)
-        end += _write(stream, (text if end else "[\n" + text).encode("utf-8", "backslashreplace"))
+        def add(record: dict[str, Any]) -> None:
+            nonlocal end
+            # A file name that is no Unicode is written as the escape that JSON has for it.
+            text = ",\n" * (end > 0) + json.dumps(record, ensure_ascii=False)
+            end += _write(stream, (text if end else "[\n" + text).encode("utf-8", "backslashreplace"))
 
-    def finish() -> None:
-        if not straight:
+        try:
+            yield add
+        except BaseException as error:  # Ctrl-C, a full disk: the finished work stays
+            failure = error
+            if not end:
+                raise _NothingWritten from error
+        if not is_stream:
             stream.truncate(end)  # of a full disk, half a record
             stream.seek(end)
         _write(stream, b"\n]\n" if end else b"[\n]\n")
-        stream.close()
-        if not straight:
-            os.replace(temporary, target)
-
-    try:
-        with _opened(temporary, file) as stream:
-            try:
-                yield add
-            except BaseException:  # Ctrl-C, a full disk: the finished work stays
-                if end:
-                    with contextlib.suppress(OSError):
-                        finish()
-                raise
-            finish()
-    finally:
-        if not straight:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+    if failure is not None:
+        raise failure
 
 
 def _write(stream: RawIOBase, content: bytes) -> int:
@@ -256,11 +250,3 @@ def _write(stream: RawIOBase, content: bytes) -> int:
     while left:
         left = left[stream.write(left) or 0 :]
     return len(content)
-
-
-def _opened(temporary: Path, file: Path) -> RawIOBase:
-    """A file to write to, without a buffer, so that what is written is there; an error names the file asked for."""
-    try:
-        return open(temporary, "wb", buffering=0)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
