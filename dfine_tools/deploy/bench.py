@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +172,19 @@ def bench(
             costs.append(cost(config, name, image_hw))
     if not latencies:
         raise not_run[0]
-    machine = describe_machine(_measured_on(latencies)) | {"devices": sorted({row.device for row in latencies})}
-    machine["versions"] = _versions(machine)
     shown = "two photographs that scikit-learn brings" if images is None else f"{len(files)} of {images}"
-    return BenchReport(tuple(costs), tuple(latencies), shown, ledger, machine, tuple(map(str, not_run)))
+    return BenchReport(tuple(costs), tuple(latencies), shown, ledger, _machine_of(latencies), tuple(map(str, not_run)))
 
 
-def _measured_on(latencies: Sequence[Latency]) -> torch.device:
-    """The CUDA device that was measured, whatever was asked for; the processor where none was."""
-    devices = [row.device.lower() for row in latencies if row.device.lower().startswith("cuda")]
-    return torch.device(devices[0] if devices else "cpu")
+def _machine_of(latencies: Sequence[Latency]) -> dict[str, Any]:
+    """The machine, with the CUDA device that was measured, whatever was asked for; the processor where none was."""
+    devices = [row.device for row in latencies]
+    on_cuda = [device.lower() for device in devices if device.lower().startswith("cuda")]
+    machine = describe_machine(torch.device(on_cuda[0] if on_cuda else "cpu")) | {"devices": sorted(set(devices))}
+    for package in ("onnxruntime", "openvino", "tensorrt"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            machine["versions"][package] = metadata.version(package)
+    return machine
 
 
 def known_ap(model: str | Path, backend: str) -> tuple[float, str] | None:
@@ -213,18 +218,6 @@ def _config(source: str | Path | DFINE) -> ModelConfig | None:
     if isinstance(source, DFINE):
         return source.config
     return None if Path(source).suffix in KINDS else read_weights(locate_weights(source)).model
-
-
-def _versions(machine: dict[str, Any]) -> dict[str, str]:
-    from importlib import metadata
-
-    versions = dict(machine["versions"])
-    for package in ("onnxruntime", "openvino", "tensorrt"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _sides(image_hw: tuple[int, int]) -> str:
