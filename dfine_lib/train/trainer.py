@@ -25,7 +25,7 @@ from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, evaluate_model
 from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
+from dfine_lib.model.weights import Weights, load_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.ema import ModelEMA
@@ -53,6 +53,7 @@ def train(
     resume: bool = True,
     weights: str | Path | None = None,
     class_rows: Mapping[str, str] | None = None,
+    read: Callable[[Path], Weights] = read_weights,
     forms: Sequence[Form] = (),
     source: CocoFolder | None = None,
 ) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def train(
         weights: fine-tune from this file; None: train from scratch.
         class_rows: the class of the weights file to take for a class of the data, where names differ:
             `{"taxi": "car"}`.
+        read: opens the weights file; the default reads files of ours and of the authors'.
         forms: functions of model, recipe and device, called in this order once the model is on its device. Each may
             change how the model computes (never what), and returns whether it did.
         source: opens the data and makes the loaders; None: a `CocoFolder`.
@@ -88,8 +90,6 @@ def train(
     with process_group(device) as ranks:
         resume = resume or was_restarted()
         where = pick_device(device, ranks)
-        if weights:
-            ranks.on_rank_zero(lambda: locate_weights(weights))  # one download for all
         plan = plan_run(
             get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, device=where,
             source=source,
@@ -99,7 +99,7 @@ def train(
         try:
             ranks.on_rank_zero(lambda: plan.compare_with_earlier(folder))
             result = ranks.on_rank_zero(lambda: _finished(folder, resume))
-            return _Run(plan, folder, where, ranks, forms).train() if result is None else result
+            return _Run(plan, folder, where, ranks, read, forms).train() if result is None else result
         finally:
             folder.release()
 
@@ -118,17 +118,19 @@ class _Run:
     """Model, optimizer, EMA and loaders of one run, from scratch or as the run folder's state says."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks, forms: Sequence[Form]
-    ) -> None:
+        self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks,
+        read: Callable[[Path], Weights], forms: Sequence[Form],
+    ) -> None:  # fmt: skip
         self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
         recipe = self.recipe
         state = self._stored(folder.last)
+        stored = read(plan.weights) if plan.weights and state is None else None
         self.evaluator = CocoEvaluator(plan.val, plan.train.category_ids)
         for index in (plan.train, plan.val):
             # Decoding every image takes minutes on large sets; missing, cut-off and missized ones are always found.
             every = state is None and len(index) <= DECODE_UP_TO
             ranks.on_rank_zero(lambda index=index, every=every: plan.source.check(index, every))
-        self.model, class_rows = self._model(fresh=state is None)
+        self.model, class_rows = self._model(stored, fresh=state is None)
         put_on = [form.__name__ for form in forms if form(self.model, recipe, device)]
         numerics = set_backends(recipe.train, device) | {"precision": plan.precision}
         config = replace(recipe.train, precision=plan.precision)
@@ -152,13 +154,12 @@ class _Run:
         folder.begin_curves(self._steps())
         folder.record({"kind": "session", "step": self._steps(), **here})
 
-    def _model(self, fresh: bool) -> tuple[DFINE, dict[str, Any]]:
+    def _model(self, stored: Weights | None, fresh: bool) -> tuple[DFINE, dict[str, Any]]:
         """The model on its device, and which class rows came from the weights file."""
         plan, class_rows = self.plan, {}
         torch.manual_seed(derived_seed(Draw.WEIGHTS, plan.seed))
         model = DFINE.from_recipe(self.recipe)
-        if plan.weights and fresh:
-            stored = read_weights(plan.weights)
+        if stored is not None:
             class_rows = load_weights(model, stored, plan.train.category_names, plan.class_rows)
         elif fresh and self.recipe.model.freeze_norm:
             log.warning(

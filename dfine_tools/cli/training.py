@@ -157,13 +157,17 @@ def _train(arguments: argparse.Namespace) -> int:
         from dfine_lib.errors import DataError
         from dfine_lib.train.trainer import train
         from dfine_tools.forms import FORMS
+        from dfine_tools.weights.sources import locate, read
 
-        recipe = _recipe_of(arguments)
+        recipe, weights = _recipe_of(arguments), arguments.weights
+        if weights is not None:
+            ranks.on_rank_zero(lambda: locate(weights))  # one download for all
+            weights = locate(weights)
         out = arguments.out or Path("runs") / recipe.name
         try:
             train(
                 recipe, arguments.data, out, seed=arguments.seed, device=arguments.device, resume=arguments.resume,
-                weights=arguments.weights, class_rows=class_rows, forms=FORMS, source=LargeFolder(),
+                weights=weights, class_rows=class_rows, read=read, forms=FORMS, source=LargeFolder(),
             )  # fmt: skip
         except DataError as error:  # an image or a tar, perhaps after days
             if not (out / "last.pt").exists():
