@@ -45,7 +45,6 @@ PLUMBING: dict[str, str] = {
     "raw_batches": "raises the errors of workers in this process",
     "whole_file": "a file to write into that appears whole or not at all",
     "write_atomically": "a file that appears whole or not at all",
-    "process_lock": "one process at a time in a folder",
     # What functions hand on, and the errors that they raise.
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "WeightsError": "a weights file that cannot be used",
