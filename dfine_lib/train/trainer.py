@@ -73,7 +73,7 @@ def train(
         weights: fine-tune from this file; None: train from scratch.
         class_rows: the class of the weights file to take for a class of the data, where names differ:
             `{"taxi": "car"}`.
-        read: opens the weights file; the default reads files of ours and of the authors'.
+        read: opens the weights file; `dfine_tools.weights.sources.read` knows the classes of the authors' files too.
         forms: functions of model, recipe and device, called in this order once the model is on its device. Each may
             change how the model computes (never what), and returns whether it did.
         source: opens the data and makes the loaders; None: a `CocoFolder`.
