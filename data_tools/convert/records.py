@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,6 @@ class Source:
     splits: tuple[str, ...]
     categories: list[Category] | None = None  # None: known from the boxes; sorted by name
     total: int | None = None  # records, for the progress bar
-    remarks: list[str] = field(default_factory=list)  # for the summary; a reader may add to them while it yields
 
 
 def number(value: Any, location: str, what: str) -> float:
@@ -109,6 +108,14 @@ def number(value: Any, location: str, what: str) -> float:
         shown = f"{value:g}" if isinstance(value, float) else "a huge integer"
         raise DataError(f"{location}: {what} is {shown}, no coordinate of an image. Correct or remove it.")
     return float(value)
+
+
+def as_number(field: str) -> float | None:
+    """The number that a field holds; None where it holds none."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
 
 
 def numbers(values: Any, count: int, location: str, what: str) -> list[float]:
@@ -271,6 +278,11 @@ def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False
     return content
 
 
+def read_text(file: Path, root: Path, most_bytes: int, follow_links: bool = False) -> str:
+    """The text of an annotation file inside `root`; errors are those of `readable` and `decoded`."""
+    return decoded(readable(file, root, most_bytes, follow_links), file)
+
+
 def decoded(content: bytes, file: Path) -> str:
     """UTF-8 or UTF-16, with or without a byte order mark."""
     try:
@@ -278,8 +290,3 @@ def decoded(content: bytes, file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: not UTF-8. Save it as UTF-8.") from error
-
-
-def is_finite(box: Box) -> bool:
-    """Whether all four numbers are."""
-    return all(map(math.isfinite, (box.left, box.top, box.width, box.height)))

@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data_tools.convert.image_files import walk
-from data_tools.convert.records import decoded, readable
+from data_tools.convert.records import as_number
+from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import known_split
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError
@@ -29,15 +30,15 @@ _SNIFF = 4096  # bytes that tell a label file from another text
 class YoloFiles:
     """All files of a source, and which label file belongs to which image."""
 
-    def __init__(self, root: Path, follow_links: bool):
-        self.root, self.follow_links = root, follow_links
+    def __init__(self, source: SourceFolder):
+        self.source, self.root = source, source.root
         self.images: dict[str, None] = {}
         self.texts: dict[str, None] = {}
         self.others: list[str] = []  # descriptions of a data set and lists of classes
         self.not_opened: dict[str, str] = {}  # path without ending → why images of that format are not opened
         self.linked: list[str] = []  # linked folders that are not followed
         folders: set[str] = set()
-        for below, entry in walk(root, follow_links):
+        for below, entry in walk(self.root, source.follow_links):
             path = f"{below}/{entry.name}" if below else entry.name
             ending = posixpath.splitext(entry.name)[1].lower()
             if entry.is_symlink() and os.path.isdir(entry.path):
@@ -136,7 +137,7 @@ class YoloFiles:
         if not rows:
             return not start.strip()
         fields = [field for field in re.split(r"[\s,;]+", rows[0]) if field]
-        return len(fields) >= 5 and all(_is_number(field) for field in fields[:5])
+        return len(fields) >= 5 and all(as_number(field) is not None for field in fields[:5])
 
     def folder(self, paths: Iterable[str]) -> str | None:
         """The first of the paths that is a folder here, in any case."""
@@ -184,7 +185,7 @@ class YoloFiles:
             DataError: rows begin with different folders, so that it is not known whose images these are.
         """
         file, prefix = self.root / list_file, None
-        content = decoded(readable(file, self.root, _MOST_LIST, self.follow_links), file)
+        content = self.source.text(file, _MOST_LIST)
         for line, row in enumerate(content.splitlines(), 1):
             if not (row := row.strip().strip("\"'")):
                 continue
@@ -280,11 +281,3 @@ def _folders_folded(path: str) -> str:
 
 def _form(path: str) -> str:
     return unicodedata.normalize("NFC", unquote(path)).casefold()
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True

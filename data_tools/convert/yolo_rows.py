@@ -8,14 +8,14 @@ nothing, the source is refused until `data.yaml` says `kpt_shape` or `task`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from data_tools.box_writing import fits, is_written_as
-from data_tools.convert.records import Box, around, decoded, number, readable
+from data_tools.convert.records import Box, around, as_number, number
+from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.yolo_settings import Settings
 from dfine_lib.data.images import DataError
 
@@ -40,19 +40,14 @@ class YoloRows:
     """Label files of one source.
 
     Args:
-        root: of the source; nothing outside of it is read.
+        source: takes remarks about what is decided about the rows.
         settings: class names, and what `data.yaml` says about the rows.
         names: the classes in order; "" has no name.
-        labels: all label files of the source, relative to `root`, for the decision about longer rows.
-        remarks: what is decided about the rows goes there.
+        labels: all label files of the source, relative to its root, for the decision about longer rows.
     """
 
-    def __init__(
-        self, root: Path, settings: Settings, names: list[str], labels: Callable[[], Iterable[str]],
-        remarks: list[str], follow_links: bool,
-    ):  # fmt: skip
-        self.root, self.settings, self.names, self.labels = root, settings, names, labels
-        self.remarks, self.follow_links = remarks, follow_links
+    def __init__(self, source: SourceFolder, settings: Settings, names: list[str], labels: list[str]):
+        self.source, self.settings, self.names, self.labels = source, settings, names, labels
         self._written: list[list[float]] = []  # boxes as they are written
 
     def boxes(self, label: str) -> list[Box]:
@@ -64,9 +59,8 @@ class YoloRows:
         return [self._box(fields, location) for fields, location in self._rows(label)]
 
     def _rows(self, label: str) -> Iterator[tuple[list[str], str]]:
-        file = self.root / label
-        content = decoded(readable(file, self.root, MOST_TEXT, self.follow_links), file)
-        for line, row in enumerate(content.splitlines(), 1):
+        file = self.source.root / label
+        for line, row in enumerate(self.source.text(file, MOST_TEXT).splitlines(), 1):
             if fields := split_row(row):
                 yield fields, f"{file}, line {line}"
 
@@ -97,8 +91,8 @@ class YoloRows:
         plain, as_corners = (fits(found @ np.array(kind), size) for kind in (_FROM_CENTRE, _FROM_CORNERS))
         if is_written_as("boxes_as_corners", plain, as_corners):
             raise DataError(
-                f"{self.root}: the rows are class, left, top, right, bottom: read so all boxes fit into their images, "
-                "and as YOLO's class, centre x, centre y, width, height many do not. Export them again as YOLO."
+                f"{self.source.root}: the rows are class, left, top, right, bottom: read so all boxes fit into their "
+                "images, and as YOLO's class, centre x, centre y, width, height many do not. Export them again as YOLO."
             )
 
     def _name(self, field: str, location: str) -> str:
@@ -140,7 +134,8 @@ class YoloRows:
             )
             if count == 6:
                 way_out = "Predictions with a score? Remove its column."
-            if not all(_may_be_fraction(field) for field in fields[1:5]):  # VisDrone, KITTI and others
+            first = [as_number(field) for field in fields[1:5]]
+            if not all(value is not None and abs(value) <= FARTHEST for value in first):  # VisDrone, KITTI and others
                 way_out = (
                     "Nor are the numbers behind the class fractions of the image: this is not YOLO. Convert the labels "
                     "to COCO, or to rows of class cx cy w h, with the tools of the data set."
@@ -163,14 +158,14 @@ class YoloRows:
             rows, boxes = self._evidence()
             form, count = decide(rows, boxes), 1 + len(rows[0]) if rows else 0
         if form is not None:
-            self.remarks.append(_REMARKS[form])
+            self.source.remark(_REMARKS[form])
         return form, count
 
     def _evidence(self) -> tuple[list[list[float]], int]:
         """Numbers behind the class of the rows longer than a box; how many rows are boxes."""
         longer: list[list[float]] = []
         boxes = 0
-        for label in self.labels():
+        for label in self.labels:
             for fields, location in self._rows(label):
                 if len(fields) == 5:
                     boxes += 1
@@ -290,13 +285,6 @@ def _is_convex(row: list[float]) -> bool:
         for a, b, c in zip(points, points[1:] + points[:1], points[2:] + points[:2], strict=True)
     ]
     return _may_be_outline(row) and (min(turns) >= 0 or max(turns) <= 0)
-
-
-def _may_be_fraction(field: str) -> bool:
-    try:
-        return abs(float(field)) <= 2
-    except ValueError:
-        return False
 
 
 def _check_fractions(values: list[float], location: str) -> None:

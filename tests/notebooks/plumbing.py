@@ -38,13 +38,11 @@ PLUMBING: dict[str, str] = {
     "upright_size": "width and height as EXIF turns them, without decoding the pixels",
     "Draw": "names the draws of a run, each of which has seeds of its own",
     # Images out of tar archives: another way to the same batches.
-    "set_float32": "one rule for float32 on a GPU in training, evaluation and prediction",
     "num_workers_of": "how many DataLoader workers there are where nobody chose",
     "data_loader": "torch's DataLoader with the settings of this project, for images and for tar shards",
     "raw_batches": "raises the errors of workers in this process",
     "whole_file": "a file to write into that appears whole or not at all",
     "write_atomically": "a file that appears whole or not at all",
-    "process_lock": "one process at a time in a folder",
     # What functions hand on, and the errors that they raise.
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "WeightsError": "a weights file that cannot be used",
@@ -75,14 +73,11 @@ PLUMBING: dict[str, str] = {
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",
+    "torchrun_store": "where the processes that torchrun started meet",
     "process_group": "the processes that torchrun started, as one group",
     "current_ranks": "which process this is",
-    "was_restarted": "whether torchrun started it anew",
     "running_statistics": "what batch norms keep, to be averaged over processes",
-    "ProcessLost": "another process ended silently",
     "parse_hw": "height and width of the input, however they are written",
-    "RendezvousError": "processes that do not find each other",
-    "check_gpus": "a GPU for each process, or an error",
     # Speed and memory, which change no result.
     "usable_precision": "the precision asked for, or what the device has instead",
     "has_bf16": "whether a device computes in bf16",
