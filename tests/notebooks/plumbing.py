@@ -9,7 +9,6 @@ PLUMBING: dict[str, str] = {
     "read_lines": "the JSON objects of a metrics.jsonl or of the authors' log",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
-    "columns_of": "the columns of a file whose annotations were prepared by the caller: the doctor's",
     "objects_of": "the records of one list of a COCO file",
     "indices_in": "where each key is in a list of keys",
     "key_of": "what an id in a JSON file means",
