@@ -56,7 +56,6 @@ PLUMBING: dict[str, str] = {
     # Which row of a class head is which class.
     "of_heads": "whether an entry of a state dict is of a class head",
     "by_class": "whether an entry of a state dict has a row for each class",
-    "checked_names": "one name a class row of a file, or none",
     "take_rows": "a state dict with some class rows alone",
     "source_rows": "the file's class row for each class of a model",
     "is_set": "whether an annotation is marked, as by ignore or difficult",
