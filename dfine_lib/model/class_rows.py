@@ -72,15 +72,11 @@ def source_rows(
 
 def _in_order(path: Path, num_rows: int, names: Sequence[str]) -> list[int | None]:
     """The rows of a file without names, in their order if it has as many as there are classes; logged either way."""
-    words, rows = (
-        f"and has {num_rows} class rows for {len(names)} classes, so none is carried over",
-        [None] * len(names),
-    )
-    if num_rows == len(names):
-        words = f"so its {num_rows} class rows are taken in their order, row 0 for {names[0]!r}"
-        rows = list(range(num_rows))
+    equal = num_rows == len(names)
+    as_it_is = f"so its {num_rows} class rows are taken in their order, row 0 for {names[0]!r}"
+    words = as_it_is if equal else f"and has {num_rows} class rows for {len(names)} classes, so none is carried over"
     log.warning("%s: names no classes, %s", path, words, extra={"remedy": "name_rows", "values": {"path": path}})
-    return rows
+    return list(range(num_rows)) if equal else [None] * len(names)
 
 
 def _first_names(names: Sequence[str]) -> str:
