@@ -89,15 +89,10 @@ def read_image(path: Path | str, content: bytes | None = None) -> Tensor:
         DataError: the file is missing, truncated or no image.
     """
     try:
-        return decode_image(path, content)
+        with open_image(path, content) as image:
+            return decode_opened(image, path, content)
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         raise DataError(f"{path}: {_explain(error, path)}") from error
-
-
-def decode_image(path: Path | str, content: bytes | None = None) -> Tensor:
-    """What `read_image` reads, with the decoders' own errors: of nearly any class, in their own words."""
-    with open_image(path, content) as image:
-        return decode_opened(image, path, content)
 
 
 def open_image(path: Path | str, content: bytes | None = None) -> Image.Image:

@@ -206,17 +206,6 @@ def _zoomed_out(window: Window, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[
     return Window(window.left - left, window.top - top, width, height), shifted
 
 
-class EvalTransform:
-    """Stretch only; every box is kept."""
-
-    def __init__(self, data: DataConfig) -> None:
-        self.image_hw = data.image_hw
-
-    def __call__(self, sample: Sample) -> Sample:
-        """The sample at the network's input size, uint8 `[3, H, W]`."""
-        return stretch(sample, self.image_hw)
-
-
 def multiscale_sizes(image_hw: tuple[int, int], base_size_repeat: int) -> list[tuple[int, int]]:
     """Height and width of every size that a multi-scale batch is drawn from, with repetitions.
 

@@ -19,7 +19,6 @@ PLUMBING: dict[str, str] = {
     "read_ground_truth": "what an evaluation reads of a file that no index was made of",
     "written_as_fractions": "boxes that are fractions of their image although pixels are meant, for messages",
     "looks_whole": "whether the end of an image file is that of a whole one",
-    "decode_image": "pixels of an image file, with the decoders' own errors",
     "open_image": "its header, by Pillow or the plug-in for HEIC",
     "decode_opened": "its pixels after that",
     "image_suffixes": "endings of the image formats that Pillow decodes here",
