@@ -46,8 +46,8 @@ def data_loader(dataset: Dataset, num_workers: int, device: torch.device | str |
         dataset,
         num_workers=num_workers,
         worker_init_fn=_start_worker,
-        # Forked workers share the memory of the index. Only Linux's system libraries can be forked safely: elsewhere the
-        # platform's own way, which sends the index to each worker.
+        # Forked workers share the memory of the index. Only Linux's system libraries can be forked safely: elsewhere
+        # the platform's own way, which sends the index to each worker.
         multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
         pin_memory=pin,
         generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
