@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfine_lib.data.coco_columns import CocoColumns, Key, key_of, leaves_folder
-from dfine_lib.data.coco_json import TABLES, kind_of, short, where
+from dfine_lib.data.coco_columns import TABLES, CocoColumns, Key, key_of, kind_of, leaves_folder, short, where
 from dfine_lib.errors import DataError
 
 TINY_IMAGE_PX = 8  # a side up to which a box of one pixel is no surprise
