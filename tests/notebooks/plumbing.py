@@ -27,8 +27,6 @@ PLUMBING: dict[str, str] = {
     "Window": "the part of an image that a sample shows",
     "resize_window": "lesson 03's padding, cropping, flipping and stretching, in one",
     "planes": "an image channel by channel, in any order of its channels",
-    "Colours": "the photometric changes drawn for one image",
-    "PhotometricDistortion": "draws them as torchvision does",
     "distort": "torchvision's photometric changes, rounded once",
     "turn_hue": "torchvision's change of hue, without going through HSV",
     "upright_size": "width and height as EXIF turns them, without decoding the pixels",
