@@ -247,7 +247,7 @@ CHECKS = {check.name: check for check in (
     Check("category_name_missing", "categories",
           lambda c: [i for i, record in enumerate(c.categories) if not isinstance(record.get("name"), str)],
           ("name", "text")),
-    Check("category_name_repeated", "categories", lambda c: repeated([record["name"] for record in c.categories]),
+    Check("category_name_repeated", "categories", lambda c: repeated([record.get("name") for record in c.categories]),
           lambda c, rows: f"a second category named {c.categories[rows[0]]['name']!r}; rename it", "merge_classes"),
     *_ids("images"),
     Check("image_size_invalid", "images", _bad_sizes, _size_words),
