@@ -91,7 +91,7 @@ def test_without_files_each_image_is_a_line(folder, capsys):
         (lambda f: [f, "--weights", WEIGHTS, "--out", f / "found.jpg"], "is a file's name; give a folder"),
         (lambda f: [f, "--weights", WEIGHTS, "--out", f / "broken.png"], "is a file's name; give a folder"),
         (lambda f: [f, "--weights", WEIGHTS, "--json", f], "is a folder; give the name of a file"),
-        (lambda f: [f, "--weights", WEIGHTS, "--json", "/proc/x.json"], "/proc/x.json: "),
+        (lambda f: [f, "--weights", WEIGHTS, "--json", "/proc/x.json"], "/proc/x.json could not be written"),
         (lambda f: [f, "--weights", WEIGHTS, "--batch_size", "2"], "(did you mean --batch-size?)"),
     ],
 )
