@@ -218,7 +218,9 @@ def test_a_run_that_an_earlier_version_wrote_is_resumed_to_the_same_bits(finishe
 
 
 def test_kill_9_in_an_epoch_and_the_same_command_give_the_uninterrupted_run(finished, tmp_path):
-    recipe, data, out, _ = finished
+    recipe, data, _, _ = finished
+    out = tmp_path / "whole"
+    train(recipe, data, out, forms=FORMS)  # which the command puts on
     settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "dfine_tools.cli", "train", "--recipe", "pico", "--data", str(data)]
     command += ["--out", str(tmp_path / "run"), "--device", "cpu", *settings]
