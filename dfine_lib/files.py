@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks between processes."""
+"""Files that appear whole or not at all, and values as JSON can hold them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -47,24 +45,6 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file that appears whole or not at all; errors are those of `whole_file`."""
     with whole_file(path) as file:
         file.write(content)
-
-
-@contextlib.contextmanager
-def process_lock(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time into this block; the lock is released with the process, however it ends.
-
-    Raises:
-        BlockingIOError: another process holds the lock, and `wait` is false.
-    """
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=-1 if wait else 0)
-    except Timeout as error:
-        raise BlockingIOError(f"{lock} is held by another process") from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def json_safe(value: Any) -> Any:

@@ -23,7 +23,7 @@ from dfine_lib.model.weights import (
     save_weights,
 )  # fmt: skip
 from dfine_lib.recipes import SIZES
-from dfine_tools.weights.huggingface import save_huggingface
+from dfine_tools.weights.huggingface import only_ours, save_huggingface
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def convert_weights(
     """
     weights, out = read_weights(source, unnamed_rows=True), Path(out)
     weights = replace(weights, model=weights.model_config(recipe))
-    if weights.model.only_ours and out.suffix != ".safetensors":
+    if (unknown := only_ours(weights.model)) and out.suffix != ".safetensors":
         raise WeightsError(
-            f"{source}: trained with {', '.join(weights.model.only_ours)}, which neither the authors' code nor Hugging "
+            f"{source}: trained with {unknown}, which neither the authors' code nor Hugging "
             f"Face's port can build. Only ours can hold it: {out.with_suffix('.safetensors')}."
         )
     if names:

@@ -45,7 +45,6 @@ PLUMBING: dict[str, str] = {
     "raw_batches": "raises the errors of workers in this process",
     "whole_file": "a file to write into that appears whole or not at all",
     "write_atomically": "a file that appears whole or not at all",
-    "process_lock": "one process at a time in a folder",
     # What functions hand on, and the errors that they raise.
     "DataConfig": "fields of a recipe; the lessons change them by name",
     "WeightsError": "a weights file that cannot be used",
@@ -54,8 +53,6 @@ PLUMBING: dict[str, str] = {
     "as_tokens": "a feature map flattened to tokens, past a bug of torch",
     "num_dn_groups": "number of denoising groups of a batch",
     "pick": "tokens at chosen indices",
-    "parent_of": "which recipe another one differs from; `dfine recipes` prints it",
-    "for_image_size": "a recipe for another input size: one field",
     # Weights in another project's form.
     "is_huggingface": "whether a state dict is named as in transformers",
     "from_huggingface": "names of transformers to ours",
