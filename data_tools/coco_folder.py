@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import struct
 import sys
 import time
@@ -23,11 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from data_tools.convert.new_folder import new_folder
 from dfine_lib.errors import DfineError
 
 MARKER = "data_set.json"
 VAL_START = 2**31  # val is the same stream of images, from here on: a longer train never meets it
-ABANDONED_AFTER_S = 900.0  # a partial folder that has not grown for this long belongs to a killed run
 _STORED_BLOCK = 65535  # most bytes that one stored block of a deflate stream holds
 
 Sample = tuple[np.ndarray, list[dict[str, Any]]]  # uint8 [H, W, 3], annotations without ids
@@ -133,32 +131,32 @@ def write_coco_folder(
     out = Path(out)
     if is_complete(out, plan):
         return out
-    place = out.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(place)
-    partial = place.parent / f".{place.name}.partial-{os.getpid()}"
     try:
-        (partial / "annotations").mkdir(parents=True)
-        with tqdm(total=plan.train + plan.val, desc=plan.name, unit="image", disable=not progress) as bar:
-            for split, first, count in (("train", 0, plan.train), ("val", VAL_START, plan.val)):
-                made = (sample(plan.seed, first + i, plan.size) for i in range(count))
-                data = _write_images(partial / "images" / split, made, plan.size, bar)
-                data["info"] = {"description": description, "split": split, **plan.parameters}
-                data["categories"] = [
-                    {"id": number, "name": name, "supercategory": plan.name}
-                    for number, name in enumerate(classes, start=1)
-                ]
-                target = partial / "annotations" / f"instances_{split}.json"
-                target.write_bytes(json.dumps(data, separators=(",", ":"), allow_nan=False).encode())
-        (partial / MARKER).write_bytes((json.dumps(plan.parameters, indent=1) + "\n").encode())
+        with new_folder(out) as folder:
+            _write_set(folder, plan, classes, sample, description, progress)
+    except OSError:
         if is_complete(out, plan):  # somebody else was quicker with the same set
             return out
-        if place.exists():
-            place.rmdir()  # empty, as is_complete has seen
-        partial.rename(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return out
+
+
+def _write_set(
+    folder: Path, plan: Plan, classes: Sequence[str], sample: Callable[[int, int, int], Sample], description: str,
+    progress: bool,
+) -> None:  # fmt: skip
+    (folder / "annotations").mkdir()
+    with tqdm(total=plan.train + plan.val, desc=plan.name, unit="image", disable=not progress) as bar:
+        for split, first, count in (("train", 0, plan.train), ("val", VAL_START, plan.val)):
+            made = (sample(plan.seed, first + i, plan.size) for i in range(count))
+            data = _write_images(folder / "images" / split, made, plan.size, bar)
+            data["info"] = {"description": description, "split": split, **plan.parameters}
+            data["categories"] = [
+                {"id": number, "name": name, "supercategory": plan.name} for number, name in enumerate(classes, start=1)
+            ]
+            target = folder / "annotations" / f"instances_{split}.json"
+            target.write_bytes(json.dumps(data, separators=(",", ":"), allow_nan=False).encode())
+    (folder / MARKER).write_bytes((json.dumps(plan.parameters, indent=1) + "\n").encode())
 
 
 def _write_images(folder: Path, samples: Iterable[Sample], size: int, bar: tqdm) -> dict[str, Any]:
@@ -173,17 +171,6 @@ def _write_images(folder: Path, samples: Iterable[Sample], size: int, bar: tqdm)
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, "iscrowd": 0, **annotation})
         bar.update()
     return {"images": images, "annotations": annotations}
-
-
-def _remove_abandoned(place: Path) -> None:
-    """Remove what a killed run (kill -9, power) has left beside `place`; a folder that still grows is left alone."""
-    for folder in place.parent.glob(f".{place.name}.partial-*"):
-        try:
-            newest = max(path.stat().st_mtime for path in (folder, *folder.glob("images/*")))
-        except OSError:
-            continue
-        if time.time() - newest > ABANDONED_AFTER_S:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def command_line(

@@ -52,6 +52,11 @@ class Ledger:
         self.found(kind, n)
         self.left_out(kind, reason, place, n)
 
+    def accept(self, kind: str, n: int = 1) -> None:
+        """Count n things as found and as taken, where both are known at once."""
+        self.found(kind, n)
+        self.taken(kind, n)
+
     def kinds(self) -> tuple[str, ...]:
         """All kinds that were counted, in the order in which they came."""
         return tuple(dict.fromkeys((*self._found, *self._taken, *self._left_out)))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.convert.records import NothingLeft, files_below, leaves
-from data_tools.convert.splits import known_split
-from data_tools.ledger import Ledger
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import known_split, split_of_folders
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
@@ -25,37 +25,35 @@ ANNOTATION_FOLDERS = {
     "labelme",
 }  # fmt: skip
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
-KIND = "annotation files"
 
 
-def annotation_files(source: Path, suffix: str, what: str, *, ledger: Ledger, follow_links: bool = False) -> list[Path]:
-    """The files with an ending in a folder, sorted; or the file itself.
+def annotation_files(source: SourceFolder, suffix: str, what: str) -> list[Path]:
+    """The files with an ending in a folder, sorted, or the file itself; archives, which are not read, are counted.
 
     Args:
         source: folder or file.
         suffix: in lower case, with its point.
         what: what such files are, for messages.
-        ledger: where archives, which are not read, are counted.
-        follow_links: enter linked folders.
 
     Raises:
         DataError: there are none.
     """
-    if source.is_file() and zipfile.is_zipfile(source):
-        raise DataError(f"{source}: a zip archive, which is not read. Unzip it, and name the folder.")
-    if not source.is_dir():
-        return [source]
-    found = list(files_below(source, (suffix,), follow_links=follow_links))
-    archives = list(files_below(source, (".zip",), follow_links=follow_links))
+    folder = source.path
+    if folder.is_file():
+        if zipfile.is_zipfile(folder):
+            raise DataError(f"{folder}: a zip archive, which is not read. Unzip it, and name the folder.")
+        return [folder]
+    found, archives = (list(files_below(folder, (ending,), follow_links=source.follow_links))
+                       for ending in (suffix, ".zip"))  # fmt: skip
     if not found:
-        linked = [] if follow_links else sorted(entry.name for entry in os.scandir(source)
-                                                if entry.is_symlink() and os.path.isdir(entry.path))  # fmt: skip
+        linked = [] if source.follow_links else sorted(entry.name for entry in os.scandir(folder)
+                                                       if entry.is_symlink() and os.path.isdir(entry.path))  # fmt: skip
         hint = f" {archives[0].name} is an archive: unzip it, and name the folder." if archives else (
             f" The linked folder {linked[0]!r} was not entered: --follow-links enters it." if linked else ""
         )  # fmt: skip
-        raise NothingLeft(f"{source}: no {what} ({suffix}) here.{hint}")
+        raise NothingLeft(f"{folder}: no {what} ({suffix}) here.{hint}")
     for file in archives:
-        ledger.skip(KIND, "a zip archive, which is not read (unzip it)", file)
+        source.ledger.skip(KIND, "a zip archive, which is not read (unzip it)", file)
     return found
 
 
@@ -82,19 +80,18 @@ def entries(found: Iterable[tuple[Path, str, Path]], root: Path) -> list[Entry]:
     short = [kept_folders(file.relative_to(home).parts[:-1], split) for file, split, home in found]
     common = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*short, strict=False)))
     names = ["/".join([*folders[common:], file.stem]) for (file, *_), folders in zip(found, short, strict=True)]
-    for longer in (_with_all_folders, _with_all_parts):
+    for longer in (lambda below: "/".join([*kept_folders(below.parts[:-1]), below.stem]),
+                   lambda below: below.with_suffix("").as_posix()):  # fmt: skip
         count = Counter((split, name) for (_, split, _), name in zip(found, names, strict=True))
         names = [name if count[split, name] == 1 else longer(file.relative_to(root))
                  for (file, split, _), name in zip(found, names, strict=True)]  # fmt: skip
     return [Entry(file, split, name) for (file, split, _), name in zip(found, names, strict=True)]
 
 
-def _with_all_folders(below: Path) -> str:
-    return "/".join([*kept_folders(below.parts[:-1]), below.stem])
-
-
-def _with_all_parts(below: Path) -> str:
-    return below.with_suffix("").as_posix()
+def by_folders(files: list[Path], source: SourceFolder) -> list[tuple[Path, str, Path]]:
+    """Every file with the split that a folder of it says, and the root."""
+    root = source.root
+    return [(file, split_of_folders(file.relative_to(root).parts[:-1]) or source.split, root) for file in files]
 
 
 class ImageLocations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.records import decoded, readable, text
+from data_tools.convert.records import read_text, text
 from dfine_lib.data.images import DataError
 
 MOST = 1 << 20  # bytes
@@ -13,16 +13,15 @@ MOST = 1 << 20  # bytes
 
 def names_of_yaml(file: Path) -> list[str]:
     """The classes that a `data.yaml` names, in order; `DataError` where it names none."""
-    return names_of(read_yaml(file, file.parent, follow_links=True).get("names"), str(file))
+    return names_of(read_yaml(file, read_text(file, file.parent, MOST, follow_links=True)).get("names"), str(file))
 
 
-def names_of_lines(file: Path, root: Path, follow_links: bool) -> list[str]:
-    """The classes of a text with a name a line; an empty line between two names counts and gives "".
+def names_of_lines(file: Path, content: str) -> list[str]:
+    """The classes of a text (that of `file`) with a name a line; an empty line between two names counts and gives "".
 
     Raises:
         DataError: no name, or the same one twice.
     """
-    content = decoded(readable(file, root, MOST, follow_links), file)
     rows = [row.strip() for row in content.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     while rows and not rows[-1]:
         rows.pop()
@@ -61,11 +60,10 @@ def names_of(names: Any, location: str) -> list[str]:
     return found
 
 
-def read_yaml(file: Path, root: Path, follow_links: bool) -> dict[str, Any]:
-    """What a `data.yaml` says; `DataError` where it is none."""
+def read_yaml(file: Path, content: str) -> dict[str, Any]:
+    """What the text of a `data.yaml` says; `DataError` where it is none."""
     import yaml
 
-    content = decoded(readable(file, root, MOST, follow_links), file)
     try:
         settings = yaml.safe_load(content)
     except RecursionError:

@@ -4,70 +4,52 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 
 from data_tools.convert.coco_file import CocoFile, NotCoco
 from data_tools.convert.coco_layouts import JSON, gives_way, other_task, split_of
 from data_tools.convert.records import Category, NothingLeft, Source, annotation_file, files_below
-from data_tools.convert.splits import known_split, train_last
-from data_tools.ledger import Ledger
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import by_split, known_split
 from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
 
-def read_coco_files(
-    source: Path, split: str, *, follow_links: bool = False, progress: bool = False, ledger: Ledger,
-    remark: Callable[[str], None] = lambda sentence: None,
-) -> Source:  # fmt: skip
+def read_coco_files(source: SourceFolder, *, progress: bool = False) -> Source:
     """One COCO file, or a folder with one for each split.
-
-    Args:
-        source: JSON file, or folder.
-        split: of a file that names none.
-        follow_links: read files that links lead to.
-        progress: show a bar.
-        ledger: takes the annotation files, and the boxes that are left out.
-        remark: takes sentences for the summary.
 
     Raises:
         NothingLeft: no file is in COCO format; says what was found instead.
         DataError: a file is not what it should be, or there are two of one split.
     """
-    root = source if source.is_dir() else source.parent
-    if root.name.lower() == "annotations" and source.is_file():
-        root = root.parent
-    if source.is_file():
-        parts = {split: _read(annotation_file(source, root, follow_links), progress)}
-        ledger.found("annotation files")
-        named = split_of(source, root)
-        if named is not None and named != split:
-            remark(f"{source.name} is taken as split {split} (--split says so, or is not given)")
+    path, root, ledger, remark = source.path, source.root, source.ledger, source.remark
+    if path.is_file():
+        if root.name.lower() == "annotations":
+            root = root.parent
+        try:
+            parts = {source.split: CocoFile(annotation_file(path, root, source.follow_links), progress)}
+        except NotCoco as error:
+            raise NothingLeft(f"{error} Nothing was read.") from error
+        ledger.found(KIND)
+        named = split_of(path, root)
+        if named is not None and named != source.split:
+            remark(f"{path.name} is taken as split {source.split} (--split says so, or is not given)")
     else:
-        parts = _by_split(source, split, _files(source, ledger, progress, follow_links), ledger)
-        _say_missing(source, parts, remark)
-    ledger.taken("annotation files", len(parts))
+        parts = _by_split(source, _files(source, progress))
+        _say_missing(path, parts, remark)
+    ledger.taken(KIND, len(parts))
     for part in parts.values():
         part.count_lost(ledger)
         _check_writing(part, remark)
     categories = _categories(list(parts.values()), remark)
     # Val before train: an image that is in both stays where it is measured on, and is not trained on.
-    records = (
-        record for name, part in train_last(parts.items(), itemgetter(0)) for record in part.records(name, ledger)
-    )
+    records = by_split(parts, lambda split, part: part.records(split, ledger))
     return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
 
 
-def _read(file: Path, progress: bool) -> CocoFile:
-    try:
-        return CocoFile(file, progress)
-    except NotCoco as error:
-        raise NothingLeft(f"{error} Nothing was read.") from error
-
-
-def _files(source: Path, ledger: Ledger, progress: bool, follow_links: bool) -> list[CocoFile]:
+def _files(source: SourceFolder, progress: bool) -> list[CocoFile]:
     """All files in COCO format; the others are passed over, by name.
 
     Raises:
@@ -75,32 +57,32 @@ def _files(source: Path, ledger: Ledger, progress: bool, follow_links: bool) -> 
         DataError: one whose name says that it should be COCO is no JSON, or a record of it is not as it should be.
     """
     found, passed = [], []
-    for file in files_below(source, JSON):
-        ledger.found("annotation files")
+    for file in source.files(*JSON):
+        source.ledger.found(KIND)
         if (what := other_task(file)) is not None:
             passed.append((file, what, ""))
             continue
         try:
-            found.append(CocoFile(annotation_file(file, source, follow_links), progress))
+            found.append(CocoFile(source.file(file), progress))
         except NotCoco as error:
             passed.append((file, error.kind, error.way_out))
     for file, what, _ in passed:
-        ledger.left_out("annotation files", what, file)
+        source.ledger.left_out(KIND, what, file)
     if found:
         return found
     if not passed:
         raise NothingLeft(
-            f"{source}: no JSON file. Name the COCO file itself, and the folder of its images with --images; is it "
-            "another format?"
+            f"{source.path}: no JSON file. Name the COCO file itself, and the folder of its images with --images; is "
+            "it another format?"
         )
     (what, way_out), count = Counter((what, way_out) for _, what, way_out in passed).most_common(1)[0]
     first = next(file for file, kind, _ in passed if kind == what)
     like = "" if count == 1 else f" ({count:,} of {len(passed):,} JSON files are)"
     end = f" {way_out}." if way_out else ""
-    raise NothingLeft(f"{source}: no COCO file with objects. {first} is something else: {what}{like}.{end}")
+    raise NothingLeft(f"{source.path}: no COCO file with objects. {first} is something else: {what}{like}.{end}")
 
 
-def _by_split(source: Path, split: str, files: list[CocoFile], ledger: Ledger) -> dict[str, CocoFile]:
+def _by_split(source: SourceFolder, files: list[CocoFile]) -> dict[str, CocoFile]:
     """Split → file.
 
     Raises:
@@ -108,20 +90,20 @@ def _by_split(source: Path, split: str, files: list[CocoFile], ledger: Ledger) -
     """
     groups: dict[str | None, list[CocoFile]] = {}
     for part in files:
-        groups.setdefault(split_of(part.file, source), []).append(part)
+        groups.setdefault(split_of(part.file, source.path), []).append(part)
     for name, group in groups.items():
         first = [part for part in group if not gives_way(part.file)]
         if first and len(first) < len(group):
             for part in group:
                 if part not in first:
-                    ledger.left_out("annotation files", "key points or panoptic, instances taken", part.file)
+                    source.ledger.left_out(KIND, "key points or panoptic, instances taken", part.file)
             groups[name] = first
         if len(groups[name]) > 1:
             both = " and ".join(str(part.file) for part in groups[name][:2])
             which = f"of split {name}" if name else "that name no split"
             raise DataError(
-                f"{source}: {len(groups[name])} annotation files {which}: {both}. Name the one to convert in place of "
-                "the folder, or rename them to instances_SPLIT.json."
+                f"{source.path}: {len(groups[name])} annotation files {which}: {both}. Name the one to convert in "
+                "place of the folder, or rename them to instances_SPLIT.json."
             )
     parts = {name: group[0] for name, group in groups.items()}
     if None in parts:
@@ -130,10 +112,10 @@ def _by_split(source: Path, split: str, files: list[CocoFile], ledger: Ledger) -
         if not alone and not rest.file.stem.lower().endswith("_default"):
             other = next(iter(parts.values())).file
             raise DataError(
-                f"{source}: {rest.file} names no split, and there is {other} besides. Name the one to convert in place "
-                "of the folder, or rename it to instances_SPLIT.json."
+                f"{source.path}: {rest.file} names no split, and there is {other} besides. Name the one to convert in "
+                "place of the folder, or rename it to instances_SPLIT.json."
             )
-        parts[split if alone else "default"] = rest
+        parts[source.split if alone else "default"] = rest
     named = {name: part for name, part in parts.items() if name is not None}
     return dict(sorted(named.items(), key=lambda item: (_ORDER.get(item[0], 3), item[0])))
 

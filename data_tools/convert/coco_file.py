@@ -215,7 +215,7 @@ class CocoFile:
     def count_lost(self, ledger: Ledger) -> None:
         """Count the annotations that belong to no image, and those without a box."""
         known = {self._key(identity) for identity in self.images}
-        lost = self.boxes.keys() - known
+        lost = self.boxes.image_keys() - known
         for i, reason in self._no_box:
             ledger.skip("boxes", reason, self.at("annotations", i))
         for key in sorted(lost):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from data_tools.convert.objects365 import read_objects365
 from data_tools.convert.openimages import read_openimages
 from data_tools.convert.records import Category, Source
 from data_tools.convert.report import Options, Report, Result
+from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import split_name
 from data_tools.convert.tables import read_categories
 from data_tools.convert.voc import read_voc
@@ -62,28 +62,29 @@ def convert(
         raise DataError(f"no way from {read!r} to {write!r}; from {', '.join(READERS)} to {', '.join(WRITERS)}.")
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.")
-    check_out(source, out)
+    check_out(out, source)
     split = split_name(options.split)
     given = None if options.categories is None else read_categories(options.categories)
     with new_folder(out, source) as unfinished, Report(unfinished, source, read, write, options) as report:
-        found = _reader(read, options, given, report)(source, split)
+        folder = SourceFolder(source, split, report.ledger, report.remark, options.follow_links)
+        found = READERS[read](folder, **_own_options(read, options, given))
         result = Conversion(found, unfinished, given, report).run()
     result.out = out
     return result
 
 
-def _reader(read: str, options: Options, given: list[Category] | None, report: Report) -> Callable[[Path, str], Source]:
-    own: dict[str, Any] = {}
+def _own_options(read: str, options: Options, given: list[Category] | None) -> dict[str, Any]:
+    """What the reader of one format takes beyond its source."""
     if read == "voc":
-        own = {"voc_corners": options.voc_corners}
-    elif read in ("coco", "objects365"):
-        own = {"progress": options.progress, "remark": report.remark}
-    elif read == "crowdhuman":
-        own = {"person_box": options.person_box}
-    elif read == "labelme":
-        own = {"join_groups": not options.keep_groups}
-    elif read == "yolo":
-        own = {"images": options.images, "spare_names": None if given is None else [found.name for found in given]}
-    elif read == "csv" and given is not None and len(given) == 1:
-        own = {"only_class": given[0].name}
-    return partial(READERS[read], ledger=report.ledger, follow_links=options.follow_links, **own)
+        return {"voc_corners": options.voc_corners}
+    if read in ("coco", "objects365"):
+        return {"progress": options.progress}
+    if read == "crowdhuman":
+        return {"person_box": options.person_box}
+    if read == "labelme":
+        return {"join_groups": not options.keep_groups}
+    if read == "yolo":
+        return {"images": options.images, "spare_names": None if given is None else [found.name for found in given]}
+    if read == "csv" and given is not None and len(given) == 1:
+        return {"only_class": given[0].name}
+    return {}

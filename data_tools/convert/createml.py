@@ -7,15 +7,15 @@ both. Other keys are refused, so that no box is lost under another name.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_kinds import kind_of
-from data_tools.convert.json_stream import first_character, list_records, read_small
-from data_tools.convert.records import Box, ImageRecord, NothingLeft, Source, annotation_file, files_below, number, text
-from data_tools.convert.splits import split_of_file, train_last
-from data_tools.ledger import Ledger
+from data_tools.convert.json_stream import first_character, list_records
+from data_tools.convert.records import Box, ImageRecord, NothingLeft, Source, number, text
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import by_split
 from dfine_lib.data.images import DataError
 
 IMAGE = ("image", "imagefilename")
@@ -23,44 +23,22 @@ BOXES = ("annotations", "annotation")
 SIDES = ("x", "y", "width", "height")
 
 
-def read_createml(source: Path, split: str, *, follow_links: bool = False, ledger: Ledger) -> Source:
+def read_createml(source: SourceFolder) -> Source:
     """One JSON file, or a folder with one; or folders train/, valid/ … with one each."""
-    root = source if source.is_dir() else source.parent
-    files = list(files_below(source, (".json",))) if source.is_dir() else [source]
-    lists = [file for file in files if _is_list(annotation_file(file, root, follow_links))]
+    files = source.files(".json")
+    lists = [file for file in files if first_character(source.file(file)) == "["]
     if not lists:
-        other = _other_kind(files[0], root, follow_links) if files else ""
-        raise NothingLeft(f"{source}: no CreateML file (.json with a list of images) here.{other}")
-    splits: dict[str, Path] = {}
-    for file in lists:
-        name = split_of_file(file.relative_to(root)) or split
-        if name in splits:
-            raise DataError(f"{source}: two files for split {name}: {splits[name]} and {file}. Give one of them.")
-        splits[name] = file
-    ledger.found("annotation files", len(splits))
-    ledger.taken("annotation files", len(splits))
-    for file in set(files) - set(lists):
-        ledger.skip("annotation files", "JSON that is no list of images", file)
-    records = (
-        record
-        for name, file in train_last(splits.items(), itemgetter(0))
-        for record in _records(file, root, name, follow_links)
-    )
-    return Source(root, records, tuple(splits))
+        other = f" {files[0]} is something else: {kind_of(source.json(files[0])) or 'no list'}." if files else ""
+        raise NothingLeft(f"{source.path}: no CreateML file (.json with a list of images) here.{other}")
+    splits = source.one_for_each_split(lists)
+    for file in files:
+        if file not in lists:
+            source.ledger.skip(KIND, "JSON that is no list of images", file)
+    return Source(source.root, by_split(splits, partial(_records, source)), tuple(splits))
 
 
-def _is_list(file: Path) -> bool:
-    return first_character(file) == "["
-
-
-def _other_kind(file: Path, root: Path, follow_links: bool) -> str:
-    """What a JSON file is that is no list, as a sentence."""
-    kind = kind_of(read_small(file, root, follow_links=follow_links))
-    return f" {file} is something else: {kind or 'no list'}."
-
-
-def _records(file: Path, root: Path, split: str, follow_links: bool) -> Iterator[ImageRecord]:
-    for i, record in list_records(annotation_file(file, root, follow_links)):
+def _records(source: SourceFolder, split: str, file: Path) -> Iterator[ImageRecord]:
+    for i, record in list_records(source.file(file)):
         location = f"{file}, record {i}"
         if i == 0 and (kind := kind_of([record])) and "CreateML" not in kind:
             raise NothingLeft(f"{file}: no CreateML file, but something else: {kind}.")

@@ -6,23 +6,14 @@ A `mask` and whatever has `ignore` = 1 become `iscrowd` = 1: neither trained on 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import parse
-from data_tools.convert.records import (
-    Box,
-    Category,
-    ImageRecord,
-    NothingLeft,
-    Source,
-    annotation_file,
-    files_below,
-    numbers,
-    text,
-)
-from data_tools.convert.splits import split_of_file, train_last
+from data_tools.convert.records import Box, Category, ImageRecord, NothingLeft, Source, numbers, text
+from data_tools.convert.source_folder import SourceFolder
+from data_tools.convert.splits import by_split
 from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
 
@@ -30,32 +21,18 @@ BOXES = {"full": "fbox", "visible": "vbox", "head": "hbox"}
 LONGEST_LINE = 16 << 20  # bytes
 
 
-def read_crowdhuman(
-    source: Path, split: str, *, person_box: str = "full", follow_links: bool = False, ledger: Ledger
-) -> Source:
+def read_crowdhuman(source: SourceFolder, *, person_box: str = "full") -> Source:
     """`annotation_train.odgt` and `annotation_val.odgt` of a folder, or one such file."""
-    root = source if source.is_dir() else source.parent
-    files = list(files_below(source, (".odgt",))) if source.is_dir() else [source]
+    files = source.files(".odgt")
     if not files:
-        raise NothingLeft(f"{source}: no CrowdHuman annotation files (.odgt) here.")
-    splits = [split_of_file(file.relative_to(root)) or split for file in files]
-    if len(set(splits)) < len(files):
-        named = ", ".join(f"{file.name} ({name})" for file, name in zip(files, splits, strict=True))
-        raise DataError(f"{source}: several .odgt files of one split: {named[:300]}. Give one of them.")
-    ledger.found("annotation files", len(files))
-    ledger.taken("annotation files", len(files))
-    records = (
-        record for file, name in train_last(zip(files, splits, strict=True), itemgetter(1))
-        for record in _records(file, root, name, person_box, follow_links, ledger)
-    )  # fmt: skip
-    return Source(root, records, tuple(splits), [Category("person")])
+        raise NothingLeft(f"{source.path}: no CrowdHuman annotation files (.odgt) here.")
+    splits = source.one_for_each_split(files)
+    records = by_split(splits, partial(_records, source, person_box))
+    return Source(source.root, records, tuple(splits), [Category("person")])
 
 
-def _records(
-    file: Path, root: Path, split: str, person_box: str, follow_links: bool, ledger: Ledger
-) -> Iterator[ImageRecord]:
-    annotation_file(file, root, follow_links)
-    with file.open("rb") as stream:
+def _records(source: SourceFolder, person_box: str, split: str, file: Path) -> Iterator[ImageRecord]:
+    with source.file(file).open("rb") as stream:
         line = 0
         while row := stream.readline(LONGEST_LINE + 1):
             line += 1
@@ -67,7 +44,7 @@ def _records(
             except UnicodeDecodeError as error:
                 raise DataError(f"{location}: not UTF-8.") from error
             if content:
-                yield _record(parse(content, location), location, split, person_box, ledger)
+                yield _record(parse(content, location), location, split, person_box, source.ledger)
 
 
 def _record(record: Any, location: str, split: str, person_box: str, ledger: Ledger) -> ImageRecord:

@@ -20,14 +20,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 
-from data_tools.convert.csv_file import csv_files, rows
+from data_tools.convert.csv_file import csv_files
 from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
-from data_tools.convert.records import Box, ImageRecord, NothingLeft, Source, number, numbers, size_or_none, text
-from data_tools.convert.splits import split_name, split_of_file, train_last
-from data_tools.ledger import Ledger
+from data_tools.convert.records import ImageRecord, NothingLeft, Source, number, numbers, size_or_none, text
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import by_split, split_name
 from dfine_lib.data.images import DataError
 
 IMAGE = (
@@ -77,42 +76,29 @@ class _Columns:
         return max(used + [column for column in (self.label, self.split) if column is not None])
 
 
-def read_csv_rows(
-    source: Path, split: str, *, only_class: str | None = None, follow_links: bool = False, ledger: Ledger
-) -> Source:
+def read_csv_rows(source: SourceFolder, *, only_class: str | None = None) -> Source:
     """One CSV file, or a folder with one per split (train.csv, valid/_annotations.csv …).
 
-    Args:
-        source: what to read; of a folder, CSV files of other content are counted and not read.
-        split: name of the only split, where neither a column nor the name of a file or folder gives one.
-        only_class: of all boxes, where no column gives one.
-        follow_links: read what links outside.
-        ledger: gets the files, and rows that name a class and no box.
+    Of a folder, CSV files of other content are counted and not read. `only_class` is the class of all boxes, where no
+    column gives one.
     """
-    root = source if source.is_dir() else source.parent
-    reader = _Reader(root, only_class, follow_links, ledger)
-    files = csv_files(source)
+    reader = _Reader(source, only_class)
+    files = csv_files(source.path)
     unknown: list[tuple[Path, _UnknownColumns]] = []
     for file in files:
         try:
-            reader.read(file, split_of_file(file.relative_to(root)) or split)
+            reader.read(file, source.split_of(file))
         except _UnknownColumns as error:
             unknown.append((file, error))
     if len(unknown) == len(files):
         raise DataError(str(unknown[0][1]))
     for file, _ in unknown:
-        ledger.skip("annotation files", "CSV file of other columns", file)
+        source.ledger.skip(KIND, "CSV file of other columns", file)
     if not reader.parts:
-        raise NothingLeft(f"{source}: no rows.")
-    for part in reader.parts.values():
-        part.boxes.sort()
-    records = (
-        record for name, part in train_last(reader.parts.items(), itemgetter(0)) for record in part.records(name)
-    )
-    return Source(
-        root, records, tuple(reader.parts), None, sum(len(part.images) for part in reader.parts.values()),
-        reader.remarks,
-    )  # fmt: skip
+        raise NothingLeft(f"{source.path}: no rows.")
+    records = by_split(reader.parts, lambda split, part: part.records(split))
+    total = sum(len(part.images) for part in reader.parts.values())
+    return Source(source.root, records, tuple(reader.parts), None, total)
 
 
 class _UnknownColumns(Exception):
@@ -137,13 +123,10 @@ class _Part:
         self.boxes = BoxColumns()
 
     def records(self, split: str) -> Iterator[ImageRecord]:
+        self.boxes.sort()
         names = list(self.names)
         for name, image in self.images.items():
-            found = [
-                Box(*values, names[label], bool(flags & CROWD), difficult=bool(flags & DIFFICULT),
-                    truncated=bool(flags & TRUNCATED), location=f"{image.file}, line {at}")
-                for label, at, values, flags, _, _ in self.boxes.of(image.key)
-            ]  # fmt: skip
+            found = self.boxes.boxes_of(image.key, names, f"{image.file}, line ")
             yield ImageRecord(split, name, *image.size, found, f"{image.file}, line {image.line}",
                               relative=image.relative, folders=(image.file.parent,), may_be_path=True)  # fmt: skip
 
@@ -151,16 +134,15 @@ class _Part:
 class _Reader:
     """Rows of all files, by split."""
 
-    def __init__(self, root: Path, only_class: str | None, follow_links: bool, ledger: Ledger):
-        self.root, self.only_class, self.follow_links, self.ledger = root, only_class, follow_links, ledger
+    def __init__(self, source: SourceFolder, only_class: str | None):
+        self.source, self.only_class = source, only_class
         self.parts: dict[str, _Part] = {}
-        self.remarks: list[str] = []
 
     def read(self, file: Path, own: str) -> None:
         """Take the rows of one file; `own` is their split where no column gives one."""
         columns: _Columns | None = None
         edges = self._edges_in_one_field(file)
-        for line, row in rows(file, self.root, self.follow_links):
+        for line, row in self.source.csv_rows(file):
             location = f"{file}, line {line}"
             if columns is None:
                 columns = _columns(row, location)
@@ -175,8 +157,7 @@ class _Reader:
                 raise DataError(f"{location}: {len(row)} fields, {columns.last + 1} expected. The file may be cut off.")
             fields = [value.strip() for value in row] + [""] * (columns.box[-1] + 1 - len(row))
             self._row(fields, columns, own, edges, file, line)
-        self.ledger.found("annotation files")
-        self.ledger.taken("annotation files")
+        self.source.ledger.accept(KIND)
 
     def _row(self, row: list[str], columns: _Columns, own: str, edges: bool, file: Path, line: int) -> None:
         location = f"{file}, line {line}"
@@ -195,7 +176,7 @@ class _Reader:
         values = [row[column] for column in columns.box]
         if all(value.lower() in _EMPTY for value in values):
             if columns.label is not None and label and label.lower() not in _EMPTY:
-                self.ledger.skip("boxes", "class without a box", location)
+                self.source.ledger.skip("boxes", "class without a box", location)
             return
         box = _box(values, columns.kind, edges, location)
         flags = 0
@@ -212,7 +193,7 @@ class _Reader:
         """
         columns: _Columns | None = None
         found = as_edges = as_sides = 0
-        for line, row in rows(file, self.root, self.follow_links):
+        for line, row in self.source.csv_rows(file):
             location = f"{file}, line {line}"
             if columns is None:
                 columns = _columns(row, location)
@@ -232,7 +213,8 @@ class _Reader:
         if as_edges < NEARLY_ALL * found <= as_sides:
             return False
         if as_sides < NEARLY_ALL * found <= as_edges:
-            self.remarks.append(f"{file.name}: bbox holds left, top, right, bottom: as sides, boxes would leave images")
+            how = "left, top, right, bottom: as sides, boxes would leave images"
+            self.source.remark(f"{file.name}: bbox holds {how}")
             return True
         raise DataError(
             f"{file}: does column bbox hold left, top, width, height, or left, top, right, bottom? Of its {found:,} "

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from data_tools.convert.annotation_files import KIND, annotation_files
+from data_tools.convert.annotation_files import annotation_files
 from data_tools.convert.cvat_tasks import Task, Tasks, frame_name, frame_of, label_of, task_index, whole
 from data_tools.convert.packed import BoxColumns
 from data_tools.convert.records import (
@@ -27,9 +27,9 @@ from data_tools.convert.records import (
     size_or_none,
     text,
 )  # fmt: skip
+from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import in_order
-from data_tools.convert.xml_stream import OtherXml, child_text, elements
-from data_tools.ledger import Ledger
+from data_tools.convert.xml_stream import OtherXml, child_text
 from dfine_lib.data.images import DataError
 
 BOXLESS = ("points", "cuboid", "skeleton", "tag")
@@ -37,31 +37,30 @@ SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", *BOXLESS)
 NO_CLASS = ("points", "tag", "skeleton")  # types of labels whose shapes have no box
 
 
-def read_cvat(source: Path, split: str, *, follow_links: bool = False, ledger: Ledger) -> Source:
+def read_cvat(source: SourceFolder) -> Source:
     """One XML file, or a folder with one or several; the `subset` of an image, a track or a task is its split."""
-    root = source if source.is_dir() else source.parent
-    files = annotation_files(source, ".xml", "CVAT files", ledger=ledger, follow_links=follow_links)
-    reader = _Reader(root, files, split, ledger, follow_links)
+    files = annotation_files(source, ".xml", "CVAT files")
+    reader = _Reader(source, files)
     for file in files:
-        ledger.found(KIND)
+        source.ledger.found(KIND)
         try:
             reader.look_through(file)
-            ledger.taken(KIND)
+            source.ledger.taken(KIND)
         except OtherXml as error:
             if len(files) == 1:
                 raise
-            ledger.left_out(KIND, f"no <annotations> but <{error.tag[:40]}>", file)
+            source.ledger.left_out(KIND, f"no <annotations> but <{error.tag[:40]}>", file)
     reader.sort()
     categories = [Category(name) for name in reader.classes] or None
-    return Source(root, reader.records(), in_order(reader.splits), categories, reader.total)
+    return Source(source.root, reader.records(), in_order(reader.splits), categories, reader.total)
 
 
 class _Reader:
     """Two passes: classes, tasks, names and tracks; then the images."""
 
-    def __init__(self, root: Path, files: list[Path], split: str, ledger: Ledger, follow_links: bool):
-        self.root, self.ledger, self.follow_links = root, ledger, follow_links
-        self.tasks = Tasks(root, files, split)
+    def __init__(self, source: SourceFolder, files: list[Path]):
+        self.source, self.ledger = source, source.ledger
+        self.tasks = Tasks(source, files)
         self.classes: dict[str, None] = {}
         self.splits: dict[str, None] = {}
         self.files: dict[Path, set[int]] = {}  # file → keys of its images, by task and id
@@ -77,7 +76,7 @@ class _Reader:
         self.files[file] = set()
         images, tracks = 0, 0
         kinds = ("label", "task", "job", "image", "track")
-        for element in elements(file, self.root, kinds, self.follow_links, outermost="annotations"):
+        for element in self.source.xml(file, *kinds, outermost="annotations"):
             if element.tag in ("image", "track") and metas:
                 self.tasks.add(file, metas)
                 metas = []
@@ -102,8 +101,7 @@ class _Reader:
         if (kind := child_text(element, "type")) in NO_CLASS:
             self.ledger.skip("classes", f"label of type {kind}, which has no boxes", f"{location}, label {name[:200]}")
             return
-        self.ledger.found("classes")
-        self.ledger.taken("classes")
+        self.ledger.accept("classes")
         self.classes[name] = None
 
     def _note_image(self, element: Element, file: Path, i: int) -> None:
@@ -141,9 +139,9 @@ class _Reader:
         """Between the passes: all splits, all names, the frames of all tracks."""
         self._boxes.sort()
         with_boxes: dict[int, set[int]] = {}
-        keys = self._boxes.keys()
-        for key in keys:
-            if key not in self.files[(task := self._task_of(key)).file]:
+        for key in self._boxes.image_keys():
+            task = self.tasks.all[task_index(key)]
+            if key not in self.files[task.file]:
                 with_boxes.setdefault(task.index, set()).add(frame_of(key))
         of_images = {task.index for task, *_ in self._images}
         self.frames = {task.index: sorted(with_boxes.get(task.index, ())) if task.index in of_images
@@ -161,9 +159,6 @@ class _Reader:
         self.splits[self.tasks.split_of(task, subset)] = None
         self.tasks.note_name(task, subset, name)
 
-    def _task_of(self, key: int) -> Task:
-        return self.tasks.all[task_index(key)]
-
     def records(self) -> Iterator[ImageRecord]:
         """The second pass: images, then frames, file by file; those of train in a pass of their own, the last."""
         for train in (False, True) if len(self.splits) > 1 else (self.splits.keys() == {"train"},):
@@ -175,7 +170,7 @@ class _Reader:
                         yield from (self._frame(task, frame) for frame in frames)
 
     def _images_of(self, file: Path, train: bool) -> Iterator[ImageRecord]:
-        for i, image in enumerate(elements(file, self.root, ("image",), self.follow_links)):
+        for i, image in enumerate(self.source.xml(file, "image")):
             identity = image.get("id") or str(i)
             location = f"{file}, image {identity[:40]}"
             task = self.tasks.of(file, image.get("task_id"))
@@ -205,9 +200,7 @@ class _Reader:
         )  # fmt: skip
 
     def _boxes_of(self, task: Task, key: int) -> list[Box]:
-        names = list(self._labels)
-        return [Box(*values, names[label], location=f"{task.file}, track {track}, frame {frame_of(key)}")
-                for label, track, values, *_ in self._boxes.of(key)]  # fmt: skip
+        return self._boxes.boxes_of(key, list(self._labels), f"{task.file}, track ", f", frame {frame_of(key)}")
 
 
 def _copy(element: Element) -> Element:

@@ -10,7 +10,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from data_tools.convert.records import number, size_or_none, text
-from data_tools.convert.splits import split_name, split_of_file
+from data_tools.convert.source_folder import SourceFolder
+from data_tools.convert.splits import split_name
 from data_tools.convert.xml_stream import child_text
 from dfine_lib.data.images import DataError
 
@@ -84,16 +85,10 @@ def frame_name(frame: int) -> str:
 
 
 class Tasks:
-    """All tasks of a source, and how often an image's name occurs in them.
+    """All tasks of a source with these annotation files, and how often an image's name occurs in them."""
 
-    Args:
-        root: of the source.
-        files: its annotation files.
-        split: where nothing names one.
-    """
-
-    def __init__(self, root: Path, files: list[Path], split: str):
-        self.root, self.split = root, split
+    def __init__(self, source: SourceFolder, files: list[Path]):
+        self.source, self.root = source, source.root
         self.folders = Counter(file.parent for file in files)
         self.all: list[Task] = []
         self._by_name: dict[tuple[Path, str], Task] = {}
@@ -130,7 +125,7 @@ class Tasks:
         name = (subset or task.subset or "").strip()
         if name.lower() == "default" and not any(other.lower() not in ("", "default") for other in self._subsets):
             name = ""
-        return split_name(name) if name else split_of_file(task.file.relative_to(self.root)) or self.split
+        return split_name(name) if name else self.source.split_of(task.file)
 
     def note_name(self, task: Task, subset: str | None, name: str) -> None:
         """Note that a task has an image of that name; all subsets must be known."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from data_tools.convert.records import decoded, readable
+from data_tools.convert.records import read_text
 from data_tools.convert.text_files import encoding_of, open_plain
 from dfine_lib.data.coco_json import why_no_json
 from dfine_lib.data.images import DataError
@@ -32,7 +32,7 @@ def parse(text: str, place: str) -> Any:
 
 def read_small(file: Path, root: Path, most_bytes: int = 256 << 20, follow_links: bool = False) -> Any:
     """The value of a whole file."""
-    return parse(decoded(readable(file, root, most_bytes, follow_links), file), str(file))
+    return parse(read_text(file, root, most_bytes, follow_links), str(file))
 
 
 class _Reader:

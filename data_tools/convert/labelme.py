@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
-from data_tools.convert.annotation_files import KIND, Entry, ImageLocations, annotation_files, entries
+from data_tools.convert.annotation_files import Entry, ImageLocations, annotation_files, by_folders, entries
 from data_tools.convert.json_kinds import kind_of
-from data_tools.convert.json_stream import read_small
 from data_tools.convert.records import (
     TURNED,
     Box,
@@ -25,8 +23,9 @@ from data_tools.convert.records import (
     numbers,
     size_or_none,
     text,
-)  # fmt: skip
-from data_tools.convert.splits import in_order, split_of_folders, train_last
+)
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import in_order, train_last
 from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
 
@@ -37,34 +36,28 @@ JOINED = "shapes of one label and one group_id joined into one box"
 APART = "group_id with several labels: a box for each label"
 
 
-def read_labelme(
-    source: Path, split: str, *, follow_links: bool = False, ledger: Ledger, join_groups: bool = True
-) -> Source:
+def read_labelme(source: SourceFolder, *, join_groups: bool = True) -> Source:
     """A folder of LabelMe files, with folders train/, val/ … at any depth or without; or one file."""
-    root = source if source.is_dir() else source.parent
-    files = annotation_files(source, ".json", "LabelMe files", ledger=ledger, follow_links=follow_links)
-    listed = [(file, split_of_folders(file.relative_to(root).parts[:-1]) or split, root) for file in files]
-    found = entries(listed, root)
-    ledger.found(KIND, len(found))
-    records = _records(found, root, join_groups, ledger, follow_links, alone=not source.is_dir())
-    return Source(root, records, in_order(entry.split for entry in found), None, len(found))
+    files = annotation_files(source, ".json", "LabelMe files")
+    found = entries(by_folders(files, source), source.root)
+    source.ledger.found(KIND, len(found))
+    records = _records(source, found, join_groups)
+    return Source(source.root, records, in_order(entry.split for entry in found), None, len(found))
 
 
-def _records(
-    found: list[Entry], root: Path, join_groups: bool, ledger: Ledger, follow_links: bool, alone: bool
-) -> Iterator[ImageRecord]:
-    places = ImageLocations(found, root)
+def _records(source: SourceFolder, found: list[Entry], join_groups: bool) -> Iterator[ImageRecord]:
+    places = ImageLocations(found, source.root)
     for entry in train_last(found, attrgetter("split")):
-        content = read_small(entry.file, root, follow_links=follow_links)
+        content = source.json(entry.file)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             other = kind_of(content)
             kind = f"no LabelMe file: {other}" if other else "no LabelMe file (no list 'shapes')"
-            if alone:
+            if source.path.is_file():
                 raise NothingLeft(f"{entry.file}: {kind}.")
-            ledger.left_out(KIND, kind, entry.file)
+            source.ledger.left_out(KIND, kind, entry.file)
             continue
-        ledger.taken(KIND)
-        yield _record(entry, content, places, join_groups, ledger)
+        source.ledger.taken(KIND)
+        yield _record(entry, content, places, join_groups, source.ledger)
 
 
 def _record(

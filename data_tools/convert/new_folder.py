@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from dfine_lib.data.images import DataError
 
 _NO_HARD_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
@@ -26,8 +28,7 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
         DataError: see `check_out`.
         OSError: it cannot be written; the message names `out`.
     """
-    for source in sources:
-        check_out(source, out)
+    check_out(out, *sources)
     place = out.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(place)
@@ -36,7 +37,7 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
     try:
         unfinished.mkdir()
         yield unfinished
-        check_out(sources[0], out)
+        check_out(out, *sources)
         if inside:
             for path in sorted(unfinished.iterdir()):
                 path.rename(place / path.name)
@@ -50,6 +51,26 @@ def new_folder(out: Path, *sources: Path) -> Iterator[Path]:
         raise named from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def kept_folder(out: Path, lock: Path) -> Iterator[None]:
+    """Let one process at a time work on a folder whose files stay when it is stopped, for the next run to resume.
+
+    Raises:
+        DataError: another process is at work there.
+        OSError: it cannot be written; the message names `out`.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
+    except OSError as error:
+        if (named := named_error(error, out, out, "what is done is kept, and the same command resumes")) is None:
+            raise
+        raise named from error
 
 
 def _start(place: Path) -> str:
@@ -84,12 +105,23 @@ def _remove_abandoned(place: Path) -> None:
                 continue
 
 
-def check_out(source: Path, out: Path) -> None:
-    """`DataError` where `out` holds something already or lies in the source."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise DataError(f"{out} is there and no folder: choose another place.")
+def check_out(out: Path, *sources: Path) -> None:
+    """`DataError` where `out` holds something already or lies in a source."""
+    check_is_folder(out)
     if out.is_dir() and any(not path.name.startswith(_start(out.resolve())) for path in out.iterdir()):
         raise DataError(f"{out} is not empty: choose another folder, or empty it.")
+    for source in sources:
+        check_outside(out, source)
+
+
+def check_is_folder(out: Path) -> None:
+    """`DataError` where something else than a folder is there."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise DataError(f"{out} is there and no folder: choose another place.")
+
+
+def check_outside(out: Path, source: Path) -> None:
+    """`DataError` where `out` lies in a source."""
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, which is not to be changed: choose another place.")
 

@@ -6,22 +6,16 @@ Ids and names of the categories stay as the file has them (some names carry blan
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from data_tools.convert.coco import read_coco_files
 from data_tools.convert.coco_layouts import split_of
 from data_tools.convert.records import Source
+from data_tools.convert.source_folder import SourceFolder
 
 
-def read_objects365(source: Path, split: str, **more: Any) -> Source:
-    """`zhiyuan_objv2_train.json` and `zhiyuan_objv2_val.json`, in the folder or below, or one file.
-
-    Args:
-        source: folder or file; the name of a file says its split.
-        split: of a file whose name says none.
-        more: see `read_coco_files`.
-    """
-    if source.is_file():
-        split = split_of(source, source.parent) or split
-    return read_coco_files(source, split, **more)
+def read_objects365(source: SourceFolder, *, progress: bool = False) -> Source:
+    """`zhiyuan_objv2_train.json` and `zhiyuan_objv2_val.json`, in the folder or below; or one of them."""
+    if source.path.is_file():
+        source = replace(source, split=split_of(source.path, source.root) or source.split)
+    return read_coco_files(source, progress=progress)

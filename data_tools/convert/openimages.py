@@ -8,14 +8,14 @@ points.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 
-from data_tools.convert.csv_file import csv_files, rows
+from data_tools.convert.csv_file import csv_files
 from data_tools.convert.packed import CROWD, TRUNCATED, BoxColumns
-from data_tools.convert.records import Box, ImageRecord, Source, number, text
-from data_tools.convert.splits import split_of_file, train_last
-from data_tools.ledger import Ledger
+from data_tools.convert.records import ImageRecord, Source, number, text
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import by_split
 from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
@@ -24,51 +24,41 @@ DESCRIPTIONS = "class-descriptions"
 FARTHEST = 2.0  # sides of the image; edges beyond are pixels
 
 
-def read_openimages(source: Path, split: str, *, follow_links: bool = False, ledger: Ledger) -> Source:
+def read_openimages(source: SourceFolder) -> Source:
     """`train-annotations-bbox.csv`, `validation-…`, `test-…`, or any one CSV file with those columns."""
-    root = source if source.is_dir() else source.parent
-    beside = [*csv_files(source)] if source.is_dir() else sorted(root.glob("*.csv"))
-    descriptions = _descriptions([file for file in beside if DESCRIPTIONS in _plain(file)], root, follow_links)
-    files: dict[str, Path] = {}
-    candidates = [file for file in csv_files(source) if DESCRIPTIONS not in _plain(file)]
+    beside = csv_files(source.path) if source.path.is_dir() else sorted(source.root.glob("*.csv"))
+    descriptions = _descriptions(source, [file for file in beside if DESCRIPTIONS in _plain(file)])
+    candidates = [file for file in csv_files(source.path) if DESCRIPTIONS not in _plain(file)]
+    files = []
     for file in candidates:
-        if len(candidates) > 1 and (reason := _no_boxes(file, root, follow_links)) is not None:
-            ledger.skip("annotation files", reason, file)
-            continue
-        name = split_of_file(file.relative_to(root)) or split
-        if name in files:
-            raise DataError(f"{source}: two files for split {name}: {files[name].name} and {file.name}. Name one.")
-        files[name] = file
+        if len(candidates) > 1 and (reason := _no_boxes(source, file)) is not None:
+            source.ledger.skip(KIND, reason, file)
+        else:
+            files.append(file)
     if not files:
-        raise DataError(f"{source}: no CSV file with columns {', '.join(NEEDED)} (other CSV: --from csv).")
-    ledger.found("annotation files", len(files))
-    ledger.taken("annotation files", len(files))
-    records = (
-        record
-        for name, file in train_last(files.items(), itemgetter(0))
-        for record in _records(file, root, name, descriptions, follow_links)
-    )
-    return Source(root, records, tuple(files))
+        raise DataError(f"{source.path}: no CSV file with columns {', '.join(NEEDED)} (other CSV: --from csv).")
+    splits = source.one_for_each_split(files)
+    return Source(source.root, by_split(splits, partial(_records, source, descriptions)), tuple(splits))
 
 
 def _plain(file: Path) -> str:
     return file.name.lower().replace("_", "-")
 
 
-def _descriptions(files: list[Path], root: Path, follow_links: bool) -> dict[str, str]:
+def _descriptions(source: SourceFolder, files: list[Path]) -> dict[str, str]:
     """Name of every code."""
     found = {}
     for file in files:
-        for line, row in rows(file, root, follow_links):
+        for line, row in source.csv_rows(file):
             if len(row) < 2:
                 raise DataError(f"{file}, line {line}: expected a code and a name.")
             found[row[0].strip()] = row[1].strip()
     return found
 
 
-def _no_boxes(file: Path, root: Path, follow_links: bool) -> str | None:
+def _no_boxes(source: SourceFolder, file: Path) -> str | None:
     """Why a CSV file is none of boxes, by its header; None where it is one."""
-    header = {field.strip() for field in next(iter(rows(file, root, follow_links)), (0, []))[1]}
+    header = {field.strip() for field in next(source.csv_rows(file), (0, []))[1]}
     if header.issuperset(NEEDED):
         return None
     if "MaskPath" in header:
@@ -78,15 +68,13 @@ def _no_boxes(file: Path, root: Path, follow_links: bool) -> str | None:
     return "image labels without boxes" if {"ImageID", "LabelName"} <= header else "CSV file of other columns"
 
 
-def _records(
-    file: Path, root: Path, split: str, descriptions: dict[str, str], follow_links: bool
-) -> Iterator[ImageRecord]:
+def _records(source: SourceFolder, descriptions: dict[str, str], split: str, file: Path) -> Iterator[ImageRecord]:
     """Images in the order in which the file first names them; rows of one image need not be together."""
     images: dict[str, int] = {}
     names: dict[str, int] = {}
     boxes = BoxColumns()
     columns: dict[str, int] = {}
-    for line, row in rows(file, root, follow_links):
+    for line, row in source.csv_rows(file):
         location = f"{file}, line {line}"
         if not columns:
             columns = {field.strip(): i for i, field in enumerate(row)}
@@ -113,14 +101,9 @@ def _records(
     boxes.sort()
     listed = list(names)
     for image, key in images.items():
-        has_ending = is_image_name(image)
-        found = [
-            Box(*values, listed[label], bool(flags & CROWD), truncated=bool(flags & TRUNCATED),
-                location=f"{file}, line {line}")
-            for label, line, values, flags, _, _ in boxes.of(key)
-        ]  # fmt: skip
-        yield ImageRecord(split, image if has_ending else f"{image}.jpg", None, None, found,
-                      f"{file}, ImageID {image[:80]}", relative=True)  # fmt: skip
+        found = boxes.boxes_of(key, listed, f"{file}, line ")
+        yield ImageRecord(split, image if is_image_name(image) else f"{image}.jpg", None, None, found,
+                          f"{file}, ImageID {image[:80]}", relative=True)  # fmt: skip
 
 
 def _is_set(row: list[str], columns: dict[str, int], key: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from data_tools.convert.records import Box
 
 CROWD, DIFFICULT, TRUNCATED, IGNORE, OUTLINED = 1, 2, 4, 8, 16
 _LOST = -(2**63)  # stands for None in a column of integers
@@ -52,7 +54,21 @@ class BoxColumns:
                 None if identity == _LOST else identity,
             )  # fmt: skip
 
-    def keys(self) -> set[int]:
+    def boxes_of(self, image: int, names: Sequence[str], before: str, after: str = "") -> list[Box]:
+        """The boxes of one image.
+
+        Args:
+            image: its key.
+            names: the class of every label.
+            before: what stands before a box's line or record in its location; `after`: behind it.
+        """
+        return [
+            Box(*numbers, names[label], bool(flags & CROWD), bool(flags & IGNORE), bool(flags & DIFFICULT),
+                bool(flags & TRUNCATED), area, identity, f"{before}{at}{after}")
+            for label, at, numbers, flags, area, identity in self.of(image)
+        ]  # fmt: skip
+
+    def image_keys(self) -> set[int]:
         """The images that boxes were added for."""
         first = np.flatnonzero(self._keys[1:] != self._keys[:-1]) + 1  # they are sorted
         return set(self._keys[:1].tolist() + self._keys[first].tolist())

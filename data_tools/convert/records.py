@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,6 @@ class Source:
     splits: tuple[str, ...]
     categories: list[Category] | None = None  # None: known from the boxes; sorted by name
     total: int | None = None  # records, for the progress bar
-    remarks: list[str] = field(default_factory=list)  # for the summary; a reader may add to them while it yields
 
 
 def number(value: Any, location: str, what: str) -> float:
@@ -269,6 +268,11 @@ def readable(file: Path, root: Path, most_bytes: int, follow_links: bool = False
     if len(content) > most_bytes:
         raise DataError(f"{file}: larger than {most_bytes >> 20} MiB; no annotation file of this format is.")
     return content
+
+
+def read_text(file: Path, root: Path, most_bytes: int, follow_links: bool = False) -> str:
+    """The text of an annotation file inside `root`; errors are those of `readable` and `decoded`."""
+    return decoded(readable(file, root, most_bytes, follow_links), file)
 
 
 def decoded(content: bytes, file: Path) -> str:

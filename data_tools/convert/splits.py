@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from pathlib import PurePath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dfine_lib.data.images import DataError
+
+if TYPE_CHECKING:
+    from data_tools.convert.records import ImageRecord
 
 Item = TypeVar("Item")
 _MEANINGS = {
@@ -48,6 +52,12 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 def train_last(items: Iterable[Item], split_of: Callable[[Item], str]) -> list[Item]:
     """In their order, those of train last: an image that is in train and in val stays where it is measured on."""
     return sorted(items, key=lambda item: split_of(item) == "train")
+
+
+def by_split(parts: dict[str, Item], read: Callable[[str, Item], Iterable[ImageRecord]]) -> Iterator[ImageRecord]:
+    """The records of every split, those of train last."""
+    for split, part in train_last(parts.items(), itemgetter(0)):
+        yield from read(split, part)
 
 
 def split_of_folders(parts: Iterable[str]) -> str | None:

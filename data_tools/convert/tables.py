@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.convert.class_names import names_of_lines, names_of_yaml
+from data_tools.convert.class_names import MOST, names_of_lines, names_of_yaml
 from data_tools.convert.csv_file import rows
 from data_tools.convert.json_stream import object_records, read_small
-from data_tools.convert.records import Category, clean_name, size_or_none, text
+from data_tools.convert.records import Category, clean_name, read_text, size_or_none, text
 from dfine_lib.data.images import DataError
 
 
@@ -24,7 +24,7 @@ def read_categories(given: str) -> list[Category]:
     elif file.suffix.lower() in (".yaml", ".yml"):
         found = [Category(name) for name in names_of_yaml(file)]
     elif len(given) < 1000 and file.is_file():
-        names = names_of_lines(file, file.parent, follow_links=True)
+        names = names_of_lines(file, read_text(file, file.parent, MOST, follow_links=True))
         if "" in names:
             raise DataError(
                 f"{file}, line {names.index('') + 1}: an empty line; where numbers stand for classes, it would count "

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
-from data_tools.convert.annotation_files import KIND, Entry, ImageLocations, annotation_files, entries
+from data_tools.convert.annotation_files import Entry, ImageLocations, annotation_files, by_folders, entries
 from data_tools.convert.records import (
     Box,
     Category,
@@ -25,93 +25,81 @@ from data_tools.convert.records import (
     around,
     around_turned,
     corners,
-    decoded,
     number,
-    readable,
     size_or_none,
     text,
 )  # fmt: skip
-from data_tools.convert.splits import in_order, split_of_folders, train_last
+from data_tools.convert.source_folder import KIND, SourceFolder
+from data_tools.convert.splits import in_order, train_last
 from data_tools.convert.voc_lists import listed_files
-from data_tools.convert.xml_stream import OtherXml, child_text, elements
+from data_tools.convert.xml_stream import OtherXml, child_text
 from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
 
 Corners = Literal["plain", "inclusive"]
 
 
-def read_voc(
-    source: Path, split: str, *, voc_corners: Corners = "plain", follow_links: bool = False, ledger: Ledger
-) -> Source:
+def read_voc(source: SourceFolder, *, voc_corners: Corners = "plain") -> Source:
     """Folders with `Annotations` and `ImageSets/Main`, one or several; without lists, all XML files of a folder.
 
     Without lists a folder named as a split is one (`train/`, `Annotations/val/`).
     """
-    root = source if source.is_dir() else source.parent
-    files = annotation_files(source, ".xml", "VOC annotation files", ledger=ledger, follow_links=follow_links)
-    listed = listed_files(root, files, split, ledger=ledger, follow_links=follow_links) if source.is_dir() else None
+    files = annotation_files(source, ".xml", "VOC annotation files")
+    listed = listed_files(source, files) if source.path.is_dir() else None
     if listed is None:
-        listed = [(file, split_of_folders(file.relative_to(root).parts[:-1]) or split, root) for file in files]
-    found = entries(listed, root)
-    ledger.found(KIND, len(found))
+        listed = by_folders(files, source)
+    found = entries(listed, source.root)
+    source.ledger.found(KIND, len(found))
     taken = {entry.file for entry in found}
     for file in files:
         if file not in taken:
-            ledger.skip(KIND, "in no list that was taken", file)
-    places = ImageLocations(found, root)
-    records = _records(found, root, places, voc_corners, ledger, follow_links, alone=not source.is_dir())
-    homes = list(dict.fromkeys([root, *(home for _, _, home in listed)]))
-    return Source(root, records, in_order(entry.split for entry in found),
-                  _label_list(homes, root, ledger, follow_links), len(found))  # fmt: skip
+            source.ledger.skip(KIND, "in no list that was taken", file)
+    homes = list(dict.fromkeys([source.root, *(home for _, _, home in listed)]))
+    splits = in_order(entry.split for entry in found)
+    return Source(source.root, _records(source, found, voc_corners), splits, _label_list(source, homes), len(found))
 
 
-def _label_list(homes: list[Path], root: Path, ledger: Ledger, follow_links: bool) -> list[Category] | None:
+def _label_list(source: SourceFolder, homes: list[Path]) -> list[Category] | None:
     """The classes of `labels.txt`, or of CVAT's `labelmap.txt` (`name:colour:parts:actions`)."""
     names: dict[str, None] = {}
     for file in (home / name for home in homes for name in ("labels.txt", "labelmap.txt")):
         if not file.is_file():
             continue
-        for line, row in enumerate(decoded(readable(file, root, 1 << 20, follow_links), file).splitlines(), 1):
+        for line, row in enumerate(source.text(file, 1 << 20).splitlines(), 1):
             name = row.strip()
             if file.name == "labelmap.txt":
                 name = "" if name.startswith("#") else name.split(":")[0].strip()
                 if name == "background":  # stands first in every such file, and is no class of objects
-                    ledger.skip("classes", "background, which has no boxes", f"{file}, line {line}")
+                    source.ledger.skip("classes", "background, which has no boxes", f"{file}, line {line}")
                     continue
             if name and name not in names:
                 names[name] = None
-                ledger.found("classes")
-                ledger.taken("classes")
+                source.ledger.accept("classes")
     return [Category(name) for name in names] or None
 
 
-def _records(
-    found: list[Entry], root: Path, places: ImageLocations, voc_corners: Corners, ledger: Ledger, follow_links: bool,
-    alone: bool,
-) -> Iterator[ImageRecord]:  # fmt: skip
+def _records(source: SourceFolder, found: list[Entry], voc_corners: Corners) -> Iterator[ImageRecord]:
+    places = ImageLocations(found, source.root)
     for entry in train_last(found, attrgetter("split")):
         try:
-            record = _record(entry, root, places, voc_corners, ledger, follow_links)
+            record = _record(source, entry, places, voc_corners)
         except OtherXml as error:
-            if alone:
+            if source.path.is_file():
                 raise
             kind = "CVAT's XML (--from cvat)" if error.tag == "annotations" else "no <annotation> in it"
-            ledger.left_out(KIND, kind, entry.file)
+            source.ledger.left_out(KIND, kind, entry.file)
             continue
-        ledger.taken(KIND)
+        source.ledger.taken(KIND)
         yield record
 
 
-def _record(
-    entry: Entry, root: Path, places: ImageLocations, voc_corners: Corners, ledger: Ledger, follow_links: bool
-) -> ImageRecord:
+def _record(source: SourceFolder, entry: Entry, places: ImageLocations, voc_corners: Corners) -> ImageRecord:
     location = str(entry.file)
     name, width, height, boxes, count = "", None, None, [], 0
-    tags = ("object", "size", "filename")
-    for element in elements(entry.file, root, tags, follow_links, outermost="annotation"):
+    for element in source.xml(entry.file, "object", "size", "filename", outermost="annotation"):
         if element.tag == "object":
             count += 1
-            boxes += _boxes(element, f"{location}, object {count}", voc_corners, ledger)
+            boxes += _boxes(element, f"{location}, object {count}", voc_corners, source.ledger)
         elif element.tag == "size":
             width = size_or_none(child_text(element, "width"), location, "width")
             height = size_or_none(child_text(element, "height"), location, "height")

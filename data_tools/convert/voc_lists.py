@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from data_tools.convert.annotation_files import ANNOTATION_FOLDERS, IMAGE_FOLDERS, KIND, kept_folders
-from data_tools.convert.records import decoded, files_below, leaves, readable
+from data_tools.convert.annotation_files import ANNOTATION_FOLDERS, IMAGE_FOLDERS, kept_folders
+from data_tools.convert.records import files_below, leaves
+from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import in_order, known_split, split_name
 from data_tools.ledger import Ledger
 from dfine_lib.data.image_formats import is_image_name
@@ -22,23 +23,19 @@ _FLAGS = ("-1", "0", "1")
 _Listed = list[tuple[Path, str, Path]]  # XML file, split, home: the folder that holds ImageSets
 
 
-def listed_files(
-    root: Path, files: list[Path], split: str, *, ledger: Ledger, follow_links: bool = False
-) -> _Listed | None:
+def listed_files(source: SourceFolder, files: list[Path]) -> _Listed | None:
     """The XML files of all lists, by list; None where there are no lists. What is in none is counted as left out.
 
     Args:
-        root: of the source.
+        source: whose split is that of CVAT's `default.txt`.
         files: all XML files in it.
-        split: that of CVAT's `default.txt`.
-        ledger: for lists and rows that are left out.
-        follow_links: read what links outside.
 
     Raises:
         DataError: an image is in two lists; no row of a split names an XML file; only lists of single classes.
     """
-    homes = _homes(root, files, ledger, follow_links)
-    chosen = {home: _splits(_detection_lists(lists, ledger), split) for home, lists in homes.items()}
+    homes = _homes(source, files)
+    ledger = source.ledger
+    chosen = {home: _splits(_detection_lists(lists, ledger), source.split) for home, lists in homes.items()}
     chosen = {home: lists for home, lists in chosen.items() if lists}
     if not chosen:
         return None
@@ -48,8 +45,7 @@ def listed_files(
     for home, lists in chosen.items():
         taken: dict[Path, str] = {}
         for name, rows_of_list in lists:
-            ledger.found(LISTS)
-            ledger.taken(LISTS)
+            ledger.accept(LISTS)
             rows.setdefault(name, []).append(rows_of_list.file)
             for location, row in rows_of_list:
                 file = _file_of(row, index[home], location)
@@ -66,8 +62,8 @@ def listed_files(
     for name, lists_of_split in rows.items():
         if not any(own == name for _, own, _ in found):
             raise DataError(
-                f"{lists_of_split[0]}: no row names an XML file in {root}, so that split {name} would be empty. Write "
-                "the names of its files there, or remove the list."
+                f"{lists_of_split[0]}: no row names an XML file in {source.root}, so that split {name} would be "
+                "empty. Write the names of its files there, or remove the list."
             )
     return found
 
@@ -75,9 +71,9 @@ def listed_files(
 class _List:
     """A text file of rows, with the location of each."""
 
-    def __init__(self, file: Path, root: Path, follow_links: bool):
+    def __init__(self, file: Path, source: SourceFolder):
         self.file, self.stem = file, _stem(file)
-        text = decoded(readable(file, root, 256 << 20, follow_links), file)
+        text = source.text(file, 256 << 20)
         self.rows = [(f"{file}, line {i}", row.strip()) for i, row in enumerate(text.splitlines(), 1) if row.strip()]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -98,12 +94,13 @@ def _stem(file: Path) -> str:
     return short if known_split(short) is not None else file.stem
 
 
-def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) -> dict[Path, list[_List]]:
+def _homes(source: SourceFolder, files: list[Path]) -> dict[Path, list[_List]]:
     """Lists by the folder that holds `ImageSets`; where there is none, `train.txt` and such beside the annotations."""
     homes: dict[Path, dict[str, list[Path]]] = {}
     beside: dict[Path, list[Path]] = {}
+    root = source.root
     parents = {root, *(file.parent for file in files), *(file.parent.parent for file in files)}
-    for file in files_below(root, (".txt",), follow_links=follow_links):
+    for file in files_below(root, (".txt",), follow_links=source.follow_links):
         parts = file.relative_to(root).parts[:-1]
         at = [i for i, part in enumerate(parts) if part.lower() == "imagesets"]
         if at:
@@ -114,12 +111,12 @@ def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) ->
     found = {}
     for home, tasks in homes.items():
         task = next((name for name in (*_TASKS, *tasks) if name in tasks), "")
-        found[home] = [_List(file, root, follow_links) for file in tasks.pop(task, [])]
+        found[home] = [_List(file, source) for file in tasks.pop(task, [])]
         for file in (file for lists in tasks.values() for file in lists):
-            ledger.skip(LISTS, "list of another task than detection", file)
+            source.ledger.skip(LISTS, "list of another task than detection", file)
     if not found:
         for home, lists in beside.items():
-            opened = [_List(file, root, follow_links) for file in lists]
+            opened = [_List(file, source) for file in lists]
             index = _index(files, [home])[home]
             found[home] = [rows for rows in opened if any(_file_of(row, index, where) for where, row in rows)]
             for rows in opened:
@@ -129,7 +126,7 @@ def _homes(root: Path, files: list[Path], ledger: Ledger, follow_links: bool) ->
                             f"{rows.file}: no row names an XML file in {home}: whose split is it? Write names as "
                             f"{files[0].stem!r}, or remove the list."
                         )
-                    ledger.skip(LISTS, "its rows name no XML file", rows.file)
+                    source.ledger.skip(LISTS, "its rows name no XML file", rows.file)
     return found
 
 

@@ -78,8 +78,6 @@ class Conversion:
                 self._take(record)
             self._take_waiting()
             self._settle_copies()
-            for text in self.found.remarks:
-                self.report.remark(text)
             for location, reason in self.images.left():
                 self.ledger.left_out("images", reason, location)
             check_units(self.units, self.report)

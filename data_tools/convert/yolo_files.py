@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data_tools.convert.image_files import walk
-from data_tools.convert.records import decoded, readable
+from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import known_split
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError
@@ -29,15 +29,15 @@ _SNIFF = 4096  # bytes that tell a label file from another text
 class YoloFiles:
     """All files of a source, and which label file belongs to which image."""
 
-    def __init__(self, root: Path, follow_links: bool):
-        self.root, self.follow_links = root, follow_links
+    def __init__(self, source: SourceFolder):
+        self.source, self.root = source, source.root
         self.images: dict[str, None] = {}
         self.texts: dict[str, None] = {}
         self.others: list[str] = []  # descriptions of a data set and lists of classes
         self.not_opened: dict[str, str] = {}  # path without ending → why images of that format are not opened
         self.linked: list[str] = []  # linked folders that are not followed
         folders: set[str] = set()
-        for below, entry in walk(root, follow_links):
+        for below, entry in walk(self.root, source.follow_links):
             path = f"{below}/{entry.name}" if below else entry.name
             ending = posixpath.splitext(entry.name)[1].lower()
             if entry.is_symlink() and os.path.isdir(entry.path):
@@ -184,7 +184,7 @@ class YoloFiles:
             DataError: rows begin with different folders, so that it is not known whose images these are.
         """
         file, prefix = self.root / list_file, None
-        content = decoded(readable(file, self.root, _MOST_LIST, self.follow_links), file)
+        content = self.source.text(file, _MOST_LIST)
         for line, row in enumerate(content.splitlines(), 1):
             if not (row := row.strip().strip("\"'")):
                 continue

@@ -8,14 +8,14 @@ nothing, the source is refused until `data.yaml` says `kpt_shape` or `task`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from data_tools.box_writing import fits, is_written_as
-from data_tools.convert.records import Box, around, decoded, number, readable
+from data_tools.convert.records import Box, around, number
+from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.yolo_settings import Settings
 from dfine_lib.data.images import DataError
 
@@ -40,19 +40,14 @@ class YoloRows:
     """Label files of one source.
 
     Args:
-        root: of the source; nothing outside of it is read.
+        source: takes remarks about what is decided about the rows.
         settings: class names, and what `data.yaml` says about the rows.
         names: the classes in order; "" has no name.
-        labels: all label files of the source, relative to `root`, for the decision about longer rows.
-        remarks: what is decided about the rows goes there.
+        labels: all label files of the source, relative to its root, for the decision about longer rows.
     """
 
-    def __init__(
-        self, root: Path, settings: Settings, names: list[str], labels: Callable[[], Iterable[str]],
-        remarks: list[str], follow_links: bool,
-    ):  # fmt: skip
-        self.root, self.settings, self.names, self.labels = root, settings, names, labels
-        self.remarks, self.follow_links = remarks, follow_links
+    def __init__(self, source: SourceFolder, settings: Settings, names: list[str], labels: list[str]):
+        self.source, self.settings, self.names, self.labels = source, settings, names, labels
         self._written: list[list[float]] = []  # boxes as they are written
 
     def boxes(self, label: str) -> list[Box]:
@@ -64,9 +59,8 @@ class YoloRows:
         return [self._box(fields, location) for fields, location in self._rows(label)]
 
     def _rows(self, label: str) -> Iterator[tuple[list[str], str]]:
-        file = self.root / label
-        content = decoded(readable(file, self.root, MOST_TEXT, self.follow_links), file)
-        for line, row in enumerate(content.splitlines(), 1):
+        file = self.source.root / label
+        for line, row in enumerate(self.source.text(file, MOST_TEXT).splitlines(), 1):
             if fields := split_row(row):
                 yield fields, f"{file}, line {line}"
 
@@ -97,8 +91,8 @@ class YoloRows:
         plain, as_corners = (fits(found @ np.array(kind), size) for kind in (_FROM_CENTRE, _FROM_CORNERS))
         if is_written_as("boxes_as_corners", plain, as_corners):
             raise DataError(
-                f"{self.root}: the rows are class, left, top, right, bottom: read so all boxes fit into their images, "
-                "and as YOLO's class, centre x, centre y, width, height many do not. Export them again as YOLO."
+                f"{self.source.root}: the rows are class, left, top, right, bottom: read so all boxes fit into their "
+                "images, and as YOLO's class, centre x, centre y, width, height many do not. Export them again as YOLO."
             )
 
     def _name(self, field: str, location: str) -> str:
@@ -163,14 +157,14 @@ class YoloRows:
             rows, boxes = self._evidence()
             form, count = decide(rows, boxes), 1 + len(rows[0]) if rows else 0
         if form is not None:
-            self.remarks.append(_REMARKS[form])
+            self.source.remark(_REMARKS[form])
         return form, count
 
     def _evidence(self) -> tuple[list[list[float]], int]:
         """Numbers behind the class of the rows longer than a box; how many rows are boxes."""
         longer: list[list[float]] = []
         boxes = 0
-        for label in self.labels():
+        for label in self.labels:
             for fields, location in self._rows(label):
                 if len(fields) == 5:
                     boxes += 1

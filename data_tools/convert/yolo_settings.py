@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.class_names import MOST, names_of, names_of_lines, read_yaml
-from data_tools.convert.records import decoded, readable
+from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import known_split
 from data_tools.convert.yolo_files import CLASS_LISTS, YoloFiles, inside, is_absolute
 from dfine_lib.data.images import DataError
@@ -39,19 +39,19 @@ class Settings:
         return [*own, self.folder, ""]
 
 
-def find_settings(source: Path, files: YoloFiles) -> Settings:
+def find_settings(files: YoloFiles) -> Settings:
     """The description of a source, and its class names.
 
     Raises:
         DataError: two descriptions, or two lists of names, that differ; or what stands there makes no sense.
     """
-    root = files.root
+    source = files.source.path
     if source.is_file():
         if source.suffix.lower() not in (".yaml", ".yml", ".data"):
             raise DataError(
                 f"{source}: expected the folder of a data set, its data.yaml or its obj.data. Give one of these."
             )
-        found = _read(source, root, files.follow_links)
+        found = _read(source, files.source)
     else:
         found = _of_folder(files)
     if found.names is None:
@@ -67,11 +67,11 @@ def _of_folder(files: YoloFiles) -> Settings:
         level = [path for path in candidates if path.count("/") == depth]
         usual = [path for name in _USUAL for path in level if posixpath.basename(path).lower() == name]
         if usual and (depth == 0 or len(usual) == 1):
-            return _read(files.root / usual[0], files.root, files.follow_links)
+            return _read(files.root / usual[0], files.source)
         found = []
         for path in usual or level:
             try:
-                settings = _read(files.root / path, files.root, files.follow_links)
+                settings = _read(files.root / path, files.source)
             except DataError:
                 if len(level) == 1 and depth == 0:
                     raise
@@ -88,14 +88,15 @@ def _of_folder(files: YoloFiles) -> Settings:
     return Settings()
 
 
-def _read(file: Path, root: Path, follow_links: bool) -> Settings:
+def _read(file: Path, source: SourceFolder) -> Settings:
+    root, content = source.root, source.text(file, MOST)
     folder = file.parent.relative_to(root).as_posix()
     found = Settings(file, "" if folder == "." else folder)
     if file.suffix.lower() == ".data":
-        rows = decoded(readable(file, root, MOST, follow_links), file).splitlines()
+        rows = content.splitlines()
         settings = {key.strip(): value.strip() for key, sign, value in (row.partition("=") for row in rows) if sign}
     else:
-        settings = read_yaml(file, root, follow_links)
+        settings = read_yaml(file, content)
     base = settings.get("path")
     found.base = base.strip() if isinstance(base, str) and "\0" not in base and len(base) < 1000 else ""
     for key, value in settings.items():
@@ -109,7 +110,7 @@ def _read(file: Path, root: Path, follow_links: bool) -> Settings:
             if file.suffix.lower() != ".data":
                 raise DataError(f"{file}: 'names' is {names[:80]!r}, neither a list of names nor a file that is here.")
         else:
-            found.names = names_of_lines(root / lists[0], root, follow_links)
+            found.names = _names_in(root / lists[0], source)
     elif names is not None:
         found.names = names_of(names, str(file))
     count = settings.get("nc", settings.get("classes"))
@@ -159,13 +160,17 @@ def _class_lists(files: YoloFiles) -> list[str] | None:
     lists += [path for path in files.texts if posixpath.basename(path).lower() in CLASS_LISTS]
     found: dict[tuple[str, ...], str] = {}
     for path in lists:
-        found.setdefault(tuple(names_of_lines(files.root / path, files.root, files.follow_links)), path)
+        found.setdefault(tuple(_names_in(files.root / path, files.source)), path)
     if len(found) > 1:
         raise DataError(
             f"{files.root}: lists of class names that differ: {', '.join(list(found.values())[:4])}. A class number "
             "would mean one class here and another there. Remove the wrong ones, or write 'names' into a data.yaml."
         )
     return list(next(iter(found))) if found else None
+
+
+def _names_in(file: Path, source: SourceFolder) -> list[str]:
+    return names_of_lines(file, source.text(file, MOST))
 
 
 def _keypoint_numbers(shape: Any, location: str) -> int:

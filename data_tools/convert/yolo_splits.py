@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 from data_tools.convert.splits import known_split, split_name, split_of_file
 from data_tools.convert.yolo_files import IMAGE_WORDS, YoloFiles, inside, is_absolute, name_in, short_names
 from data_tools.convert.yolo_settings import Settings
-from data_tools.ledger import Ledger
 from dfine_lib.data.images import DataError
 
 ORDER = {"train": 0, "val": 2, "test": 3}  # other splits: 1; an image of train and val stays in val
@@ -33,9 +32,9 @@ class Splits:
         with_images: the images here count; otherwise the label files, and their images are elsewhere.
     """
 
-    def __init__(self, files: YoloFiles, settings: Settings, with_images: bool, ledger: Ledger, remarks: list[str]):
+    def __init__(self, files: YoloFiles, settings: Settings, with_images: bool):
         self.files, self.settings, self.with_images = files, settings, with_images
-        self.ledger, self.remarks = ledger, remarks
+        self.ledger, self.remark = files.source.ledger, files.source.remark
         self.keys: dict[str, str] = {}  # split → keys of the description that name it
 
     def named(self) -> dict[str, list[Item]]:
@@ -49,7 +48,7 @@ class Splits:
         labels_alone = not self.with_images and any(map(self.files.is_label, self.files.texts))
         if labels_alone and not any(self._find(one) for ones in entries.values() for one in ones):
             if entries:  # it describes a larger set, whose images are elsewhere
-                self.remarks.append(f"{self.settings.file.name} names no folder that is here: splits after the folders")
+                self.remark(f"{self.settings.file.name} names no folder that is here: splits after the folders")
             return {}
         for key, paths in entries.items():
             places = [self._place(key, path) for path in paths]
@@ -77,7 +76,7 @@ class Splits:
         """
         place = self._find(entry)
         if place is not None and place[2]:
-            self.remarks.append(f"{key}: {entry[:120]} is read as {place[0] or '.'}")
+            self.remark(f"{key}: {entry[:120]} is read as {place[0] or '.'}")
         if place is not None or known_split(key) is None:
             return place and place[:2]
         meant = entry.replace("\\", "/")

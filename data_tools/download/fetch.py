@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import bring, named_error
+from data_tools.convert.new_folder import bring, check_is_folder, kept_folder
 from data_tools.convert.records import decoded
 from data_tools.download.archives import SUFFIXES, unpack
 from data_tools.download.data_set import DataSet, RemoteFile
 from dfine_lib.data.images import DataError
 from dfine_lib.download import download, wrong_checksum
-from dfine_lib.files import process_lock, write_atomically
+from dfine_lib.files import write_atomically
 
 NOTE = "download.json"  # what has been fetched and unpacked; the presence of a file in it is the record of its work
 _ATTEMPTS = 100  # connections for one file, while each brings something
@@ -47,11 +47,11 @@ def fetch_data_set(
 ) -> Fetched:  # fmt: skip
     """Bring a data set into `out`, in the layout that this workbook reads.
 
-    Stopped at any moment, the same call goes on: parts of files with their next byte, archives with the next one.
+    Stopped at any moment, the same call resumes: parts of files with their next byte, archives with the next one.
 
     Args:
         data_set: of `known_sets()`.
-        out: folder to make, or to go on with.
+        out: folder to make, or to resume in.
         splits: of "train" and "val".
         archives: folder of files that were fetched already; nothing is downloaded then, and nothing changed there.
         keep_archives: leave what was downloaded in `out/.download`.
@@ -69,21 +69,13 @@ def fetch_data_set(
     out = Path(out)
     files = data_set.of_splits(splits)
     given = None if archives is None else _given(data_set, files, Path(archives))
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is there and no folder: choose another place.")
+    if not out.is_dir():  # a link to a folder is one to resume in
+        check_is_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / NOTE).exists() and not (out / ".download").is_dir():
         raise DataError(f"{out} is not empty and holds no download: choose another folder, or empty it.")
     store = out / ".download"
-    store.mkdir(parents=True, exist_ok=True)
-    try:
-        with process_lock(store / ".lock", wait=False):
-            result = _Work(data_set, out, store, given, keep_archives, progress).run(files, parallel)
-    except BlockingIOError:
-        raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
-    except OSError as error:
-        if (named := named_error(error, out, out, "what is done is kept, and the same command goes on")) is None:
-            raise
-        raise named from error
+    with kept_folder(out, store / ".lock"):
+        result = _Work(data_set, out, store, given, keep_archives, progress).run(files, parallel)
     if not keep_archives:
         shutil.rmtree(store, ignore_errors=True)
     return result
@@ -157,7 +149,7 @@ class _Work:
                 )
         else:
             hint = (
-                f"The same command goes on. Or fetch {file.page or file.address} elsewhere, put it into a folder as "
+                f"The same command resumes. Or fetch {file.page or file.address} elsewhere, put it into a folder as "
                 f"{file.key}, and name that folder with --from."
             )
             local = download(

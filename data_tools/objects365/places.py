@@ -10,9 +10,9 @@ from typing import Any
 
 from data_tools.convert.coco_layouts import spare_names
 from data_tools.convert.json_stream import parse
-from data_tools.convert.new_folder import bring, named_error
+from data_tools.convert.new_folder import bring, check_is_folder, check_outside, kept_folder
 from dfine_lib.data.images import DataError
-from dfine_lib.files import process_lock, write_atomically
+from dfine_lib.files import write_atomically
 
 DATA_FILE = "objects365.json"  # what `dfine train --data` takes
 REPORT = "objects365_report.json"
@@ -39,22 +39,12 @@ def annotations_of(source: Path, split: str, *names: str) -> Path:
 @contextlib.contextmanager
 def only_one(source: Path, out: Path) -> Iterator[None]:
     """Make `out` and let one process at a time work on it; `DataError` where it lies in `source` or is busy."""
-    if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out} lies inside {source}, which is not to be changed: choose another place.")
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is there and no folder: choose another place.")
-    out.mkdir(parents=True, exist_ok=True)
-    lock = out / _LOCK
-    try:
-        with process_lock(lock, wait=False):
-            yield
-    except BlockingIOError:
-        raise DataError(f"{out}: another process is at work here. Wait for it, or choose another folder.") from None
-    except OSError as error:
-        if (named := named_error(error, out, out, "what is done is kept, and the same command goes on")) is None:
-            raise
-        raise named from error
-    lock.unlink(missing_ok=True)
+    check_outside(out, source)
+    if not out.is_dir():  # a link to a folder is one to resume in
+        check_is_folder(out)
+    with kept_folder(out, out / _LOCK):
+        yield
+    (out / _LOCK).unlink(missing_ok=True)
 
 
 def work_of(files: Mapping[str, Path], **settings: Any) -> dict[str, Any]:

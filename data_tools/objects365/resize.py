@@ -188,7 +188,7 @@ class _Split:
         if (counts > 1).any():
             raise DataError(
                 f"{self.file}: a second image with id {ids[counts > 1][0]}. Give every image an id of its own; "
-                "then the same command goes on."
+                "then the same command resumes."
             )
         result.images[self.split] = sum(width > 0 for width in self.widths)
         result.boxes[self.split] = 0

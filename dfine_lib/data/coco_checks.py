@@ -16,7 +16,7 @@ from dfine_lib.errors import DataError
 Rows = np.ndarray | Sequence[int]  # bool mask of the records, or their indices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Check:
     """What can be wrong with the records of one list."""
 

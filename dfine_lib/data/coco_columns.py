@@ -111,7 +111,7 @@ def columns_of(
         "class_keys": class_keys,
         "category_of": indices_in(class_keys, keys["annotations", "category_id"]),
         "boxes_xywh": _boxes(annotations, number),
-        "areas": _numbers(annotations, "area", number),
+        "areas": _numbers(annotations, "area", number or _number_in_text),  # an area may be written as text
         **{name: _flags(annotations, name) for name in ("iscrowd", "ignore", "difficult")},
     }
 
@@ -182,6 +182,13 @@ def _number(value: Any, other: Callable[[Any], float] | None) -> float:
         return float(value)
     except OverflowError:
         return float("inf")
+
+
+def _number_in_text(value: Any) -> float:
+    try:
+        return float(value) if isinstance(value, str) else float("nan")
+    except ValueError:
+        return float("nan")
 
 
 def _boxes(annotations: Sequence[Record], number: Callable[[Any], float] | None = None) -> np.ndarray:

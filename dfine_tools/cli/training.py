@@ -121,7 +121,7 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 def _add_compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action="store_true",
-        help="torch.compile; takes minutes at first; where it fails, training goes on without it",
+        help="torch.compile; takes minutes at first; where it fails, the run continues without it",
     )  # fmt: skip
 
 

@@ -1,14 +1,15 @@
 import io
 import json
 import os
-import time
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from data_tools import coco_folder, digits, shapes
+from data_tools import digits, shapes
 from data_tools.coco_folder import Plan, encode_png
 
 SMALL = {"train": 3, "val": 2, "size": 64, "progress": False}
@@ -84,12 +85,11 @@ def test_a_run_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_removed_but_a_running_one_is_not(tmp_path):
-    killed, running = tmp_path / ".set.partial-1", tmp_path / ".set.partial-2"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    killed, running = tmp_path / f".set.partial-{ended.pid}", tmp_path / f".set.partial-{os.getppid()}"
     for folder in (killed, running):
         (folder / "images" / "train").mkdir(parents=True)
-    long_ago = time.time() - coco_folder.ABANDONED_AFTER_S - 1
-    for folder in (killed / "images" / "train", killed):
-        os.utime(folder, (long_ago, long_ago))
     shapes.make_shapes(tmp_path / "set", **SMALL)
     assert not killed.exists()
     assert running.exists()

@@ -247,7 +247,7 @@ def test_crowdhuman_without_its_list_of_ground_truth_is_refused_and_two_files_of
     refused(tmp_path / "set", tmp_path / "out", "crowdhuman", "line 1: no list 'gtboxes'; its lists are 'dtboxes'")
     file.write_text(odgt("a", person([1, 2, 3, 4])) + "\n" + odgt("b") + "\n")
     write(tmp_path / "set" / "training.odgt", odgt("b"))
-    refused(tmp_path / "set", tmp_path / "out", "crowdhuman", "several .odgt files of one split.*Give one")
+    refused(tmp_path / "set", tmp_path / "out", "crowdhuman", "two files for split .*Give one")
     result, found, _ = converted(file, tmp_path / "out", "crowdhuman")
     assert found == {"a.jpg": [("person", 1, 2, 3, 4)]} and result.left_out("records") == {"image missing": 1}
 

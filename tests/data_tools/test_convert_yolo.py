@@ -163,7 +163,7 @@ def test_a_list_whose_rows_begin_with_different_foreign_folders_is_refused(tmp_p
     labelled(tmp_path / "set", "a.jpg", "b.jpg")
     write(tmp_path / "set" / "train.txt", "/x/cam1/a.jpg\n/x/cam2/b.jpg\n")
     write(tmp_path / "set" / "data.yaml", "train: train.txt\nnames: [x]\n")
-    refused(tmp_path / "set", tmp_path / "out", "train.txt, line 2.*cannot be told whose image")
+    refused(tmp_path / "set", tmp_path / "out", "train.txt, line 2.*it is not known whose image")
 
 
 def test_cvats_and_darknets_obj_data_is_read_with_its_lists_and_its_folder_data(tmp_path):

@@ -126,7 +126,7 @@ def test_an_undecided_set_is_refused_by_both_and_the_same_once_it_is_said(tmp_pa
     found, refusal = both(place, tmp_path / "refused")
     assert isinstance(refusal, DataError) and "--exif" in str(refusal)
     assert "image_frame_undecided" in {one.name for one in found.of("error")}
-    with pytest.raises(DataError, match=r"cannot be told .* say --exif upright or --exif stored"):
+    with pytest.raises(DataError, match=r"it is not known .* say --exif upright or --exif stored"):
         repair(found, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     assert isinstance(assert_agreed(place, tmp_path, exif=frame), Result)

@@ -173,7 +173,7 @@ def test_no_such_file_and_no_network_are_told_with_address_and_way_out(server, t
     del server.files["val.tar.gz"]
     with pytest.raises(DownloadError, match=f"404.*fetch {server.address}/val.tar.gz elsewhere.*--from"):
         fetch_data_set(small(tmp_path, server.address), tmp_path / "out", progress=False)
-    with pytest.raises(DownloadError, match=r"could not be had from http://127\.0\.0\.1:9/"):
+    with pytest.raises(DownloadError, match=r"could not be downloaded from http://127\.0\.0\.1:9/"):
         fetch_data_set(small(tmp_path, "http://127.0.0.1:9"), tmp_path / "other", progress=False)
 
 
@@ -424,7 +424,7 @@ def test_a_full_disk_is_told_by_the_name_of_the_folder_and_the_same_command_goes
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
-        with pytest.raises(OSError, match="what is done is kept, and the same command goes on") as error:
+        with pytest.raises(OSError, match="what is done is kept, and the same command resumes") as error:
             fetch_data_set(data_set, tmp_path / "out", archives=folder, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -132,7 +132,7 @@ def test_the_order_of_the_images_does_not_matter():
 
 def test_without_a_decision_only_images_that_depend_on_it_are_refused():
     found = evidence(((60, 40), 6, (5, 5, 30, 30)))
-    with pytest.raises(ValueError, match=r"EXIF turns 1 images .*first: 0\.jpg.*cannot be told"):
+    with pytest.raises(ValueError, match=r"EXIF turns 1 images .*first: 0\.jpg.*it is not known"):
         found.placement((60, 40), Header(WIDE, 6))
     for said, orientation in (((60, 40), 1), ((40, 60), 6), ((30, 20), 1)):
         assert found.placement(said, Header(WIDE, orientation)) is not None

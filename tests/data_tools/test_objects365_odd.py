@@ -116,7 +116,7 @@ def test_a_full_disk_ends_a_resize_and_leaves_no_half_picture(tmp_path, capsys):
         assert main(words) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert f"{tmp_path / 'out'}: " in (told := capsys.readouterr().err) and "the same command goes on" in told
+    assert f"{tmp_path / 'out'}: " in (told := capsys.readouterr().err) and "the same command resumes" in told
     assert not list((tmp_path / "out").rglob("*_resized.jpg"))
     assert main(words) == 0
     for path in (tmp_path / "out").rglob("*_resized.jpg"):

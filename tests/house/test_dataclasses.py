@@ -36,7 +36,7 @@ def test_dataclasses_that_hold_arrays_are_compared_by_identity():
     holding = {name for _, names in classes.values() for name in names if name.endswith((".Tensor", ".ndarray"))}
     while more := {name for name, (_, names) in classes.items() if names & holding} - holding:
         holding |= more
-    known = {"lib.data.coco.CocoIndex", "lib.data.loader.Batch", "lib.model.outputs.DFINEOutput"}
+    known = {"lib.data.coco.CocoIndex", "lib.data.samples.Batch", "lib.model.outputs.DFINEOutput"}
     known.add("tools.deploy.results.Prediction")
     assert {f"dfine_{name}" for name in known} <= holding
     lacking = [name for name, (decorator, _) in classes.items() if name in holding and "eq=False" not in decorator]

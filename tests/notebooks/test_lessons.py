@@ -279,3 +279,8 @@ def test_every_checker_belongs_to_an_exercise():
 
     asked = set(itertools.chain.from_iterable(map(exercise_numbers, LESSONS)))
     assert set(all_checkers()) - asked == set()
+
+
+@each_lesson
+def test_it_links_the_glossary(lesson):
+    assert "docs/glossary.md)" in "".join(source(cell) for cell in text_cells(lesson))
