@@ -22,7 +22,7 @@ from dfine_lib.model.weights import (
     read_weights,
     save_weights,
 )  # fmt: skip
-from dfine_lib.recipes import SIZES
+from dfine_lib.recipes import SIZES, get_recipe
 from dfine_tools.weights.huggingface import only_ours, save_huggingface
 
 
@@ -77,7 +77,7 @@ def convert_weights(
             library builds, for another than ours.
     """
     weights, out = read_weights(source, unnamed_rows=True), Path(out)
-    weights = replace(weights, model=weights.model_config(recipe))
+    weights = replace(weights, model=weights.model_config(None if recipe is None else get_recipe(recipe).model))
     if (unknown := only_ours(weights.model)) and out.suffix != ".safetensors":
         raise WeightsError(
             f"{source}: trained with {unknown}, which neither the authors' code nor Hugging "
