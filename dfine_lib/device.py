@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from dfine_lib.config import TrainConfig
 from dfine_lib.distributed import ALONE, Ranks
 from dfine_lib.errors import DfineError
 
@@ -35,7 +34,6 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
     if ranks.size > 1 and name != "cpu":
         if name != "cuda":
             raise DfineError(f"device {name!r} is one device: several processes train on cpu or on cuda")
-        check_gpus(ranks.local_rank + 1)
         name = f"cuda:{ranks.local_rank}"
     try:
         device = torch.device(name)
@@ -47,21 +45,6 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DfineError(f"device {name!r} is not available here ({str(error).splitlines()[0]}); try cpu") from error
     return device
-
-
-def check_gpus(processes: int, needed: bool = True) -> None:
-    """Refuse more processes on this machine than it has GPUs; `needed=False`: only where it has one at all.
-
-    Raises:
-        DfineError: there are fewer.
-    """
-    there = torch.cuda.device_count()
-    if processes > there and (needed or torch.cuda.is_available()):
-        raise DfineError(
-            f"{processes} processes need a GPU each, and this machine has {there or 'none'}",
-            "fewer_processes" if there else "on_cpu",
-            gpus=there,
-        )
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
@@ -95,29 +78,26 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def set_float32(precision: str, device: torch.device) -> None:
-    """Set what float32 means on a GPU, for the whole process: training, evaluation and prediction by torch call this.
+def set_backends(matmul_precision: str, device: torch.device, cudnn_benchmark: bool | None = None) -> dict[str, Any]:
+    """Set what torch keeps for the whole process; on GPUs only: on a CPU float32 is exact in any case.
 
-    With `high`, the default of every recipe, products and convolutions take TF32, whose factors have 10 bits instead of
-    23: several times as fast, boxes off by up to a tenth of a pixel in 640. `highest` is exact for both; `medium` takes
-    bf16 for products. All three ways share one setting, so that the AP in a run and that of `dfine eval` compare. Files
-    for ONNX Runtime and TensorRT run in exact float32, which the export validation's limits ask for. On a CPU float32
-    is exact in any case.
-    """
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = precision != "highest"
+    Training, evaluation and prediction by torch call this, so that the AP in a run and that of an evaluation compare.
 
-
-def set_backends(train: TrainConfig, device: torch.device) -> dict[str, Any]:
-    """Set what torch keeps for the whole process: the precision of float32 products and cuDNN's search. GPUs only.
+    Args:
+        matmul_precision: `high`, the default of every recipe: products and convolutions take TF32, whose factors have
+            10 bits instead of 23; several times as fast, boxes off by up to a tenth of a pixel in 640. `highest` is
+            exact for both; `medium` takes bf16 for products.
+        device: where the model runs.
+        cudnn_benchmark: whether cuDNN searches for the fastest convolutions; None: as it is.
 
     Returns:
         What is in force, for the run's folder.
     """
-    set_float32(train.matmul_precision, device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = train.cudnn_benchmark
+        torch.set_float32_matmul_precision(matmul_precision)
+        torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"
+        if cudnn_benchmark is not None:
+            torch.backends.cudnn.benchmark = cudnn_benchmark
     return {
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,

@@ -1,4 +1,4 @@
-"""Several processes that train as one, started by torchrun: rank and size of this one, collectives, how they end.
+"""Several processes that train as one, started by torchrun: rank and size of this one, and collectives.
 
 One process is the ordinary case: then nothing here does anything.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,24 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dfine_lib.errors import DfineError
-
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=1)  # of a collective: rank zero decodes every image before the first step
 STARTING = timedelta(minutes=10)  # for all processes to start
-ENDING = 10.0  # seconds in which torchrun ends a process once another one has failed
-
-
-class ProcessLost(RuntimeError):
-    """Another process of this run has ended: killed, out of memory, or, if `reported`, with an error of its own."""
-
-    def __init__(self, reported: bool) -> None:
-        super().__init__("another process of this run has ended" + " (killed, or out of memory?)" * (not reported))
-        self.reported = reported
-
-
-class RendezvousError(DfineError):
-    """The processes of a run did not find each other: the port is taken, or nobody listens at the address."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +86,23 @@ def current_ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
 
 
+def torchrun_store() -> dist.Store:
+    """Where the processes that torchrun started meet; waits until all are there."""
+    store, _, _ = next(dist.rendezvous("env://", timeout=STARTING))
+    # torchrun keeps one store over restarts, with the addresses of processes that are gone.
+    return dist.PrefixStore(f"dfine_lib/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
 @contextlib.contextmanager
-def process_group(device: str = "auto") -> Iterator[Ranks]:
+def process_group(device: str = "auto", meet: Callable[[], dist.Store] = torchrun_store) -> Iterator[Ranks]:
     """Join the processes that torchrun started with this one, for as long as the block runs.
 
-    Where there is a group already, or torchrun started one process only or not at all, nothing is joined. An error is
-    raised in the first process that meets one; the others wait for torchrun to end them.
+    Where there is a group already, or torchrun started one process only or not at all, nothing is joined. A process
+    that meets an error leaves the others waiting, for torchrun to end them.
 
     Args:
         device: as for `pick_device`; decides how tensors travel (NCCL between GPUs, gloo otherwise).
-
-    Raises:
-        RendezvousError: the processes do not find each other at MASTER_ADDR and MASTER_PORT.
-        ProcessLost: another process has ended, and torchrun did not end this one.
+        meet: returns the store through which the processes find each other.
     """
     if current_ranks().size > 1 or not (dist.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1):
         yield current_ranks()
@@ -124,28 +112,10 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # With GPUs two backends: plain values travel by gloo.
     backend = f"cpu:gloo,cuda:{'nccl' if dist.is_nccl_available() else 'gloo'}" if with_gpus else "gloo"
-    try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=STARTING))
-    except (dist.DistNetworkError, dist.DistStoreError) as error:
-        address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']} ({str(error).splitlines()[0]})"
-        raise RendezvousError(f"the processes of this run cannot meet at {address}", "free_port") from error
-    # torchrun keeps one store over restarts, with the addresses of processes that are gone.
-    store = dist.PrefixStore(f"dfine_lib/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    try:
-        yield current_ranks()
-    except Exception as error:
-        reported = _errors_reported(store) > 1
-        if reported or _is_lost_peer(error):
-            time.sleep(ENDING)
-            raise ProcessLost(reported) from error
-        raise
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=meet(), rank=rank, world_size=size, timeout=TIMEOUT)
+    yield current_ranks()
     dist.destroy_process_group()
-
-
-def was_restarted() -> bool:
-    """Whether torchrun started this process again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
@@ -157,17 +127,3 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
-
-
-def _errors_reported(store: dist.Store) -> int:
-    """Count this process among those that met an error: how many they are now."""
-    try:
-        return store.add("errors", 1)
-    except RuntimeError:  # the store went with torchrun, or with rank zero
-        return 1
-
-
-def _is_lost_peer(error: Exception) -> bool:
-    words = ("gloo", "connection closed", "connection reset", "connection was closed")
-    known = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
-    return isinstance(error, RuntimeError) and known

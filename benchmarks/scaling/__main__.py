@@ -48,7 +48,7 @@ def main() -> None:
 def _save(costs: dict[str, Any], what: str) -> None:
     import torch
 
-    from dfine_lib.train.run_folder import describe_machine
+    from dfine_tools.runs.machine import describe_machine
 
     machine = describe_machine(torch.device("cpu"))
     about = {name: machine[name] for name in ("commit", "started")} | {"processor": machine["machine"]["processor"]}

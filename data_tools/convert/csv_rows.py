@@ -24,7 +24,7 @@ from pathlib import Path
 
 from data_tools.convert.csv_file import csv_files
 from data_tools.convert.packed import CROWD, DIFFICULT, TRUNCATED, BoxColumns
-from data_tools.convert.records import ImageRecord, NothingLeft, Source, number, numbers, size_or_none, text
+from data_tools.convert.records import ImageRecord, NothingLeft, Source, as_number, number, numbers, size_or_none, text
 from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import by_split, split_name
 from dfine_lib.data.images import DataError
@@ -140,24 +140,30 @@ class _Reader:
 
     def read(self, file: Path, own: str) -> None:
         """Take the rows of one file; `own` is their split where no column gives one."""
-        columns: _Columns | None = None
         edges = self._edges_in_one_field(file)
-        for line, row in self.source.csv_rows(file):
+        for line, row, columns in self._table(file):
             location = f"{file}, line {line}"
-            if columns is None:
-                columns = _columns(row, location)
-                if columns.label is None and self.only_class is None:
-                    raise DataError(
-                        f"{location}: no column gives the class ({', '.join(name[:20] for name in row[:8])}). Name the "
-                        "one class of all boxes with --categories NAME, or call the column of the classes 'class'."
-                    )
-                if columns.header:
-                    continue
             if len(row) <= columns.last:
                 raise DataError(f"{location}: {len(row)} fields, {columns.last + 1} expected. The file may be cut off.")
             fields = [value.strip() for value in row] + [""] * (columns.box[-1] + 1 - len(row))
             self._row(fields, columns, own, edges, file, line)
         self.source.ledger.accept(KIND)
+
+    def _table(self, file: Path) -> Iterator[tuple[int, list[str], _Columns]]:
+        """Line, fields and columns of every row but the header."""
+        columns: _Columns | None = None
+        for line, row in self.source.csv_rows(file):
+            if columns is None:
+                columns = _columns(row, f"{file}, line {line}")
+                if columns.label is None and self.only_class is None:
+                    raise DataError(
+                        f"{file}, line {line}: no column gives the class ({', '.join(name[:20] for name in row[:8])}). "
+                        "Name the one class of all boxes with --categories NAME, or call the column of the classes "
+                        "'class'."
+                    )
+                if columns.header:
+                    continue
+            yield line, row, columns
 
     def _row(self, row: list[str], columns: _Columns, own: str, edges: bool, file: Path, line: int) -> None:
         location = f"{file}, line {line}"
@@ -191,15 +197,11 @@ class _Reader:
         Raises:
             DataError: the rows fit both.
         """
-        columns: _Columns | None = None
         found = as_edges = as_sides = 0
-        for line, row in self.source.csv_rows(file):
+        for line, row, columns in self._table(file):
+            if columns.kind != "one field":
+                return False
             location = f"{file}, line {line}"
-            if columns is None:
-                columns = _columns(row, location)
-                if columns.kind != "one field":
-                    return False
-                continue
             if len(row) <= columns.last or row[columns.box[0]].strip().lower() in _EMPTY:
                 continue
             x, y, third, fourth = _four(row[columns.box[0]], location)
@@ -271,7 +273,7 @@ def _columns(row: list[str], location: str) -> _Columns:
                 split = next((at[key] for key in SPLIT if key in at), None)
                 flags = {at[key]: flag for key, flag in FLAGS.items() if key in at}
                 return _Columns(image, label, tuple(at[key] for key in group), kind, True, size, split, flags)
-    numeric = [_numeric(value) for value in row]
+    numeric = [as_number(value.strip() or "0") is not None for value in row]
     if len(row) == 6 and all(numeric[1:5]):
         return _Columns(0, 5, (1, 2, 3, 4), "edges", header=False)
     if len(row) == 8 and all(numeric[1:5]) and not numeric[5] and all(numeric[6:]):
@@ -288,11 +290,3 @@ def _columns(row: list[str], location: str) -> _Columns:
         f"{location}: the columns are not known ({', '.join(name[:20] for name in row[:8])}). Expected an image, a "
         "class and xmin, ymin, xmax, ymax or x, y, width, height; or no header and path,x1,y1,x2,y2,class." + hint
     )
-
-
-def _numeric(value: str) -> bool:
-    try:
-        float(value.strip() or 0)
-    except ValueError:
-        return False
-    return True

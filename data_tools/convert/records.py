@@ -110,6 +110,14 @@ def number(value: Any, location: str, what: str) -> float:
     return float(value)
 
 
+def as_number(field: str) -> float | None:
+    """The number that a field holds; None where it holds none."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
+
+
 def numbers(values: Any, count: int, location: str, what: str) -> list[float]:
     """A list of exactly `count` finite numbers."""
     if not isinstance(values, list | tuple) or len(values) != count:
@@ -282,8 +290,3 @@ def decoded(content: bytes, file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: not UTF-8. Save it as UTF-8.") from error
-
-
-def is_finite(box: Box) -> bool:
-    """Whether all four numbers are."""
-    return all(map(math.isfinite, (box.left, box.top, box.width, box.height)))

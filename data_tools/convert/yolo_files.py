@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data_tools.convert.image_files import walk
+from data_tools.convert.records import as_number
 from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import known_split
 from dfine_lib.data.image_formats import is_image_name, why_not_opened
@@ -136,7 +137,7 @@ class YoloFiles:
         if not rows:
             return not start.strip()
         fields = [field for field in re.split(r"[\s,;]+", rows[0]) if field]
-        return len(fields) >= 5 and all(_is_number(field) for field in fields[:5])
+        return len(fields) >= 5 and all(as_number(field) is not None for field in fields[:5])
 
     def folder(self, paths: Iterable[str]) -> str | None:
         """The first of the paths that is a folder here, in any case."""
@@ -280,11 +281,3 @@ def _folders_folded(path: str) -> str:
 
 def _form(path: str) -> str:
     return unicodedata.normalize("NFC", unquote(path)).casefold()
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True

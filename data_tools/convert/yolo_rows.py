@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from data_tools.box_writing import fits, is_written_as
-from data_tools.convert.records import Box, around, number
+from data_tools.convert.records import Box, around, as_number, number
 from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.yolo_settings import Settings
 from dfine_lib.data.images import DataError
@@ -134,7 +134,8 @@ class YoloRows:
             )
             if count == 6:
                 way_out = "Predictions with a score? Remove its column."
-            if not all(_may_be_fraction(field) for field in fields[1:5]):  # VisDrone, KITTI and others
+            first = [as_number(field) for field in fields[1:5]]
+            if not all(value is not None and abs(value) <= FARTHEST for value in first):  # VisDrone, KITTI and others
                 way_out = (
                     "Nor are the numbers behind the class fractions of the image: this is not YOLO. Convert the labels "
                     "to COCO, or to rows of class cx cy w h, with the tools of the data set."
@@ -284,13 +285,6 @@ def _is_convex(row: list[float]) -> bool:
         for a, b, c in zip(points, points[1:] + points[:1], points[2:] + points[:2], strict=True)
     ]
     return _may_be_outline(row) and (min(turns) >= 0 or max(turns) <= 0)
-
-
-def _may_be_fraction(field: str) -> bool:
-    try:
-        return abs(float(field)) <= 2
-    except ValueError:
-        return False
 
 
 def _check_fractions(values: list[float], location: str) -> None:

@@ -149,8 +149,7 @@ class Splits:
         found: list[tuple[str, str | None]] = []
         for path, is_list in places:
             found += self._of_list(path) if is_list else self._below(path)
-        names = short_names([path for path, _ in found])
-        return [Item(path, name, label) for (path, label), name in zip(found, names, strict=True)]
+        return _named(found)
 
     def _of_list(self, list_file: str) -> Iterator[tuple[str, str | None]]:
         here = self.files.images.__contains__ if self.with_images else lambda path: self.files.label(path) is not None
@@ -199,12 +198,13 @@ class Splits:
         for path, label in pairs:
             if (split_at := at[folders[path]]) is not None:
                 found.setdefault(split_at[1], []).append((path, label))
-        order = sorted(found, key=lambda name: ORDER.get(name, 1))
-        return {
-            split: [Item(path, name, label) for (path, label), name in
-                    zip(found[split], short_names([path for path, _ in found[split]]), strict=True)]
-            for split in order
-        }  # fmt: skip
+        return {split: _named(found[split]) for split in sorted(found, key=lambda name: ORDER.get(name, 1))}
+
+
+def _named(found: list[tuple[str, str | None]]) -> list[Item]:
+    """Images and their label files, with the names in the new folder."""
+    names = short_names([path for path, _ in found])
+    return [Item(path, name, label) for (path, label), name in zip(found, names, strict=True)]
 
 
 def _split_at(parts: tuple[str, ...], meaning: Callable[[str], str | None]) -> tuple[int, str] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import combinations
 
 import numpy as np
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from data_tools.doctor.finding import ERROR, WARNING, Check, Examination, Example
+from data_tools.doctor.finding import ERROR, WARNING, Check, Examination
 from data_tools.doctor.pixels import SIDE, digest
 from data_tools.doctor.reading import Split
 
@@ -47,13 +48,9 @@ def examine(case: Examination) -> None:
                 seen.add(file.path)
                 entries.append((split, i))
     same = _same_bytes(entries)
-    _report_exact(case, same)
-    _report_near(case, entries, {tuple(sorted(pair)) for group in same for pair in _pairs(group)})
-    _report_names(case, {(entries[k][0].name, entries[k][1]) for group in same for k in group}, entries)
-
-
-def _pairs(group: list[int]) -> list[tuple[int, int]]:
-    return [(a, b) for n, a in enumerate(group[:50]) for b in group[n + 1 : 50]]
+    _report_exact(case, entries, same)
+    _report_near(case, entries, {pair for group in same for pair in combinations(sorted(group[:50]), 2)})
+    _report_names(case)
 
 
 def _same_bytes(entries: list[Entry]) -> list[list[int]]:
@@ -69,8 +66,7 @@ def _same_bytes(entries: list[Entry]) -> list[list[int]]:
     return [group for group in by_hash.values() if len(group) > 1]
 
 
-def _report_exact(case: Examination, groups: list[list[int]]) -> None:
-    entries = [(split, i) for split in case.splits for i in _own(split)]
+def _report_exact(case: Examination, entries: list[Entry], groups: list[list[int]]) -> None:
     within: dict[str, dict[int, str]] = defaultdict(dict)
     across: dict[int, str] = {}
     disagree: dict[str, dict[int, str]] = defaultdict(dict)
@@ -94,16 +90,6 @@ def _report_exact(case: Examination, groups: list[list[int]]) -> None:
     if across:
         case.found("duplicate_in_both_splits", case.split("train"), "images", sorted(across),
                    lambda i: f"the same as {across[i]}")  # fmt: skip
-
-
-def _own(split: Split) -> list[int]:
-    """Images of a split, one a file, in the order of `examine`."""
-    seen = set()
-    return [
-        i
-        for i, file in enumerate(split.files)
-        if file is not None and not file.problem and not (file.path in seen or seen.add(file.path))
-    ]
 
 
 def _boxes(split: Split, image: int) -> list[list[float]]:
@@ -200,14 +186,10 @@ def _report_pairs(case: Examination, name: str, split: Split, pairs: list[tuple[
     case.found(name, split, "images", sorted(other), lambda i: f"like {other[i]}")
 
 
-def _report_names(case: Examination, reported: set[tuple[str, int]], entries: list[Entry]) -> None:
+def _report_names(case: Examination) -> None:
+    """Names alone, where the images were not looked at."""
     train, val = case.split("train"), case.split("val")
-    if train is None or val is None or train.annotation_file.resolve() == val.annotation_file.resolve():
-        return
-    theirs = {name for name in val.file_names if name}
-    rows = [i for i, name in enumerate(train.file_names) if name in theirs and ("train", i) not in reported]
-    same_place = {i for i in rows if train.files[i] is not None}
-    # Names alone say little where the images were looked at and are not the same.
-    rows = [i for i in rows if i not in same_place]
-    case.found("name_in_both_splits", train, "images", rows,
-               where=lambda i: Example(train.image_words(i), train.path(i)))  # fmt: skip
+    if train is not None and val is not None:
+        theirs = {name for name in val.file_names if name}
+        same = [i for i, name in enumerate(train.file_names) if name in theirs and train.files[i] is None]
+        case.found("name_in_both_splits", train, "images", same)

@@ -38,19 +38,13 @@ class Example:
     boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()  # pixels of the file
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, kw_only=True)
+class Finding(Check):
     """A problem that was found, in one split ("" where it is about both)."""
 
-    name: str
-    level: str
-    title: str
     split: str
     count: int
     examples: tuple[Example, ...]
-    why: str
-    what_to_do: str
-    repair: str
     table: str = ""  # which list of the annotation file `rows` points into
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)
 
@@ -80,7 +74,6 @@ class Examination:
         table: str,
         rows: Any,
         say: Callable[[int], str] | None = None,
-        where: Callable[[int], Example] | None = None,
     ) -> None:
         """Add a finding about entries of a split; nothing where `rows` is empty.
 
@@ -90,7 +83,6 @@ class Examination:
             table: `images`, `annotations` or `categories`.
             rows: their places in that list, or a mask over it.
             say: more words about one of them.
-            where: the whole example of one of them, in place of the usual one.
         """
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
@@ -98,9 +90,9 @@ class Examination:
             return
         examples = []
         for row in rows[:MOST_EXAMPLES].tolist():
-            one = where(row) if where else _example(split, table, row)
+            one = _example(split, table, row)
             examples.append(Example(f"{one.text}: {say(row)}", one.file, one.boxes_xyxy) if say else one)
-        self._add(name, split.name, len(rows), examples, table, rows)
+        self._add(name, split.name, len(rows), examples, table=table, rows=rows)
 
     def report(self, name: str, split: str, examples: Sequence[Example | str], count: int | None = None) -> None:
         """Add a finding that is not about entries of a list; nothing where there are no examples."""
@@ -113,22 +105,9 @@ class Examination:
         found = [one.rows for one in self.findings if one.name == name and one.split == split.name]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
-    def _add(
-        self,
-        name: str,
-        split: str,
-        count: int,
-        examples: Sequence[Example],
-        table: str = "",
-        rows: np.ndarray | None = None,
-    ) -> None:
-        check = self.checks[name]
-        self.findings.append(
-            Finding(
-                name, check.level, check.title, split, count, tuple(examples), check.why, check.what_to_do,
-                check.repair, table, np.zeros(0, np.int64) if rows is None else rows,
-            )
-        )  # fmt: skip
+    def _add(self, name: str, split: str, count: int, examples: Sequence[Example], **more: Any) -> None:
+        check = vars(self.checks[name])
+        self.findings.append(Finding(**check, split=split, count=count, examples=tuple(examples), **more))
 
 
 def _example(split: Split, table: str, row: int) -> Example:

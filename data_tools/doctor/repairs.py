@@ -11,7 +11,6 @@ import json
 import math
 import os
 import posixpath
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.convert.box_edges import SMALLEST
-from data_tools.convert.new_folder import new_folder
+from data_tools.convert.new_folder import bring, new_folder
 from data_tools.convert.writing import TINY
 from data_tools.doctor.category_repairs import followed, kept_categories
 from data_tools.doctor.diagnosis import Diagnosis
@@ -83,10 +82,10 @@ def repair(diagnosis: Diagnosis, out: Path | str) -> Repairs:
             _link(files, partial / "images" / split.name)
             text = json.dumps(content, separators=(",", ":"), allow_nan=False)
             (partial / "annotations" / f"instances_{split.name}.json").write_bytes(text.encode())
-        repaired = {one.name for one in diagnosis.of(ERROR) if not one.repair} | log.left
-        report = {"data": str(source), "counts": dict(log.counts), "not_mended": sorted(repaired), "done": log.done}
+        left = sorted({one.name for one in diagnosis.of(ERROR) if not one.repair} | log.left)
+        report = {"data": str(source), "counts": dict(log.counts), "not_mended": left, "done": log.done}
         (partial / "repairs.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return Repairs(out, dict(log.counts), tuple(log.done), tuple(sorted(repaired)))
+    return Repairs(out, dict(log.counts), tuple(log.done), tuple(left))
 
 
 def _link(files: dict[str, Path], folder: Path) -> None:
@@ -98,9 +97,8 @@ def _link(files: dict[str, Path], folder: Path) -> None:
             link.symlink_to(path.resolve())
         except FileExistsError:
             raise
-        except OSError:  # a system without links; never written through one
-            with open(path, "rb") as source, open(link, "xb") as copy:
-                shutil.copyfileobj(source, copy)
+        except OSError:  # a system without links
+            bring(path, link, "copy")
 
 
 class _SplitRepair:

@@ -11,7 +11,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -58,11 +57,14 @@ def unpack(archive: Path, folder: Path, *, only: str = "*", progress: bool = Tru
             target.parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).replace(target)
         return len(names)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{archive}: cannot be unpacked ({error}); it is damaged.") from error
-    except OSError as error:
-        if error.errno is not None:  # bz2 and gzip have no exceptions of their own, and give no number
-            raise
+    except NotImplementedError as error:  # Deflate64 and the like
+        raise DataError(
+            f"{archive}: whole, but of a kind that Python's zipfile cannot read ({error}). Unpack it by other means, "
+            "and pack it again as .tar or a common .zip."
+        ) from error
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # bz2 and gzip, which have no exceptions of their
+            raise  # own, give no number
         raise DataError(f"{archive}: cannot be unpacked ({error}); it is damaged.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -109,22 +111,11 @@ def _new_file(target: Path, member: str) -> IO[bytes]:
         ) from error
 
 
-@contextmanager
-def _readable(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except NotImplementedError as error:  # Deflate64 and the like
-        raise DataError(
-            f"{archive}: whole, but of a kind that Python's zipfile cannot read ({error}). Unpack it by other means, "
-            "and pack it again as .tar or a common .zip."
-        ) from error
-
-
 _ENCRYPTED = 0x1  # bit of a zip member's flags
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with _readable(archive), zipfile.ZipFile(archive) as opened:
+    with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from dfine_lib import __version__
 from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
-from dfine_lib.device import describe_device
 from dfine_lib.errors import DfineError
 from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.train.checkpoint import save_state
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 LOCK_WAIT = 10.0  # seconds: DataLoader workers of a killed run hold its lock until they notice
-_CURVES = ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "memory_mb")  # of a training row
 
 
 class RunFolder:
@@ -37,11 +23,9 @@ class RunFolder:
     - `run.json`: recipe, data, seed, commit, command, versions, machine; written at the start.
     - `metrics.jsonl`: one JSON object a line, `kind` train, eval or skipped, appended while training; kind `session`
       says where and with which code the run was started or resumed.
-    - `samples.json`: detections of the EMA weights on a few validation images at the latest evaluation, with the ground
-      truth: `step`, `epoch`, `category_names`, and for each of `images` its `file`, `image_id`, `size_wh`, `truth`
-      (`labels`, `boxes_xyxy`) and `detections` (the same, and `scores`). Boxes in pixels of the file.
     - `last.pt`: state to resume from. `best_stage1.pt`: state from which the second stage starts.
     - `model.safetensors`: EMA weights of the best evaluation. `metrics.json`: the result, written at the end.
+    - Whatever a `RunCallback` writes, as `samples.json` and `tensorboard/` of `dfine train`.
 
     Of several ranks only rank zero writes; the others' folder (`writes=False`) only knows the names.
 
@@ -51,13 +35,11 @@ class RunFolder:
 
     def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
-        self._curves: SummaryWriter | None = None
         self._lock = FileLock(self.path / ".lock")
         if writes:
             self._make()
         self.about = self.path / "run.json"
         self.rows = self.path / "metrics.jsonl"
-        self.samples = self.path / "samples.json"
         self.last = self.path / "last.pt"
         self.best_stage1 = self.path / "best_stage1.pt"
         self.model = self.path / "model.safetensors"
@@ -95,26 +77,16 @@ class RunFolder:
 
     def release(self) -> None:
         """Let another process write here."""
-        if self._curves is not None:
-            self._curves.close()
-            self._curves = None
         self._lock.release()
 
     def begin(self, about: dict[str, Any]) -> None:
-        """Write `run.json`, and remove what a run that saved no state has left."""
-        for leftover in (self.rows, self.samples) if self.writes else ():
-            leftover.unlink(missing_ok=True)
+        """Write `run.json`, and remove the rows of a run that saved no state."""
+        if self.writes:
+            self.rows.unlink(missing_ok=True)
         self.write_json(self.about, about)
 
-    def begin_curves(self, first_step: int) -> None:
-        """Open the curves for tensorboard; points from `first_step` on are dropped."""
-        if self.writes:
-            from torch.utils.tensorboard import SummaryWriter  # here: whoever only reads a run needs none
-
-            self._curves = SummaryWriter(str(self.path / "tensorboard"), purge_step=first_step)
-
     def record(self, row: dict[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`, and its values to the curves; the line is on its way to the disk then."""
+        """Add a line to `metrics.jsonl`; it is on its way to the disk then."""
         if not self.writes:
             return
         try:
@@ -122,9 +94,6 @@ class RunFolder:
                 file.write(json.dumps(json_safe(row)) + "\n")
         except OSError as error:
             raise OSError(error.errno, f"{self.rows} could not be written ({error.strerror})") from error
-        if self._curves is not None:
-            for name, value in _points(row):
-                self._curves.add_scalar(name, value, row["step"])
 
     def read_rows(self) -> list[dict[str, Any]]:
         """All whole lines of `metrics.jsonl`."""
@@ -151,15 +120,6 @@ class RunFolder:
         """`checkpoint.save_state`, on rank zero only."""
         if self.writes:
             save_state(path, state)
-
-
-def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """What the curves show of a row."""
-    if row["kind"] == "train":
-        yield from ((f"train/{name}", row[name]) for name in _CURVES)
-    elif row["kind"] == "eval":
-        aps = {f"eval/ap_{name}": row[name]["ap"] for name in ("ema", "raw")}
-        yield from ((name, ap) for name, ap in aps.items() if ap is not None and math.isfinite(ap))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -190,36 +150,3 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
         for name, part in parts.items()
     }
     return Recipe(name=values["name"], **made)
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """The machine and the code of a run: versions, processor, device, commit, command."""
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(["dfine" if "dfine" in sys.argv[0] else Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": {"dfine_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _commit(source: Path = Path(__file__)) -> str | None:
-    """Commit of the repository that the library's own files are tracked in; not of one that merely encloses them."""
-    try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", str(source.parent), *args], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        run("ls-files", "--error-unmatch", source.name)
-        return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -14,24 +14,25 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dfine_lib import __version__
 from dfine_lib.config import Recipe
 from dfine_lib.criterion import Criterion
 from dfine_lib.data.samples import Batch
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
-from dfine_lib.device import pick_device, set_backends
-from dfine_lib.distributed import Ranks, process_group, was_restarted
+from dfine_lib.device import describe_device, pick_device, set_backends
+from dfine_lib.distributed import Ranks, process_group
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, evaluate_model
-from dfine_lib.evaluate.samples import sample_detections
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
+from dfine_lib.train.callback import RunCallback
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.meter import Meter, memory_mb, over_a_run
 from dfine_lib.train.optim import build_optimizer, lr_multiplier
-from dfine_lib.train.run_folder import RunFolder, describe_machine
+from dfine_lib.train.run_folder import RunFolder
 from dfine_lib.train.run_plan import RunPlan, plan_run
 from dfine_lib.train.stages import Action, Progress, after_evaluation, begin_epoch
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
@@ -55,6 +56,7 @@ def train(
     class_rows: Mapping[str, str] | None = None,
     forms: Sequence[Form] = (),
     source: CocoFolder | None = None,
+    callback: RunCallback | None = None,
 ) -> dict[str, Any]:
     """Train, or resume a run that was stopped; of a finished run only the result is returned.
 
@@ -75,6 +77,7 @@ def train(
         forms: functions of model, recipe and device, called in this order once the model is on its device. Each may
             change how the model computes (never what), and returns whether it did.
         source: opens the data and makes the loaders; None: a `CocoFolder`.
+        callback: what is called while the run goes on, on rank zero; None: nothing is.
 
     Returns:
         The content of `metrics.json`.
@@ -83,10 +86,8 @@ def train(
         ValueError: anything wrong with recipe, data, weights or an earlier run in the folder; nothing was trained.
         OSError: the folder cannot be written.
         NonFiniteLoss: the loss stayed non-finite; `last.pt` holds the last good state.
-        ProcessLost: see `dfine_lib.distributed.process_group`.
     """
     with process_group(device) as ranks:
-        resume = resume or was_restarted()
         where = pick_device(device, ranks)
         if weights:
             ranks.on_rank_zero(lambda: locate_weights(weights))  # one download for all
@@ -96,11 +97,13 @@ def train(
         )  # fmt: skip
         folder = RunFolder(out, writes=ranks.is_zero)
         folder.lock()
+        callback = (callback or RunCallback()) if ranks.is_zero else RunCallback()
         try:
             ranks.on_rank_zero(lambda: plan.compare_with_earlier(folder))
             result = ranks.on_rank_zero(lambda: _finished(folder, resume))
-            return _Run(plan, folder, where, ranks, forms).train() if result is None else result
+            return _Run(plan, folder, where, ranks, forms, callback).train() if result is None else result
         finally:
+            callback.end()
             folder.release()
 
 
@@ -118,9 +121,16 @@ class _Run:
     """Model, optimizer, EMA and loaders of one run, from scratch or as the run folder's state says."""
 
     def __init__(
-        self, plan: RunPlan, folder: RunFolder, device: torch.device, ranks: Ranks, forms: Sequence[Form]
+        self,
+        plan: RunPlan,
+        folder: RunFolder,
+        device: torch.device,
+        ranks: Ranks,
+        forms: Sequence[Form],
+        callback: RunCallback,
     ) -> None:
         self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
+        self.callback = callback
         recipe = self.recipe
         state = self._stored(folder.last)
         self.evaluator = CocoEvaluator(plan.val, plan.train.category_ids)
@@ -130,7 +140,7 @@ class _Run:
             ranks.on_rank_zero(lambda index=index, every=every: plan.source.check(index, every))
         self.model, class_rows = self._model(fresh=state is None)
         put_on = [form.__name__ for form in forms if form(self.model, recipe, device)]
-        numerics = set_backends(recipe.train, device) | {"precision": plan.precision}
+        numerics = set_backends(recipe.train.matmul_precision, device, recipe.train.cudnn_benchmark)
         config = replace(recipe.train, precision=plan.precision)
         self.optimizer = build_optimizer(self.model, config)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -143,14 +153,18 @@ class _Run:
         self.total = self.steps_per_epoch * recipe.train.epochs
         self.skipped_in_a_row = 0
         self.progress = Progress(ema_decay=self.ema.decay)
-        here = describe_machine(device) | {"processes": ranks.size, "numerics": numerics, "forms": put_on}
+        here = {
+            "device": describe_device(device), "versions": {"dfine_lib": __version__, "torch": torch.__version__},
+            **callback.describe(device), "processes": ranks.size,
+            "numerics": numerics | {"precision": plan.precision}, "forms": put_on,
+        }  # fmt: skip
         if state is None:
             folder.begin(plan.identity() | plan.paths() | {"class_rows": class_rows} | here)
             self._save()
         else:
             self._restore(state)
-        folder.begin_curves(self._steps())
-        folder.record({"kind": "session", "step": self._steps(), **here})
+        callback.begin(folder.path, self._steps())
+        self._record({"kind": "session", "step": self._steps(), **here})
 
     def _model(self, fresh: bool) -> tuple[DFINE, dict[str, Any]]:
         """The model on its device, and which class rows came from the weights file."""
@@ -224,7 +238,11 @@ class _Run:
         row |= {"losses": result.losses, "grad_norm": result.grad_norm, "lr": lr, **reading}
         if self.plan.precision == "fp16":
             row["overflowed_steps"] = self.progress.overflowed
+        self._record(row)
+
+    def _record(self, row: dict[str, Any]) -> None:
         self.folder.record(row)
+        self.callback.after_row(row)
 
     def _note_skipped(self, result: StepResult, number: int, epoch: int, micro_batches: Sequence[Batch]) -> None:
         if result.overflowed:
@@ -240,7 +258,7 @@ class _Run:
         terms = ", ".join(result.non_finite)
         log.warning("step %d skipped: %s not finite; images %s", number, terms, image_ids)
         row = {"kind": "skipped", "step": number, "epoch": epoch}
-        self.folder.record(row | {"terms": list(result.non_finite), "image_ids": image_ids})
+        self._record(row | {"terms": list(result.non_finite), "image_ids": image_ids})
         if self.skipped_in_a_row >= self.recipe.train.max_skipped_steps:
             raise NonFiniteLoss(
                 f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {number} in {terms} "
@@ -256,14 +274,11 @@ class _Run:
         }
         seconds = time.perf_counter() - start
         row = {"step": (epoch + 1) * self.steps_per_epoch - 1, "epoch": epoch}
-        if self.ranks.is_zero:
-            shown = sample_detections(models["ema"], self.val_loader, self.device)
-            names = {"category_names": self.plan.train.category_names}
-            self.folder.write_json(self.folder.samples, row | names | {"images": shown})
+        self.callback.after_evaluation(models["ema"], self.val_loader, row)
         plain = {name: value.to_dict() for name, value in metrics.items()}
         images_per_second = len(models) * len(self.plan.val) / seconds
         row |= {"seconds": seconds, "images_per_second": images_per_second, "memory_mb": memory_mb(self.device)}
-        self.folder.record({"kind": "eval", **row, **plain})
+        self._record({"kind": "eval", **row, **plain})
         ap = self.ranks.on_rank_zero(lambda: metrics["ema"].ap)  # NaN if the split has no box
         self.progress = replace(self.progress, seconds=self.progress.seconds + seconds)
         self._apply(after_evaluation(self.recipe.train, self.progress, ap))

@@ -12,7 +12,7 @@ import torch
 from data_tools.large.source import LargeFolder
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data import EvalLoader, find_split
-from dfine_lib.device import pick_device, set_float32
+from dfine_lib.device import pick_device, set_backends
 from dfine_lib.distributed import current_ranks
 from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.model.dfine import DFINE
@@ -126,6 +126,6 @@ def open_saved(
             "unknown_class", class_name=shlex.quote(unknown[0]), its="ITS_NAME" if named else "ITS_ROW",
         )  # fmt: skip
     where = pick_device(device, ranks)
-    set_float32(recipe.train.matmul_precision, where)
+    set_backends(recipe.train.matmul_precision, where)
     loader = source.eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
     return LoadedModel(model.to(where), loader, where, taken)

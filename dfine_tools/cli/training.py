@@ -157,13 +157,16 @@ def _train(arguments: argparse.Namespace) -> int:
         from dfine_lib.errors import DataError
         from dfine_lib.train.trainer import train
         from dfine_tools.forms import FORMS
+        from dfine_tools.runs.processes import was_restarted
+        from dfine_tools.runs.recorder import RunRecorder
 
         recipe = _recipe_of(arguments)
         out = arguments.out or Path("runs") / recipe.name
         try:
             train(
-                recipe, arguments.data, out, seed=arguments.seed, device=arguments.device, resume=arguments.resume,
-                weights=arguments.weights, class_rows=class_rows, forms=FORMS, source=LargeFolder(),
+                recipe, arguments.data, out, seed=arguments.seed, device=arguments.device,
+                resume=arguments.resume or was_restarted(), weights=arguments.weights, class_rows=class_rows,
+                forms=FORMS, source=LargeFolder(), callback=RunRecorder(),
             )  # fmt: skip
         except DataError as error:  # an image or a tar, perhaps after days
             if not (out / "last.pt").exists():
@@ -234,14 +237,13 @@ def _started_by_torchrun() -> bool:
 
 def _in_group(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_out: str = "") -> int:
     """Do the work in this process, as one of those that torchrun started where it did; rank zero speaks."""
-    from dfine_lib.distributed import ProcessLost, process_group
     from dfine_tools.runs.heap import keep_freed_memory
-    from dfine_tools.runs.processes import end_with_starter
+    from dfine_tools.runs.processes import ProcessLost, end_with_starter, joined_processes
 
     end_with_starter()
     keep_freed_memory(2047, huge_pages=True)  # a step asks for what the step before gave back; workers are forked
     try:
-        with process_group(arguments.device) as ranks:
+        with joined_processes(arguments.device) as ranks:
             if not ranks.is_zero:
                 logging.getLogger().setLevel(logging.ERROR)
             work(ranks)
@@ -254,8 +256,13 @@ def _in_group(arguments: argparse.Namespace, work: Callable[[Ranks], None], way_
 
 def _start_processes(arguments: argparse.Namespace, max_restarts: int = 0, way_out: str = "") -> int:
     """The same command in several processes: what it says is theirs."""
-    from dfine_lib.device import check_gpus
-    from dfine_tools.runs.processes import USERS_ERROR, ProcessesFailed, end_with_starter, run_in_processes
+    from dfine_tools.runs.processes import (
+        USERS_ERROR,
+        ProcessesFailed,
+        check_gpus,
+        end_with_starter,
+        run_in_processes,
+    )
 
     if arguments.device == "auto" or arguments.device.startswith("cuda"):
         check_gpus(arguments.nproc, needed=arguments.device != "auto")

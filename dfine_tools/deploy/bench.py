@@ -15,11 +15,11 @@ from dfine_lib.config import SIZES, ModelConfig
 from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import locate_weights, read_weights
-from dfine_lib.train.run_folder import describe_machine
 from dfine_tools.deploy.backends import KINDS, DeviceError, open_backend
 from dfine_tools.deploy.timing import CallTimes, Cost, PeakMemory, cost, image_files, latency
 from dfine_tools.deploy.validation import report_path
 from dfine_tools.published import PUBLISHED_AP, PUBLISHED_LATENCY_MS
+from dfine_tools.runs.machine import describe_machine
 from dfine_tools.tables import as_text
 
 

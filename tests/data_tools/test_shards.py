@@ -156,10 +156,11 @@ def test_a_picture_is_also_found_by_its_place(folder, index, small):
 def test_a_run_trains_on_them_and_its_first_pictures_are_shown(sharded, tmp_path):
     from dfine_lib.recipes import changed, get_recipe
     from dfine_lib.train.trainer import train
+    from dfine_tools.runs.recorder import RunRecorder
     from tests.small_runs import SMALL
 
     recipe = changed(get_recipe("pico"), SMALL | {"train.epochs": 1, "data.batch_size": 15})
-    result = train(recipe, sharded, tmp_path / "run", source=LargeFolder(), device="cpu")
+    result = train(recipe, sharded, tmp_path / "run", source=LargeFolder(), device="cpu", callback=RunRecorder())
     assert result["steps"] == 3
     assert len(json.loads((tmp_path / "run/samples.json").read_text())["images"]) == 4
 

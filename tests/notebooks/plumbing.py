@@ -39,7 +39,6 @@ PLUMBING: dict[str, str] = {
     "upright_size": "width and height as EXIF turns them, without decoding the pixels",
     "Draw": "names the draws of a run, each of which has seeds of its own",
     # Images out of tar archives: another way to the same batches.
-    "set_float32": "one rule for float32 on a GPU in training, evaluation and prediction",
     "num_workers_of": "how many DataLoader workers there are where nobody chose",
     "data_loader": "torch's DataLoader with the settings of this project, for images and for tar shards",
     "raw_batches": "raises the errors of workers in this process",
@@ -73,14 +72,11 @@ PLUMBING: dict[str, str] = {
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",
+    "torchrun_store": "where the processes that torchrun started meet",
     "process_group": "the processes that torchrun started, as one group",
     "current_ranks": "which process this is",
-    "was_restarted": "whether torchrun started it anew",
     "running_statistics": "what batch norms keep, to be averaged over processes",
-    "ProcessLost": "another process ended silently",
     "parse_hw": "height and width of the input, however they are written",
-    "RendezvousError": "processes that do not find each other",
-    "check_gpus": "a GPU for each process, or an error",
     # Speed and memory, which change no result.
     "usable_precision": "the precision asked for, or what the device has instead",
     "has_bf16": "whether a device computes in bf16",

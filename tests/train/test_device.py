@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -58,13 +57,12 @@ def test_bf16_that_the_given_gpu_only_imitates_does_not_count(monkeypatch):
 def test_backends_are_set_for_a_gpu_and_left_alone_on_a_processor(monkeypatch):
     backends = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), backends.allow_tf32, backends.benchmark
-    train = TrainConfig(matmul_precision="medium", cudnn_benchmark=not backends.benchmark)
     try:
-        there = set_backends(train, CPU)
+        there = set_backends("medium", CPU, not before[2])
         assert tuple(there.values()) == before
-        there = set_backends(train, GPU)  # settings need no GPU
+        there = set_backends("medium", GPU, not before[2])  # settings need no GPU
         assert there == {"matmul_precision": "medium", "cudnn_tf32": True, "cudnn_benchmark": not before[2]}
-        assert not set_backends(replace(train, matmul_precision="highest"), GPU)["cudnn_tf32"]
+        assert not set_backends("highest", GPU)["cudnn_tf32"]
     finally:
         torch.set_float32_matmul_precision(before[0])
         backends.allow_tf32, backends.benchmark = before[1:]
@@ -74,7 +72,7 @@ def test_prediction_and_evaluation_take_float32_as_training_does(monkeypatch, da
     """Otherwise AP in a run, of `dfine eval` and detections of a Predictor come from three precisions."""
     asked: list[tuple[str, str]] = []
     for module in (pytorch, saved):
-        monkeypatch.setattr(module, "set_float32", lambda precision, device: asked.append((precision, device.type)))
+        monkeypatch.setattr(module, "set_backends", lambda precision, device: asked.append((precision, device.type)))
     model, file = DFINE.from_recipe(get_recipe("pico"), num_classes=2), tmp_path / "x.safetensors"
     save_weights(file, model, data=DataConfig(image_size=64), category_names=("dot", "bar"), category_ids=(7, 8))
     pytorch.open_torch(model, "cpu", 64, (), 10, False)

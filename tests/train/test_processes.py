@@ -17,14 +17,14 @@ import pytest
 import torch
 from small_runs import SMALL, write_folder
 
-from dfine_lib.device import check_gpus, pick_device
+from dfine_lib.device import pick_device
 from dfine_lib.distributed import Ranks
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.checkpoint import load_state
 from dfine_lib.train.run_folder import RunFolder, read_rows
 from dfine_tools import cli
 from dfine_tools.runs.launch import launch_training, training_command
-from dfine_tools.runs.processes import ProcessesFailed, run_in_processes
+from dfine_tools.runs.processes import ProcessesFailed, check_gpus, run_in_processes
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 4
@@ -231,8 +231,6 @@ def test_more_processes_than_gpus_are_refused(data, monkeypatch, capsys):
     check_gpus(1)
     assert cli.main(["train", "--recipe", "pico", "--data", str(data), "--device", "cuda", "--nproc", "2"]) == 2
     assert "this machine has 1. Give --nproc 1, or --device cpu." in capsys.readouterr().err
-    with pytest.raises(ValueError, match="this machine has 1"):
-        pick_device("cuda", Ranks(rank=1, size=2, local_rank=1))
     with pytest.raises(ValueError, match="'cuda:1' is one device"):
         pick_device("cuda:1", Ranks(rank=0, size=2))
     assert pick_device("cpu", Ranks(rank=1, size=2, local_rank=1)).type == "cpu"
@@ -279,7 +277,6 @@ def test_a_second_rank_writes_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run", writes=False)
     folder.lock()
     folder.begin({})
-    folder.begin_curves(0)
     folder.record({"kind": "train", "step": 0})
     folder.save_state(folder.last, {})
     folder.forget_rows_after(0)

@@ -1,17 +1,15 @@
-"""The state of a run on disk, and what its files say about the code that wrote them."""
+"""The state of a run on disk: written whole, without a second copy in memory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
 
 from dfine_lib.train.checkpoint import load_state, save_state
-from dfine_lib.train.run_folder import _commit
 
 
 def test_a_state_is_written_without_a_second_copy_in_memory(tmp_path):
@@ -44,25 +42,3 @@ def test_a_disk_that_fills_up_while_a_state_is_written_keeps_the_old_one_and_lea
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "last.pt"], capture_output=True, text=True)
     assert done.stdout == "kept\n", done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
-
-
-def test_the_commit_noted_is_that_of_the_library_and_never_of_a_project_around_it(tmp_path):
-    def git(*words: str) -> str:
-        who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-        done = subprocess.run(["git", "-C", tmp_path, *who, *words], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    installed = tmp_path / ".venv" / "dfine_lib" / "train" / "run_folder.py"
-    tracked = tmp_path / "dfine_lib" / "train" / "run_folder.py"
-    for file in (installed, tracked):
-        file.parent.mkdir(parents=True)
-        file.write_text("# a file of the library\n")
-    assert _commit(tracked) is None  # no repository at all, or one that does not track it
-    git("init", "-q")
-    git("add", "dfine_lib")
-    git("commit", "-q", "-m", "a project")
-    assert _commit(installed) is None
-    assert _commit(tracked) == git("rev-parse", "HEAD")
-    tracked.write_text("# changed\n")
-    assert _commit(tracked) == git("rev-parse", "HEAD") + "+changes"
-    assert _commit(Path("/nowhere/at/all.py")) is None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.config import TrainConfig, parse_hw
-from dfine_lib.device import pick_device, set_float32
+from dfine_lib.device import pick_device, set_backends
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.outputs import DFINEOutput
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend:
     """Weights or a model; the arguments are those of `open_backend`."""
     where = pick_device(device)
-    set_float32(TrainConfig().matmul_precision, where)  # as the model was trained and evaluated
+    set_backends(TrainConfig().matmul_precision, where)  # as the model was trained and evaluated
     if isinstance(source, DFINE):
         model, path, names, ids, own_hw = source, None, tuple(class_names), (), None
     else:

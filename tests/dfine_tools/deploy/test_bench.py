@@ -135,7 +135,7 @@ def test_the_device_in_the_report_is_the_one_that_was_measured(monkeypatch):
     described = []
     monkeypatch.setattr("dfine_tools.deploy.bench.open_backend", on_a_gpu)
     monkeypatch.setattr("dfine_tools.deploy.timing.Predictor", lambda backend: Streams())
-    monkeypatch.setattr("dfine_lib.train.run_folder.describe_device", lambda device: described.append(device) or "GPU")
+    monkeypatch.setattr("dfine_tools.runs.machine.describe_device", lambda device: described.append(device) or "GPU")
     report = bench(["pico"], device="auto", seconds=0.05).to_dict()
     assert [str(device) for device in described] == ["cuda:0"] and report["device"] == "GPU"
     assert report["devices"] == ["cuda:0"] and report["latencies"][0]["device"] == "cuda:0"

@@ -106,7 +106,7 @@ def test_bench_goes_on_without_what_has_no_cuda_and_names_it(monkeypatch, export
 
     monkeypatch.setattr(benches, "open_backend", opened)
     monkeypatch.setattr(timing, "Predictor", _Nothing)
-    monkeypatch.setattr("dfine_lib.train.run_folder.describe_device", str)
+    monkeypatch.setattr("dfine_tools.runs.machine.describe_device", str)
     report = benches.bench([exported, "pico"], backends=["torch", "openvino"], device="cuda", seconds=0.01)
     assert [row.device for row in report.latencies] == ["cuda:0"]
     (reason,) = report.to_dict()["not_run"]

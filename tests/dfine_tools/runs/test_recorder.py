@@ -10,12 +10,14 @@ import torch
 from small_runs import SMALL, write_folder
 
 from dfine_lib.data import EvalLoader, find_split, read_coco
-from dfine_lib.evaluate import postprocess, samples
-from dfine_lib.evaluate.samples import LEAST_SCORE, MOST, sample_detections
+from dfine_lib.evaluate import postprocess
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train import trainer
 from dfine_lib.train.run_folder import RunFolder
+from dfine_tools.runs import recorder, samples
+from dfine_tools.runs.recorder import RunRecorder
+from dfine_tools.runs.samples import LEAST_SCORE, MOST, sample_detections
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,12 @@ def run(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
     (folder.path / "samples.json").write_text("left by somebody else")
     written = []
-    whole = RunFolder.write_json
+    whole = recorder.write_atomically
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            RunFolder, "write_json", lambda self, path, content: written.append(path.name) or whole(self, path, content)
+            recorder, "write_atomically", lambda path, content: written.append(path.name) or whole(path, content)
         )
-        trainer.train(recipe, data, folder.path, device="cpu")
+        trainer.train(recipe, data, folder.path, device="cpu", callback=RunRecorder())
     return data, recipe, folder, written
 
 
@@ -44,7 +46,7 @@ def test_every_evaluation_writes_the_samples_whole(run):
 
 def test_the_samples_say_of_which_step_and_image_they_are(run):
     data, _, folder, _ = run
-    content = json.loads(folder.samples.read_text())
+    content = json.loads((folder.path / "samples.json").read_text())
     assert (content["step"], content["epoch"], content["category_names"]) == (3, 1, ["dot", "bar"])
     assert [row["step"] for row in folder.read_rows() if row["kind"] == "eval"][-1] == content["step"]
     assert [image["image_id"] for image in content["images"]] == [1, 2, 3, 4]
@@ -63,7 +65,7 @@ def test_they_are_those_of_the_averaged_weights(run):
     model = DFINE.from_pretrained(folder.model)  # nothing was found, AP 0: then the latest weights are kept
     index = read_coco(*find_split(data, "val"), training=False)
     found = sample_detections(model, EvalLoader(index, recipe), "cpu")
-    assert json.loads(folder.samples.read_text())["images"] == found
+    assert json.loads((folder.path / "samples.json").read_text())["images"] == found
 
 
 def test_the_detections_are_what_postprocess_gives(run, monkeypatch):
