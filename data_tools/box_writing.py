@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dfine_lib.data.plausible import TINY_IMAGE_PX, written_as_fractions
+from dfine_lib.data.coco_checks import TINY_IMAGE_PX, written_as_fractions
 
 EDGE_PX = 1.0  # what a box may stick out by and still fits: rounding
 FEWEST = 8  # boxes; fewer do not tell how a file writes them

@@ -55,16 +55,15 @@ class SplitStatistics:
             "objects_an_image": dict(zip(("mean", "median", "most"), self.objects_an_image)),
             "median_image": dict(zip(("width", "height"), self.image_sides)),
             "by_area": dict(zip(("small", "medium", "large"), self.small_medium_large)),
-            "side_px": dict(zip(("p5", "p50", "p95"), np.percentile(self.sides_px, (5, 50, 95)).round(2).tolist()))
-            if some
-            else None,
-            "anchors": {
-                "objects_without": int((self.anchors == 0).sum()),
-                **dict(zip(("p5", "p50", "p95"), np.percentile(self.anchors, (5, 50, 95)).tolist())),
-            }
+            "side_px": _percentiles(self.sides_px) if some else None,
+            "anchors": {"objects_without": int((self.anchors == 0).sum()), **_percentiles(self.anchors)}
             if some
             else None,
         }
+
+
+def _percentiles(values: np.ndarray) -> dict[str, float]:
+    return dict(zip(("p5", "p50", "p95"), np.percentile(values, (5, 50, 95)).round(2).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +137,8 @@ def statistics(data: Path | str, *, image_size: int = 640, recipe: str = "n_cust
     if not found:
         raise DataError("\n".join(lost))
     names = list(dict.fromkeys(_name(split, i) for split in found for i in range(len(split.categories))))
-    return Statistics(
-        data,
-        image_size,
-        tuple(names),
-        tuple(_count(one, names, image_size, feat_strides) for one in found),
-        tuple(found),
-    )
+    splits = tuple(_count(one, names, image_size, feat_strides) for one in found)
+    return Statistics(data, image_size, tuple(names), splits, tuple(found))
 
 
 def repeats(data: Path | str, threshold: float) -> dict[str, Any]:
@@ -183,22 +177,17 @@ def _count(split: Split, names: Sequence[str], image_size: int, feat_strides: Se
     across, down = (centres.clip(0, 1 - 1e-9) * CELLS).astype(np.int64).T if len(rows) else np.zeros((2, 0), np.int64)
     sides = np.sqrt(boxes[:, 2:].prod(1))
     sized = split.sizes_wh[np.isfinite(split.sizes_wh).all(1)]
+    objects_an_image = (0, 0, 0)
+    if len(objects):
+        objects_an_image = (round(float(objects.mean()), 2), float(np.median(objects)), int(objects.max()))
     return SplitStatistics(
         name=split.name,
         images=len(split.images),
         images_without_boxes=int((objects == 0).sum()),
         boxes=len(rows),
-        objects_an_image=(
-            (round(float(objects.mean()), 2), float(np.median(objects)), int(objects.max()))
-            if len(objects)
-            else (0, 0, 0)
-        ),
+        objects_an_image=objects_an_image,
         image_sides=tuple(np.median(sized, axis=0).tolist()) if len(sized) else (0.0, 0.0),
-        small_medium_large=(
-            int((sides < SMALL_PX).sum()),
-            int(((sides >= SMALL_PX) & (sides < MEDIUM_PX)).sum()),
-            int((sides >= MEDIUM_PX).sum()),
-        ),
+        small_medium_large=tuple(np.histogram(sides, (0, SMALL_PX, MEDIUM_PX, np.inf))[0].tolist()),
         per_class=np.bincount(label_of[split.category_of[rows]], minlength=len(names)),
         sides_px=image_size * np.sqrt((boxes[:, 2:] / sizes).prod(1)),
         anchors=anchors_inside(corners, image_size, feat_strides),

@@ -144,13 +144,10 @@ class ImageLocations:
             for i, part in enumerate(parts):
                 if part.lower() in ANNOTATION_FOLDERS:
                     before, after = self.root.joinpath(*parts[:i]), parts[i + 1 :]
-                    places += [place.joinpath(*after) for place in [*_image_folders(before), before]]
+                    siblings = sorted(Path(one.path) for one in os.scandir(before) if one.name.lower() in IMAGE_FOLDERS)
+                    places += [place.joinpath(*after) for place in [*siblings, before]]
             self._folders[folder] = [place for place in dict.fromkeys(places) if _has_images(place)]
         return self._folders[folder]
-
-
-def _image_folders(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name.lower() in IMAGE_FOLDERS)
 
 
 def _has_images(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from data_tools.convert.coco_file import CocoFile, NotCoco
@@ -47,6 +48,18 @@ def read_coco_files(source: SourceFolder, *, progress: bool = False) -> Source:
     # Val before train: an image that is in both stays where it is measured on, and is not trained on.
     records = by_split(parts, lambda split, part: part.records(split, ledger))
     return Source(root, records, tuple(parts), categories, sum(len(part.images) for part in parts.values()))
+
+
+def read_objects365(source: SourceFolder, *, progress: bool = False) -> Source:
+    """Objects365: COCO format; images lie in `patchN/` where the file says `images/v1/patchN/`, and a few are absent.
+
+    Ids and names of the categories stay as the file has them (some names carry blanks). The extraction of v1 numbers
+    its 365 classes in another order than v2: convert by name (`--categories`) where both meet. One file named in place
+    of the folder is of the split that its name says.
+    """
+    if source.path.is_file():
+        source = replace(source, split=split_of(source.path, source.root) or source.split)
+    return read_coco_files(source, progress=progress)
 
 
 def _files(source: SourceFolder, progress: bool) -> list[CocoFile]:

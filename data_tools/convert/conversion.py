@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.coco import read_coco_files
+from data_tools.convert.coco import read_coco_files, read_objects365
 from data_tools.convert.createml import read_createml
 from data_tools.convert.crowdhuman import read_crowdhuman
 from data_tools.convert.csv_rows import read_csv_rows
 from data_tools.convert.cvat import read_cvat
 from data_tools.convert.labelme import read_labelme
 from data_tools.convert.new_folder import check_out, new_folder
-from data_tools.convert.objects365 import read_objects365
 from data_tools.convert.openimages import read_openimages
 from data_tools.convert.records import Category, Source
 from data_tools.convert.report import Options, Report, Result

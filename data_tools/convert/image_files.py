@@ -63,16 +63,18 @@ class ImageFiles:
         self._by_form: dict[str, list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
         for name in self.files:
-            self._by_name.setdefault(_form(name.rpartition("/")[2]), []).append(name)
-            self._by_form.setdefault(_form(name), []).append(name)
-            self._by_stem.setdefault(_form(_stem(name)), []).append(name)
+            self._by_name.setdefault(one_form(name.rpartition("/")[2]), []).append(name)
+            self._by_form.setdefault(one_form(name), []).append(name)
+            self._by_stem.setdefault(one_form(_stem(name)), []).append(name)
         self._usual: dict[str, list[str]] = {}
         self._prefix: dict[str, str] = {}  # by split: leading folders that the records' names have and the files lack
 
     def _scan(self) -> None:
         for folder, entry in walk(self.home, self.follow_links):
             name = f"{folder}/{entry.name}" if folder else entry.name
-            self._add_folder(folder)
+            while folder not in self.folders:  # and those above it, which may hold nothing but folders
+                self.folders.add(folder)
+                folder = folder.rpartition("/")[0]
             if _is(entry.is_dir):  # only linked folders that are not followed come here
                 self.linked_folders.append(name)
             elif entry.is_symlink() and not _is(entry.is_file):
@@ -84,19 +86,13 @@ class ImageFiles:
             if len(self.files) > MOST_FILES:
                 raise DataError(f"{self.home}: more than {MOST_FILES:,} images.")
 
-    def _add_folder(self, folder: str) -> None:
-        """Note a folder, and those above it, which may hold nothing but folders."""
-        while folder not in self.folders:
-            self.folders.add(folder)
-            folder = folder.rpartition("/")[0]
-
     def find(self, record: ImageRecord) -> Found | str:
         """The image of a record, or the reason why there is none."""
         if record.path is not None:
             return self._take(record.path, record.file_name)
         for own in record.own:
             if (below := self._below(own)) is not None and len(same := self._with_ending(below)) == 1:
-                return self._take(same[0], _stem(record.file_name) + _ending(same[0]))
+                return self._take(same[0], _stem(record.file_name) + same[0][len(_stem(same[0])) :])
         names = [clean_name(name, record.location, record.may_be_path and not self.named)
                  for name in (record.file_name, *record.spare_names)
                  if not (self.named and record.may_be_path and leaves(name.replace("\\", "/")))]  # fmt: skip
@@ -132,7 +128,7 @@ class ImageFiles:
             if hits:
                 return hits
         for path in (_join(base, name) for group in bases for base in group):
-            same = self._by_form.get(_form(path)) or self._by_form.get(_form(unquote(path)), [])
+            same = self._by_form.get(one_form(path)) or self._by_form.get(one_form(unquote(path)), [])
             if len(same) == 1:
                 return self._take(same[0], _rest(same[0], path, name), OTHER_FORM)
             same = self._with_ending(path) or self._with_ending(unquote(path))
@@ -147,23 +143,23 @@ class ImageFiles:
     def _with_ending(self, path: str) -> list[str]:
         """Images of this path with any ending; with its own, where that is there."""
         stem = _stem(path) if is_image_name(path) or why_not_opened(path) else path
-        found = self._by_stem.get(_form(stem), [])
+        found = self._by_stem.get(one_form(stem), [])
         return [path] if path in found else [one for one in found if _stem(one) == stem] or found
 
     def _deeper(self, split: str, name: str) -> Found | list[str] | None:
-        """The one image in a sub-folder whose path ends as the name does; all of them, where there are several."""
-        tail = "/" + _form(unquote(name))
-        last = _form(name.rpartition("/")[2])
-        same = [path for path in self._by_name.get(last) or self._by_name.get(_form(unquote(last)), [])
-                if ("/" + _form(path)).endswith(tail) and self._may_hold(path, split)]  # fmt: skip
+        """The one image in a sub-folder whose path ends as the name does; all of them, where there are several.
+
+        Those in a folder of another split do not count.
+        """
+        tail = "/" + one_form(unquote(name))
+        last = one_form(name.rpartition("/")[2])
+        same = [path for path in self._by_name.get(last) or self._by_name.get(one_form(unquote(last)), [])
+                if ("/" + one_form(path)).endswith(tail)
+                and split_of_folders(PurePosixPath(path).parts[:-1]) in (None, known_split(split))]  # fmt: skip
         same = [path for path in same if ("/" + path).endswith("/" + name)] or same
         if len(same) == 1:
             return self._take(same[0], name if last in self._by_name else unquote(name), DEEPER)
         return same or None
-
-    def _may_hold(self, path: str, split: str) -> bool:
-        """Whether an image lies in no folder of another split."""
-        return split_of_folders(PurePosixPath(path).parts[:-1]) in (None, known_split(split))
 
     def _shorter(self, record: ImageRecord, bases: list[list[str]]) -> Found | None:
         """The image under the record's name without its leading folders, the same folders for all records.
@@ -293,7 +289,7 @@ def _is(check: Callable[[], bool]) -> bool:
         return False
 
 
-def _form(name: str) -> str:
+def one_form(name: str) -> str:
     """One form for names that differ in case, in composed or decomposed accents, or in the slash between folders."""
     return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold().replace("\\", "/")
 
@@ -302,10 +298,6 @@ def _stem(name: str) -> str:
     """The path without its ending."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + (last.rpartition(".")[0] or last)
-
-
-def _ending(name: str) -> str:
-    return name[len(_stem(name)) :]
 
 
 def _join(base: str, name: str) -> str:

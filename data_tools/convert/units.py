@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable
 
 from data_tools.convert.report import Report
+from dfine_lib.data.coco_checks import TINY_IMAGE_PX
 from dfine_lib.data.images import DataError
-from dfine_lib.data.plausible import TINY_IMAGE_PX
 
 PERCENT = 400  # pixels; boxes that all end within 100 on images this large may be percentages
 Numbers = tuple[float, float, float, float]  # left, top, width, height
 
 
 class Units:
-    """What the boxes of a split say about their unit; see `dfine_lib.data.plausible.written_as_fractions`."""
+    """What the boxes of a split say about their unit; see `dfine_lib.data.coco_checks.written_as_fractions`."""
 
     def __init__(self) -> None:
         self.boxes = self.within = 0  # boxes, and those of images that hold nothing but fractions

@@ -213,11 +213,12 @@ class VocWriter:
         self.lists[image.split].write(stem + "\n")
         return []
 
-    def finish(self, categories: list[Category]) -> None:
-        """The list of classes in order."""
+    def finish(self, categories: list[Category], order: list[int]) -> list[str]:
+        """The list of classes in order; boxes name theirs, so that `order` is of no use. No remarks."""
         self.close()
         names = "".join(f"{category.name}\n" for category in categories)
         (self.folder / "labels.txt").write_text(names, encoding="utf-8")
+        return []
 
     def close(self) -> None:
         for file in self.lists.values():

@@ -139,7 +139,7 @@ def _detection_lists(lists: list[_List], ledger: Ledger) -> list[_List]:
         return joined
     for rows in single:
         ledger.skip(LISTS, "list of one class", rows.file)
-    unions = [rows for rows in lists if _is_union(rows.stem)]
+    unions = [rows for rows in lists if known_split(rows.stem) == "train" and "val" in rows.stem.lower()]
     known = {known_split(rows.stem) for rows in lists if rows not in unions}
     if {"train", "val"} <= known:
         for rows in unions:
@@ -164,10 +164,6 @@ def _joined(single: list[_List]) -> list[_List]:
 
 def _without_flag(row: str) -> str:
     return row.replace("\t", " ").rpartition(" ")[0].strip()
-
-
-def _is_union(stem: str) -> bool:
-    return known_split(stem) == "train" and "val" in stem.lower()
 
 
 def _splits(lists: list[_List], split: str) -> list[tuple[str, _List]]:

@@ -322,10 +322,7 @@ class Conversion:
             rank = {name: i for i, name in enumerate(names)}
             order = [rank[name] for name in self.labels]
         self.result.categories = len(listed)
-        if isinstance(self.writer, CocoWriter):
-            self.result.remarks += self.writer.finish(listed, order)
-        else:
-            self.writer.finish(listed)
+        self.result.remarks += self.writer.finish(listed, order)
         if not self.images.expected:
             self.report.remark("no images found: annotations alone (name their folder with --images)")
         elif self.options.image_files == "none":

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from data_tools.convert.image_files import walk
+from data_tools.convert.image_files import one_form, walk
 from data_tools.convert.records import as_number
 from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import known_split
@@ -93,11 +92,15 @@ class YoloFiles:
         """Pair names that differ in case, accents or URL-encoding, or that keep the ending: p1.jpg.txt."""
         by_form: dict[str, list[str]] = {}
         for label in labels:
-            by_form.setdefault(_form(label[:-4]), []).append(label)
+            by_form.setdefault(one_form(unquote(label[:-4])), []).append(label)
         alone = [image for image in self.images if image not in self.label_of and by_form]
         found: dict[str, list[str]] = {}  # label → images
         for image in alone:
-            keys = {_form(form) for key in _label_keys(image) for form in (key, key + posixpath.splitext(image)[1])}
+            keys = {
+                one_form(unquote(form))
+                for key in _label_keys(image)
+                for form in (key, key + posixpath.splitext(image)[1])
+            }
             same = [label for key in keys for label in by_form.get(key, ())]
             if len(same) == 1:
                 found.setdefault(same[0], []).append(image)
@@ -277,7 +280,3 @@ def _label_keys(image: str) -> list[str]:
 def _folders_folded(path: str) -> str:
     folder, slash, name = path.rpartition("/")
     return folder.casefold() + slash + name
-
-
-def _form(path: str) -> str:
-    return unicodedata.normalize("NFC", unquote(path)).casefold()

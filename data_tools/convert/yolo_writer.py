@@ -50,13 +50,14 @@ class YoloWriter:
         file.write_text("".join(rows))
         return lost
 
-    def finish(self, categories: list[Category]) -> None:
-        """The description of the set."""
+    def finish(self, categories: list[Category], order: list[int]) -> list[str]:
+        """The description of the set; the classes are known from the start, so `order` is theirs. No remarks."""
         import yaml
 
         content: dict[str, Any] = {name: f"images/{name}" for name in self.splits}
         content["names"] = {i: category.name for i, category in enumerate(categories)}
         (self.folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+        return []
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -77,7 +77,8 @@ def examine(case: Examination) -> None:
     """All checks of this file."""
     for split in case.splits:
         case.found("box_malformed", split, "annotations", np.isnan(split.boxes_xywh).any(1) & ~_nan_written(split))
-        text = [i for i, record in enumerate(split.annotations) if _is_text(record.get("bbox"))]
+        boxes = [record.get("bbox") for record in split.annotations]
+        text = [i for i, box in enumerate(boxes) if type(box) is list and len(box) == 4 and str in map(type, box)]
         case.found("box_text", split, "annotations", text)
         if split.is_panoptic:
             case.report("panoptic", split.name, [f"{split.annotation_file}: segments_info in place of bbox"])
@@ -89,10 +90,6 @@ def examine(case: Examination) -> None:
         _places(case, split)
         _repetitions(case, split)
         _rest(case, split)
-
-
-def _is_text(bbox: object) -> bool:
-    return type(bbox) is list and len(bbox) == 4 and str in map(type, bbox)
 
 
 def _nan_written(split: Split) -> np.ndarray:

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
-from data_tools.doctor.pixels import ImageFile
 from data_tools.doctor.reading import Split, shown
 
 LARGE_PIXELS = 25_000_000
@@ -119,7 +118,8 @@ def _check_files(case: Examination, split: Split) -> None:
     if len(grey) < len(good):
         found("image_grey", grey)
     endings = Image.registered_extensions()
-    found("image_extension", [i for i, file in good if _format_of(file, endings) != _family(file.format)],
+    by_name = {i: _family(endings.get(file.path.suffix.lower(), "")) for i, file in good}
+    found("image_extension", [i for i, file in good if by_name[i] != _family(file.format)],
           lambda i: f"holds {split.files[i].format}")  # fmt: skip
     found("image_animated", [i for i, file in good if file.frames > 1],
           lambda i: f"{split.files[i].frames:,} frames")  # fmt: skip
@@ -134,10 +134,6 @@ def _check_files(case: Examination, split: Split) -> None:
             half.append(i)
     found("image_uniform", plain)
     found("image_half_grey", half)
-
-
-def _format_of(file: ImageFile, endings: dict[str, str]) -> str:
-    return _family(endings.get(file.path.suffix.lower(), ""))
 
 
 def _family(name: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from data_tools.convert.records import LARGEST, number
 from data_tools.convert.segmentation import box_around
 from data_tools.layouts import with_hint
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_columns import CocoColumns, columns_of, key_of, objects_of
+from dfine_lib.data.coco_columns import CocoColumns, key_of, objects_of
 from dfine_lib.data.coco_json import read_json
 from dfine_lib.errors import DataError
 
@@ -87,18 +86,23 @@ def _from_outlines(annotations: Sequence[dict[str, Any]], boxes_xywh: np.ndarray
     return made
 
 
-@dataclass(eq=False, kw_only=True)
 class Split(CocoColumns):
     """The columns of a split, and what the checks find out about its images. Numbers written as text are read too."""
 
-    name: str
-    image_folder: Path | None
-    files: list[ImageFile | None] = field(default_factory=list)  # [I], what lies on the disk; None: not looked at
-    is_panoptic: bool = False  # `annotations` are the segments of a panoptic file
-    outlined: list[int] = field(default_factory=list)  # places of annotations whose box was made from the outline
-    found: dict[int, Found] = field(default_factory=dict)  # image → its file, found otherwise than under its name
-    placements: dict[int, Placement | None] = field(default_factory=dict)  # image → how its boxes get into the upright
-    # image, where they are not in its pixels yet; None: the annotation is not of this image
+    def __init__(self, name: str, annotation_file: Path, content: dict[str, Any], image_folder: Path | None) -> None:
+        as_written, categories = objects_of(content, "annotations"), objects_of(content, "categories")
+        annotations = _of_segments(as_written, categories)
+        self.is_panoptic = annotations is not as_written  # `annotations` are the segments of a panoptic file
+        super().__init__(annotation_file, content | {"annotations": annotations} if self.is_panoptic else content)
+        self.name, self.content, self.image_folder = name, content, image_folder
+        self.outlined = _from_outlines(self.annotations, self.boxes_xywh)  # places of annotations whose box was made
+        self.files: list[ImageFile | None] = [None] * len(self.images)  # what lies on the disk; None: not looked at
+        self.found: dict[int, Found] = {}  # image → its file, found otherwise than under its name
+        # Image → how its boxes get into the upright image, where they are not in its pixels yet; None: the annotation
+        # is not of this image.
+        self.placements: dict[int, Placement | None] = {}
+
+    number = number_in_text = staticmethod(_from_text)
 
     @cached_property
     def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
@@ -187,13 +191,7 @@ def read_split(name: str, file: Path, folder: Path | None) -> Split:
         content = read_json(file)
     except MemoryError as error:
         raise DataError(f"{file}: does not fit into the memory. Split the file.") from error
-    as_written, categories = objects_of(content, "annotations"), objects_of(content, "categories")
-    annotations = _of_segments(as_written, categories)
-    columns = columns_of(file, content, annotations=annotations, number=_from_text)
-    split = Split(name=name, image_folder=folder, is_panoptic=annotations is not as_written, **columns)
-    split.outlined = _from_outlines(annotations, split.boxes_xywh)
-    split.files = [None] * len(split.images)
-    return split
+    return Split(name, file, content, folder)
 
 
 def _memory_bytes() -> float:

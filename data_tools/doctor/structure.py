@@ -10,7 +10,7 @@ from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
 from dfine_lib.data.coco_checks import CHECKS as CHECKS_OF_TRAINING
 from dfine_lib.data.coco_checks import repeated
-from dfine_lib.data.coco_columns import TABLES
+from dfine_lib.data.coco_json import TABLES
 
 _REFUSED = "The reader of `dfine train` refuses the file."
 CHECKS = (
@@ -125,8 +125,8 @@ def _shared(case: Examination, split: Split, name: str, say: Callable[[int], str
 
 
 def _references(case: Examination, split: Split) -> None:
-    text = {*split.as_text["annotations", "image_id"], *split.as_text["annotations", "category_id"]}
-    case.found("reference_text", split, "annotations", sorted(text))
+    text = [CHECKS_OF_TRAINING[f"{one}_id_as_text"].failing(split) for one in ("image", "category")]
+    case.found("reference_text", split, "annotations", sorted({*text[0].tolist(), *text[1].tolist()}))
     _shared(case, split, "annotation_orphan")
     _shared(case, split, "category_unknown", lambda i: f"category_id {shown(split.annotations[i].get('category_id'))}")
     odd = [

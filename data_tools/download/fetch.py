@@ -14,8 +14,8 @@ from data_tools.convert.new_folder import bring, check_is_folder, kept_folder
 from data_tools.convert.records import decoded
 from data_tools.download.archives import SUFFIXES, unpack
 from data_tools.download.data_set import DataSet, RemoteFile
+from data_tools.download.file import download, wrong_checksum
 from dfine_lib.data.images import DataError
-from dfine_lib.download import download, wrong_checksum
 from dfine_lib.files import write_atomically
 
 NOTE = "download.json"  # what has been fetched and unpacked; the presence of a file in it is the record of its work

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dfine_lib.data.coco_checks import check_lists, raise_first
-from dfine_lib.data.coco_columns import CocoColumns, columns_of, indices_in, read_columns
+from dfine_lib.data.coco_columns import CocoColumns, indices_in, read_columns
 from dfine_lib.data.coco_json import read_json
 from dfine_lib.data.images import check_images
 from dfine_lib.errors import DataError
@@ -216,7 +216,7 @@ def read_ground_truth(source: Path | str | dict[str, Any]) -> GroundTruth:
     if not content.get("categories"):
         ids = sorted({annotation["category_id"] for annotation in content["annotations"]})
         content = content | {"categories": [{"id": i} for i in ids]}
-    columns = CocoColumns(**columns_of(file, content))
+    columns = CocoColumns(file, content)
     raise_first(columns, training=False, names=("image_id_invalid", "box_unreadable", "area_invalid"))
     return _ground_truth(columns)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dfine_lib.data.coco_columns import TABLES, CocoColumns, Key, key_of, leaves_folder
-from dfine_lib.data.coco_json import kind_of, short, where
-from dfine_lib.data.plausible import written_as_fractions
+from dfine_lib.data.coco_columns import CocoColumns, Key, key_of, leaves_folder
+from dfine_lib.data.coco_json import TABLES, kind_of, short, where
 from dfine_lib.errors import DataError
 
+TINY_IMAGE_PX = 8  # a side up to which a box of one pixel is no surprise
 Rows = np.ndarray | Sequence[int]  # bool mask of the records, or their indices
 
 
@@ -23,9 +22,11 @@ class Check:
     name: str  # as the doctor lists it
     table: str
     rows: Callable[[CocoColumns], Rows]  # the records that fail
-    words: Callable[[CocoColumns, np.ndarray], str]  # what is wrong with the first of them
+    # What is wrong with the first of them; or the key at fault, and what it should be.
+    words: Callable[[CocoColumns, np.ndarray], str] | tuple[str, str]
     remedy: str | None = None
     says_count: bool = False  # the words say how many records fail
+    after: str = ""  # what to do about it
 
     def failing(self, columns: CocoColumns) -> np.ndarray:
         """Indices of the records that fail, int64."""
@@ -33,6 +34,12 @@ class Check:
         if isinstance(rows, np.ndarray) and rows.dtype == bool:
             return np.flatnonzero(rows)
         return np.asarray(rows, np.int64)
+
+    def says(self, columns: CocoColumns, failing: np.ndarray) -> str:
+        """What is wrong with the first record that fails."""
+        if isinstance(self.words, tuple):
+            return _wrong(columns, self.table, failing[0], *self.words) + self.after
+        return self.words(columns, failing)
 
 
 def raise_first(columns: CocoColumns, training: bool = True, names: Collection[str] | None = None) -> None:
@@ -54,7 +61,7 @@ def raise_first(columns: CocoColumns, training: bool = True, names: Collection[s
             place = where(check.table, getattr(columns, check.table), int(failing[0]))
             if check.table == "annotations" and (image := columns.image_of[failing[0]]) >= 0:
                 place += f" of image id {columns.image_keys[image]}"
-            message = f"{columns.annotation_file}: {place}: {check.words(columns, failing)}"
+            message = f"{columns.annotation_file}: {place}: {check.says(columns, failing)}"
             if len(failing) > 1 and not check.says_count:
                 message += f" ({len(failing)} such {check.table})"
             raise DataError(message, check.remedy) if check.remedy else DataError(message + ".")
@@ -102,24 +109,32 @@ def _ids(table: str) -> list[Check]:
     """The checks of one list's ids."""
     one = TABLES[table]
     keys: Callable[[CocoColumns], list[Key]] = lambda c: getattr(c, f"{one}_keys")  # noqa: E731
-    wrong = lambda c, rows: _wrong(c, table, rows[0], "id", "a whole number")  # noqa: E731
     return [
-        Check(f"{one}_id_invalid", table, lambda c: _none(keys(c)), wrong),
-        Check(f"{one}_id_text", table, lambda c: c.as_text[table, "id"], _as_a_number(table, "id")),
+        Check(f"{one}_id_invalid", table, lambda c: _none(keys(c)), ("id", "a whole number")),
+        _text(f"{one}_id_text", table, "id"),
         Check(f"{one}_id_repeated", table, lambda c: repeated(keys(c)),
               lambda c, rows: f"duplicate id in {table!r}. Give every entry an id of its own (files that were merged "
               "need renumbering)"),
     ]  # fmt: skip
 
 
-def _none(keys: list[Key]) -> list[int]:
+def _none(keys: Sequence[Key]) -> list[int]:
     return [i for i, key in enumerate(keys) if key is None] if None in keys else []
 
 
-def _as_a_number(table: str, key: str) -> Callable[[CocoColumns, np.ndarray], str]:
-    return lambda c, rows: (
-        f"{_wrong(c, table, rows[0], key, 'a whole number')}. Write it as a number, here and wherever it is referred to"
-    )
+def _text(name: str, table: str, key: str) -> Check:
+    """The check of ids that are written as text."""
+
+    def rows(columns: CocoColumns) -> list[int]:
+        values = [record.get(key) for record in getattr(columns, table)]
+        if str not in set(map(type, values)):
+            return []
+        return [i for i, value in enumerate(values) if isinstance(value, str) and key_of(value) is not None]
+
+    return Check(
+        name, table, rows, (key, "a whole number"),
+        after=". Write it as a number, here and wherever it is referred to",
+    )  # fmt: skip
 
 
 def _unlisted(columns: CocoColumns, rows: np.ndarray, key: str, known: str) -> str:
@@ -136,14 +151,6 @@ def _unknown_category(columns: CocoColumns, rows: np.ndarray) -> str:
     )
 
 
-def _without_names(columns: CocoColumns) -> list[int]:
-    return [i for i, record in enumerate(columns.categories) if not isinstance(record.get("name"), str)]
-
-
-def _names(columns: CocoColumns) -> list[Any]:
-    return [record.get("name") for record in columns.categories]
-
-
 def _bad_sizes(columns: CocoColumns) -> np.ndarray:
     sizes = columns.sizes_wh
     return ~np.isfinite(sizes).all(1) | (np.nan_to_num(sizes) % 1 != 0).any(1)
@@ -157,23 +164,23 @@ def _size_words(columns: CocoColumns, rows: np.ndarray) -> str:
     return f"width and height are [{short(record['width'])}, {short(record['height'])}]; give pixels"
 
 
-def _leaving(columns: CocoColumns) -> list[int]:
-    raw = [columns.images[i].get("file_name") for i in _none(columns.file_names)]
-    return [i for i, name in zip(_none(columns.file_names), raw, strict=True)
-            if isinstance(name, str) and name and leaves_folder(name)]  # fmt: skip
+def _without_path(leaving: bool) -> Callable[[CocoColumns], list[int]]:
+    """The images without a usable file name: those whose name leaves the image folder, or all others."""
 
+    def rows(columns: CocoColumns) -> list[int]:
+        raw = {i: columns.images[i].get("file_name") for i in _none(columns.file_names)}
+        return [
+            i for i, name in raw.items() if leaving == (isinstance(name, str) and name != "" and leaves_folder(name))
+        ]
 
-def _nameless(columns: CocoColumns) -> list[int]:
-    leaving = set(_leaving(columns))
-    return [i for i in _none(columns.file_names) if i not in leaving]
+    return rows
 
 
 def _odd_crowd(columns: CocoColumns) -> list[int]:
     values = [record.get("iscrowd", 0) for record in columns.annotations]
     if set(map(type, values)) <= {int, bool}:
         return []
-    whole = (int, bool)
-    return [i for i, v in enumerate(values) if type(v) not in whole and not (type(v) is float and v.is_integer())]
+    return [i for i, v in enumerate(values) if type(v) not in (int, bool) and not (type(v) is float and v.is_integer())]
 
 
 def _box(columns: CocoColumns, i: int) -> str:
@@ -199,8 +206,34 @@ def _outside(columns: CocoColumns) -> np.ndarray:
     return out.any(1) & (side > 0).all(1)
 
 
-def _fractions(columns: CocoColumns) -> np.ndarray:
-    return written_as_fractions(columns.boxes_xywh, columns.sizes_wh[columns.image_of], columns.image_of)
+def written_as_fractions(boxes_xywh: np.ndarray, sizes_wh: np.ndarray, image_of: np.ndarray) -> np.ndarray:
+    """Which boxes are fractions of their image although pixels are meant.
+
+    The boxes of an image are judged together: they are fractions if there are two or more, all their numbers lie
+    within 0..1, one of these numbers at least is not whole, and both sides of the image are longer than
+    `TINY_IMAGE_PX`. Where that holds, one box an image being enough, for more than half of the boxes of a file, it is
+    a file of fractions: then numbers within -1..2 are fractions too (boxes that reach out of the image), whole or not.
+
+    So one box of a pixel in a file of pixels is no fraction, nor are placeholders such as [0, 0, 1, 1].
+
+    Args:
+        boxes_xywh: `[M, 4]` as the file has them: COCO's left, top, width, height; corners, or centre and sides, too.
+        sizes_wh: `[M, 2]`, width and height in pixels of the image of every box.
+        image_of: int64 `[M]`, from 0; boxes with the same number belong to one image.
+
+    Returns:
+        bool `[M]`.
+    """
+    large = (sizes_wh > TINY_IMAGE_PX).all(1)
+    within = large & ((boxes_xywh >= 0) & (boxes_xywh <= 1)).all(1)
+    if not within.any():
+        return within
+    partial = (boxes_xywh != np.floor(boxes_xywh)).any(1)
+    boxes, fitting, partials = (np.bincount(image_of, flags) for flags in (np.ones(len(within)), within, partial))
+    agreed = (fitting == boxes) & (partials > 0)
+    if agreed[image_of].mean() > 0.5:
+        return large & ((boxes_xywh >= -1) & (boxes_xywh <= 2)).all(1)
+    return (agreed & (boxes >= 2))[image_of]
 
 
 def _fraction_words(columns: CocoColumns, rows: np.ndarray) -> str:
@@ -212,27 +245,24 @@ def _fraction_words(columns: CocoColumns, rows: np.ndarray) -> str:
 
 CHECKS = {check.name: check for check in (
     *_ids("categories"),
-    Check("category_name_missing", "categories", _without_names,
-          lambda c, rows: _wrong(c, "categories", rows[0], "name", "text")),
-    Check("category_name_repeated", "categories", lambda c: repeated(_names(c)),
-          lambda c, rows: f"a second category named {_names(c)[rows[0]]!r}; rename it", "merge_classes"),
+    Check("category_name_missing", "categories",
+          lambda c: [i for i, record in enumerate(c.categories) if not isinstance(record.get("name"), str)],
+          ("name", "text")),
+    Check("category_name_repeated", "categories", lambda c: repeated([record["name"] for record in c.categories]),
+          lambda c, rows: f"a second category named {c.categories[rows[0]]['name']!r}; rename it", "merge_classes"),
     *_ids("images"),
     Check("image_size_invalid", "images", _bad_sizes, _size_words),
-    Check("file_name_missing", "images", _nameless,
-          lambda c, rows: _wrong(c, "images", rows[0], "file_name", "a path inside the image folder")),
-    Check("file_name_leaves_folder", "images", _leaving,
+    Check("file_name_missing", "images", _without_path(leaving=False), ("file_name", "a path inside the image folder")),
+    Check("file_name_leaves_folder", "images", _without_path(leaving=True),
           lambda c, rows: f"file_name {short(c.images[rows[0]]['file_name'])} leaves the image folder. Make it "
           "relative to the image folder, without '..'", "find_images_by_name"),
     *_ids("annotations"),
-    Check("image_id_as_text", "annotations", lambda c: c.as_text["annotations", "image_id"],
-          _as_a_number("annotations", "image_id")),
+    _text("image_id_as_text", "annotations", "image_id"),
     Check("annotation_orphan", "annotations", lambda c: c.image_of < 0,
           lambda c, rows: _unlisted(c, rows, "image_id", "an entry of 'images'")),
-    Check("category_id_as_text", "annotations", lambda c: c.as_text["annotations", "category_id"],
-          _as_a_number("annotations", "category_id")),
+    _text("category_id_as_text", "annotations", "category_id"),
     Check("category_unknown", "annotations", lambda c: c.category_of < 0, _unknown_category),
-    Check("crowd_invalid", "annotations", _odd_crowd,
-          lambda c, rows: _wrong(c, "annotations", rows[0], "iscrowd", "0 or 1")),
+    Check("crowd_invalid", "annotations", _odd_crowd, ("iscrowd", "0 or 1")),
     Check("box_unreadable", "annotations", lambda c: ~np.isfinite(c.boxes_xywh).all(1), _unreadable_words),
     Check("box_negative_side", "annotations", lambda c: (c.boxes_xywh[:, 2:] < 0).any(1),
           lambda c, rows: f"{_box(c, rows[0])} has a negative width or height; {_size_of(c, rows[0])}. COCO boxes are "
@@ -240,8 +270,10 @@ CHECKS = {check.name: check for check in (
     Check("box_outside", "annotations", _outside,
           lambda c, rows: f"{_box(c, rows[0])} lies wholly outside its image; {_size_of(c, rows[0])}. Are these pixels "
           "of this image? Correct or remove it"),
-    Check("boxes_as_fractions", "annotations", _fractions, _fraction_words, "boxes_in_pixels", True),
+    Check("boxes_as_fractions", "annotations",
+          lambda c: written_as_fractions(c.boxes_xywh, c.sizes_wh[c.image_of], c.image_of),
+          _fraction_words, "boxes_in_pixels", says_count=True),
     Check("area_invalid", "annotations",
           lambda c: [i for i in np.flatnonzero(~np.isfinite(c.areas)) if c.annotations[i].get("area") is not None],
-          lambda c, rows: _wrong(c, "annotations", rows[0], "area", "a number")),
+          ("area", "a number")),
 )}  # fmt: skip

@@ -6,114 +6,79 @@ Training, evaluation, `data_tools.doctor` and `data_tools.parts` read the same c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dfine_lib.data.coco_json import is_set, read_json
+from dfine_lib.data.coco_json import TABLES, is_set, read_json
 
-TABLES = {"images": "image", "annotations": "annotation", "categories": "category"}  # list → one of its records
 Key = int | str | None
 Record = dict[str, Any]
 
 
-@dataclass(eq=False, kw_only=True)
 class CocoColumns:
     """One annotation file, `I` images and `M` annotations; a value that cannot be used is NaN, -1 or None.
 
-    Keys are ids as `key_of` reads them.
+    Args:
+        annotation_file: name for messages.
+        content: the file's object.
+        class_ids: category ids that annotations may refer to; default: those of the file's categories.
     """
 
-    annotation_file: Path
-    content: Record
-    images: list[Record]
-    annotations: list[Record]
-    categories: list[Record]
-    not_objects: dict[str, list[int]]  # list → indices of entries that are no objects, and are left out
-    image_keys: list[Key]
-    annotation_keys: list[Key]
-    category_keys: list[Key]
-    as_text: dict[tuple[str, str], list[int]]  # (list, key) → records whose id is written as text
-    file_names: list[str | None]  # None: missing, no text, or a path that leaves the image folder
-    sizes_wh: np.ndarray  # float64 [I, 2] pixels
-    image_of: np.ndarray  # int64 [M], index in `images`
-    class_keys: list[Key]  # what `category_of` points into: `category_keys`, or the classes of the train split
-    category_of: np.ndarray  # int64 [M], index in `class_keys`
-    boxes_xywh: np.ndarray  # float64 [M, 4] pixels
-    areas: np.ndarray  # float64 [M]
-    iscrowd: np.ndarray  # bool [M]
-    ignore: np.ndarray  # bool [M]
-    difficult: np.ndarray  # bool [M]
+    def __init__(self, annotation_file: Path, content: Record, class_ids: Sequence[int] | None = None) -> None:
+        self.annotation_file, self.content = annotation_file, content
+        self.images, self.annotations, self.categories = (objects_of(content, key) for key in TABLES)
+        self.image_keys = _keys(self.images, "id")  # ids as `key_of` reads them
+        self.annotation_keys = _keys(self.annotations, "id")
+        self.category_keys = _keys(self.categories, "id")
+        self.file_names = [_safe_name(record.get("file_name")) for record in self.images]
+        sizes = np.stack([_numbers(self.images, key, self.number) for key in ("width", "height")], axis=1)
+        self.sizes_wh = np.where(((sizes >= 1) & (sizes < 2**31)).all(1, keepdims=True), sizes, np.nan)  # [I, 2] pixels
+        self.image_of = indices_in(self.image_keys, _keys(self.annotations, "image_id"))  # int64 [M], in `images`
+        self.class_keys = self.category_keys if class_ids is None else [int(i) for i in class_ids]
+        self.category_of = indices_in(self.class_keys, _keys(self.annotations, "category_id"))  # in `class_keys`
+        self.boxes_xywh = _boxes(self.annotations, self.number)  # float64 [M, 4] pixels
+        self.areas = _numbers(self.annotations, "area", self.number_in_text)  # float64 [M]
+        self.iscrowd, self.ignore, self.difficult = (  # bool [M]
+            _flags(self.annotations, key) for key in ("iscrowd", "ignore", "difficult")
+        )
+
+    @staticmethod
+    def number(value: Any) -> float:
+        """What a side of an image or a box means that is neither int nor float: no number. The doctor reads text."""
+        return float("nan")
+
+    @staticmethod
+    def number_in_text(value: Any) -> float:
+        """The same of an area, which may be written as text."""
+        try:
+            return float(value) if isinstance(value, str) else float("nan")
+        except ValueError:
+            return float("nan")
 
     @property
     def crowd(self) -> np.ndarray:
         """bool `[M]`: `iscrowd` or `ignore`."""
         return self.iscrowd | self.ignore
 
+    @cached_property
+    def not_objects(self) -> dict[str, list[int]]:
+        """Indices of the entries of each list that are no objects, and are left out."""
+        lists = {key: self.content[key] for key in TABLES if isinstance(self.content.get(key), list)}
+        found = {key: [i for i, one in enumerate(records) if type(one) is not dict] for key, records in lists.items()}
+        return {key: rows for key, rows in found.items() if rows}
+
 
 def read_columns(file: Path, class_ids: Sequence[int] | None = None) -> CocoColumns:
-    """Read one annotation file; `class_ids`: as for `columns_of`.
+    """Read one annotation file; `class_ids`: as for `CocoColumns`.
 
     Raises:
         DataError: the file is missing, cut off, no JSON or no object.
     """
-    return CocoColumns(**columns_of(file, read_json(file), class_ids=class_ids))
-
-
-def columns_of(
-    file: Path,
-    content: Record,
-    *,
-    class_ids: Sequence[int] | None = None,
-    annotations: list[Record] | None = None,
-    number: Callable[[Any], float] | None = None,
-) -> dict[str, Any]:
-    """The fields of `CocoColumns`.
-
-    Args:
-        file: name for messages.
-        content: the file's object.
-        class_ids: category ids that annotations may refer to; default: those of the file's categories.
-        annotations: in place of those of the content.
-        number: reads a value that is neither int nor float, NaN where it is no number; default: NaN.
-    """
-    tables = {key: objects_of(content, key) for key in TABLES}
-    not_objects = {
-        key: [i for i, record in enumerate(content[key]) if type(record) is not dict]
-        for key in TABLES
-        if isinstance(content.get(key), list) and len(content[key]) > len(tables[key])
-    }
-    images = tables["images"]
-    annotations = tables["annotations"] = tables["annotations"] if annotations is None else annotations
-    keys, as_text = {}, {}
-    for column in (*((table, "id") for table in TABLES), ("annotations", "image_id"), ("annotations", "category_id")):
-        keys[column], as_text[column] = _keys_of(tables[column[0]], column[1])
-    class_keys = keys["categories", "id"] if class_ids is None else [int(i) for i in class_ids]
-    sizes = np.stack([_numbers(images, key, number) for key in ("width", "height")], axis=1)
-    sizes[~((sizes >= 1) & (sizes < 2**31)).all(1)] = np.nan
-    return {
-        "annotation_file": file,
-        "content": content,
-        "images": images,
-        "annotations": annotations,
-        "categories": tables["categories"],
-        "not_objects": not_objects,
-        "image_keys": keys["images", "id"],
-        "annotation_keys": keys["annotations", "id"],
-        "category_keys": keys["categories", "id"],
-        "as_text": as_text,
-        "file_names": [_safe_name(record.get("file_name")) for record in images],
-        "sizes_wh": sizes,
-        "image_of": indices_in(keys["images", "id"], keys["annotations", "image_id"]),
-        "class_keys": class_keys,
-        "category_of": indices_in(class_keys, keys["annotations", "category_id"]),
-        "boxes_xywh": _boxes(annotations, number),
-        "areas": _numbers(annotations, "area", number or _number_in_text),  # an area may be written as text
-        **{name: _flags(annotations, name) for name in ("iscrowd", "ignore", "difficult")},
-    }
+    return CocoColumns(file, read_json(file), class_ids)
 
 
 def objects_of(content: Record, key: str) -> list[Record]:
@@ -139,13 +104,11 @@ def key_of(value: Any) -> Key:
     return None
 
 
-def _keys_of(records: Sequence[Record], name: str) -> tuple[list[Key], list[int]]:
-    """`key_of` every record's `name`, and the indices of those written as text."""
+def _keys(records: Sequence[Record], name: str) -> list[Key]:
+    """`key_of` every record's `name`."""
     values = [record.get(name) for record in records]
-    if set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63))):
-        return values, []
-    keys = [key_of(value) for value in values]
-    return keys, [i for i, value in enumerate(values) if isinstance(value, str) and keys[i] is not None]
+    plain = set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63)))
+    return values if plain else [key_of(value) for value in values]
 
 
 def indices_in(known: Sequence[Key], wanted: Sequence[Key]) -> np.ndarray:
@@ -161,48 +124,34 @@ def indices_in(known: Sequence[Key], wanted: Sequence[Key]) -> np.ndarray:
     return np.array([-1 if key is None else first.get(key, -1) for key in wanted], np.int64)
 
 
-def _numbers(records: Sequence[Record], name: str, number: Callable[[Any], float] | None = None) -> np.ndarray:
-    """Column of numbers, float64 `[records]`; NaN where there is none. `number`: as for `columns_of`."""
-    return _as_float([record.get(name) for record in records], number)
+def _numbers(records: Sequence[Record], name: str, other: Callable[[Any], float]) -> np.ndarray:
+    """Column of numbers, float64 `[records]`. `other` reads what is neither int nor float: NaN if it is no number."""
+    return _as_float([record.get(name) for record in records], other)
 
 
-def _as_float(values: list[Any], number: Callable[[Any], float] | None) -> np.ndarray:
+def _as_float(values: list[Any], other: Callable[[Any], float]) -> np.ndarray:
     if set(map(type, values)) <= {int, float}:
         try:
             return np.array(values, np.float64)
         except OverflowError:  # an integer of hundreds of digits
             pass
-    return np.array([_number(value, number) for value in values], np.float64)
+    return np.array([_number(value, other) for value in values], np.float64)
 
 
-def _number(value: Any, other: Callable[[Any], float] | None) -> float:
-    if type(value) not in (int, float):
-        return float("nan") if other is None else other(value)
+def _number(value: Any, other: Callable[[Any], float]) -> float:
     try:
-        return float(value)
+        return float(value) if type(value) in (int, float) else other(value)
     except OverflowError:
         return float("inf")
 
 
-def _number_in_text(value: Any) -> float:
-    try:
-        return float(value) if isinstance(value, str) else float("nan")
-    except ValueError:
-        return float("nan")
-
-
-def _boxes(annotations: Sequence[Record], number: Callable[[Any], float] | None = None) -> np.ndarray:
+def _boxes(annotations: Sequence[Record], other: Callable[[Any], float]) -> np.ndarray:
     """Column `bbox`, float64 `[M, 4]`; NaN where a box is no list of four."""
     values = [annotation.get("bbox") for annotation in annotations]
     if not (set(map(type, values)) <= {list} and set(map(len, values)) <= {4}):
         nothing = [float("nan")] * 4
         values = [value if type(value) is list and len(value) == 4 else nothing for value in values]
-    if set(map(type, chain.from_iterable(values))) <= {int, float}:
-        try:
-            return np.fromiter(chain.from_iterable(values), np.float64, 4 * len(values)).reshape(-1, 4)
-        except OverflowError:
-            pass
-    return _as_float(list(chain.from_iterable(values)), number).reshape(-1, 4)
+    return _as_float(list(chain.from_iterable(values)), other).reshape(-1, 4)
 
 
 def _flags(annotations: Sequence[Record], name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dfine_lib.errors import DataError
 
-_SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
+TABLES = {"images": "image", "annotations": "annotation", "categories": "category"}  # list → one of its records
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def is_set(flag: Any) -> bool:
 def where(key: str, records: list[dict[str, Any]], i: int) -> str:
     """`annotation id 7`, or `annotations[3]` where the record has no usable id."""
     identity = records[i].get("id")
-    return f"{_SINGULAR[key]} id {short(identity)}" if isinstance(identity, int | float | str) else f"{key}[{i}]"
+    return f"{TABLES[key]} id {short(identity)}" if isinstance(identity, int | float | str) else f"{key}[{i}]"
 
 
 def short(value: Any, most: int = 60) -> str:

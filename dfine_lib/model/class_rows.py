@@ -25,6 +25,11 @@ def of_heads(key: str) -> bool:
     return "enc_score_head." in key or "dec_score_head." in key
 
 
+def by_class(key: str) -> bool:
+    """Whether an entry of a state dict has a row for each class."""
+    return of_heads(key) or _EMBEDDING in key
+
+
 def take_rows(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
     """The state dict with these class rows only, in this order."""
     index = torch.tensor(rows, dtype=torch.int64)
@@ -59,17 +64,12 @@ def source_rows(
 ) -> list[int | None]:
     """The file's row for each class of the model; None: it has no such class.
 
-    A file without names is taken in the order of its rows if it has as many as the model has classes; both cases are
-    logged. Arguments and errors are those of `load_weights`.
+    A class takes the row that `rows` names, else the row of its own name, else by the authors' table from Objects365 to
+    COCO. Of a file without names only `rows` counts, or, where it names none, the order of the rows. Arguments and
+    errors are those of `load_weights`.
     """
-    advice = {"extra": {"remedy": "name_rows", "values": {"path": path}}}
     if not stored_names and not rows:
-        if num_rows == len(names):
-            words = "%s: names no classes, so its %d class rows are taken in their order, row 0 for %r"
-            log.warning(words, path, num_rows, names[0], **advice)
-            return list(range(num_rows))
-        words = "%s: names no classes, and has %d class rows for %d classes, so none is carried over"
-        log.warning(words, path, num_rows, len(names), **advice)
+        return _in_order(path, num_rows, names)
     own = tuple(stored_names) or tuple(map(str, range(num_rows)))
     row_of = {name: i for i, name in enumerate(own) if name}
     for target, source in rows.items():
@@ -79,14 +79,22 @@ def source_rows(
             what = "class" if stored_names else "class names, and no row"
             raise WeightsError(f"{path}: the file has no {what} {source!r}; it has {_first_names(tuple(row_of))}.")
     of_coco = dict(zip(COCO, (OBJECTS365[i] for i in OBJECTS365_OF_COCO), strict=True))
-    found = []
-    for name in names:
-        equal = (name if name in row_of else of_coco.get(name, "")) if stored_names else ""
-        source = rows.get(name, equal)
+    by_name = {name: name if name in row_of else of_coco.get(name) for name in names} if stored_names else {}
+    sources = [(by_name | dict(rows)).get(name) for name in names]
+    for source in sources:
         if source and own.count(source) > 1:
             raise WeightsError(f"{path}: more than one class row is named {source!r}", "name_rows", path=path)
-        found.append(row_of.get(source))
-    return found
+    return [row_of.get(source) for source in sources]
+
+
+def _in_order(path: Path, num_rows: int, names: Sequence[str]) -> list[int | None]:
+    """The rows of a file without names, in their order if it has as many as there are classes; logged either way."""
+    equal = num_rows == len(names)
+    words = f"so its {num_rows} class rows are taken in their order, row 0 for {names[0]!r}"
+    if not equal:
+        words = f"and has {num_rows} class rows for {len(names)} classes, so none is carried over"
+    log.warning("%s: names no classes, %s", path, words, extra={"remedy": "name_rows", "values": {"path": path}})
+    return list(range(num_rows)) if equal else [None] * len(names)
 
 
 def _first_names(names: Sequence[str]) -> str:

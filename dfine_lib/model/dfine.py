@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,21 @@ class DFINE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, sha256: str | None = None) -> DFINE:
-        """The model of a weights file, in eval mode: `open_model`, without what the file says.
+        """The model of a weights file, in eval mode: `open_model`, from any source.
 
         Args:
-            path: as in `read_weights`: a file, a folder of Hugging Face's, or a published name such as `dfine_l_coco`.
+            path: of a file of ours or of the authors', or of a Hugging Face folder, or a published name such as
+                `dfine_l_coco`, which is downloaded once.
             sha256: refuse a file with another checksum.
 
         Raises:
-            WeightsError: as in `open_model`.
+            WeightsError: as in `open_model`, or there is no such source.
             DownloadError: a published file that cannot be downloaded.
         """
-        return open_model(read_weights(path, sha256=sha256))[0]
+        weights = read_weights(path) if Path(path).is_file() and sha256 is None else None
+        if weights is None or weights.model is None:  # not of ours: a package above knows, loaded only when asked for
+            weights = importlib.import_module("dfine_tools.weights.sources").read(path, sha256=sha256)
+        return open_model(weights)[0]
 
     def forward(self, images: Tensor, targets: TargetsLike | None = None, keep_layers: bool = False) -> DFINEOutput:
         """Detect.
@@ -87,7 +92,6 @@ def open_model(source: str | Path | Weights, recipe: str | Recipe | None = None)
     Raises:
         WeightsError: no such file, damaged, of another model than the recipe's, or of a shape that is none of the
             published sizes and neither described in the file nor by a recipe.
-        DownloadError: a published file that cannot be downloaded.
     """
     weights = source if isinstance(source, Weights) else read_weights(source)
     model = DFINE(weights.model_config(None if recipe is None else get_recipe(recipe).model))

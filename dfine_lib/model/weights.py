@@ -16,29 +16,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dfine_lib.categories import COCO, OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.files import write_atomically
-from dfine_lib.model.class_rows import WeightsError, checked_names, of_heads, source_rows, take_rows
+from dfine_lib.model.class_rows import WeightsError, by_class, checked_names, of_heads, source_rows, take_rows
 from dfine_lib.model.decoder import DERIVED_KEYS
-from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
-from dfine_lib.model.published import COCO_FILES, OBJECTS365_FILES, described, locate_weights
 
-__all__ = ["Weights", "WeightsError", "load_weights", "locate_weights", "read_weights", "save_weights"]
+__all__ = ["Weights", "WeightsError", "load_weights", "read_weights", "save_weights"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A state dict and what its file says about it."""
+    """A state dict and what its file says about it; names and ids that do not fit the class rows are dropped."""
 
     path: Path
     state_dict: dict[str, Tensor]
-    category_names: tuple[str, ...] = ()  # one for each row of the class heads; empty where the file does not say
-    category_ids: tuple[int, ...] = ()  # one for each name; empty where the file does not say
+    category_names: tuple[str, ...] = ()  # one for each class row, "" for a row of no class; () where not known
+    category_ids: tuple[int, ...] = ()  # one for each name that is not ""; () where not known
     model: ModelConfig | None = None
     data: DataConfig | None = None
+
+    def __post_init__(self) -> None:
+        names = checked_names(self.path, self.category_names, self.num_classes or 0)
+        known_ids = len(self.category_ids) == sum(map(bool, names))
+        object.__setattr__(self, "category_names", names)
+        object.__setattr__(self, "category_ids", self.category_ids if known_ids else ())
 
     @property
     def backbone_only(self) -> bool:
@@ -77,28 +80,23 @@ class Weights:
         )
 
 
-def read_weights(path: str | Path, *, sha256: str | None = None, unnamed_rows: bool = False) -> Weights:
-    """Read our `.safetensors`, an authors' `.pth` (its EMA weights where it holds them), or a Hugging Face folder.
+def read_weights(path: str | Path, *, unnamed_rows: bool = False) -> Weights:
+    """Read a file: our `.safetensors`, or an authors' `.pth` (its EMA weights where it holds them).
 
     Class rows without a name are left out here, as row 0 of the 366 rows of the published Objects365 files: no model
     that is built from what this returns can detect them.
 
     Args:
-        path: of the file or folder, or a published name such as `dfine_l_coco`, which is downloaded once.
-        sha256: refuse a file with another checksum, be it downloaded now or there already.
+        path: of the file.
         unnamed_rows: keep class rows without a name; theirs is "", and they have no category id.
 
     Raises:
-        WeightsError: missing, damaged, of another checksum, or holding anything but tensors and plain values.
-        DownloadError: a published file that cannot be downloaded.
+        WeightsError: missing, damaged, or holding anything but tensors and plain values.
     """
-    path = locate_weights(path, sha256)
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file. Give a .safetensors or .pth file that exists.")
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
-    if weights.num_classes is None:
-        return weights
-    names = checked_names(path, weights.category_names, weights.num_classes)
-    known_ids = len(weights.category_ids) == sum(map(bool, names))
-    weights = replace(weights, category_names=names, category_ids=weights.category_ids if known_ids else ())
     return weights if unnamed_rows else weights.named_rows()
 
 
@@ -110,31 +108,11 @@ def _read_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path}: damaged or not a safetensors file ({error}). Fetch or write it again.") from error
     tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
-    if is_huggingface(tensors):
-        return _of_huggingface(path, tensors)
     try:
-        model, data = (cls(**_tuples(about[key])) if key in about else None for key, cls in _CONFIGS.items())
         names, ids = tuple(about.get("category_names", ())), tuple(about.get("category_ids", ()))
+        return Weights(path, tensors, names, ids, **_configs(about))
     except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: written by another version of this library ({error}).") from error
-    return Weights(path, tensors, names, ids, model, data)
-
-
-def _of_huggingface(path: Path, tensors: dict[str, Tensor]) -> Weights:
-    """Its `config.json`, next to the file, says which model it is."""
-    file, model, names = path.parent / "config.json", None, ()
-    if file.is_file():
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            model = model_config(config)
-            labels = {int(i): str(name) for i, name in config["id2label"].items()}
-            names = tuple(labels[i] for i in range(len(labels)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{file}: not the configuration of a D-FINE ({error}).") from error
-    try:
-        return Weights(path, from_huggingface(tensors), names, PUBLISHED_IDS.get(names, ()), model)
-    except KeyError as error:
-        raise WeightsError(f"{path}: an entry of the model is missing ({error}). Fetch it again.") from error
 
 
 def _read_pytorch(path: Path) -> Weights:
@@ -152,42 +130,29 @@ def _read_pytorch(path: Path) -> Weights:
         state = content["model"]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: no state dict of a model found in it.")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    weights = Weights(path, state, model=described(state))
-    return _of_our_run(weights) if "progress" in content else _of_authors(weights)
+    weights = Weights(path, {key.removeprefix("module."): value for key, value in state.items()})
+    about = _about_run(path.parent / "run.json") if "progress" in content else {}
+    fits = about and about["model"].num_classes == weights.num_classes
+    return replace(weights, **about) if fits else weights
 
 
-def _of_authors(weights: Weights) -> Weights:
-    """Their files hold tensors only: the classes follow from the number of rows and from the file's name."""
-    path, names = weights.path, ()
-    if weights.num_classes == len(OBJECTS365) + 1:
-        names = ("", *OBJECTS365)  # the number of a row is the class's id in the data set; ids begin at 1
-        if path.stem not in OBJECTS365_FILES:
-            log.warning("%s: names no classes; its 366 class rows are taken for Objects365's, by their number", path)
-    elif weights.num_classes == len(COCO) and path.stem in COCO_FILES:
-        names = COCO
-    return replace(weights, category_names=names, category_ids=PUBLISHED_IDS.get(tuple(filter(None, names)), ()))
-
-
-def _of_our_run(weights: Weights) -> Weights:
+def _about_run(file: Path) -> dict[str, Any]:
     """The state of a run of ours holds tensors only too; `run.json` in the same folder says which model they are of."""
     try:
-        run = json.loads((weights.path.parent / "run.json").read_text(encoding="utf-8"))
-        model, data = (cls(**_tuples(run["recipe"][key])) for key, cls in _CONFIGS.items())
-        names = tuple(map(str, run["classes"]))
+        run = json.loads(file.read_text(encoding="utf-8"))
+        configs = _configs(run["recipe"])
+        return {"model": configs["model"], "data": configs["data"], "category_names": tuple(map(str, run["classes"]))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return _of_authors(weights)
-    if model.num_classes != weights.num_classes:
-        return _of_authors(weights)
-    return replace(weights, model=model, data=data, category_names=names)
+        return {}
 
 
-_CONFIGS: dict[str, Any] = {"model": ModelConfig, "data": DataConfig}
-
-
-def _tuples(values: dict) -> dict:
-    """Fields of a config as JSON holds them: it has no tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def _configs(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The configs in JSON, which has no tuples."""
+    classes = {"model": ModelConfig, "data": DataConfig}
+    return {
+        key: of(**{field: tuple(v) if isinstance(v, list) else v for field, v in about[key].items()})
+        for key, of in classes.items() if key in about
+    }  # fmt: skip
 
 
 def _why_not_opened(path: Path, error: Exception) -> WeightsError:
@@ -266,37 +231,38 @@ def load_weights(
             another number of classes without names for them; or a class in `rows` that the model or the file does not
             have.
     """
-    path, rows = weights.path, rows or {}
+    path, rows, report = weights.path, rows or {}, {}
     if weights.backbone_only:
-        if rows:
-            raise WeightsError(f"{path}: a backbone alone has no classes to take, and rows were asked of it.")
-        return _load_backbone(model, weights)
+        return _load_backbone(model, weights, rows)
     state = _matching_entries(model, weights)
-    same = category_names in ((), weights.category_names) and weights.num_classes == model.config.num_classes
-    if same and not rows:
-        model.load_state_dict(state)
-        return {}
-    if not category_names and not rows:
-        raise WeightsError(
-            f"{path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose classes are "
-            "not named. Name them, or build the model with as many."
-        )
-    sources = source_rows(path, weights.category_names, weights.num_classes, category_names, rows)
-    if sources != list(range(weights.num_classes)):
-        for key, fresh in model.state_dict().items():
-            if of_heads(key):
-                stored, state[key] = state[key], fresh.clone()
-                for row, source in enumerate(sources):
-                    if source is not None:
-                        state[key][row] = stored[source]
-            elif "denoising_class_embed" in key:
-                state[key] = fresh
+    as_it_is = category_names in ((), weights.category_names) and weights.num_classes == model.config.num_classes
+    if rows or not as_it_is:
+        if not rows and not category_names:
+            raise WeightsError(
+                f"{path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose classes "
+                "are not named. Name them, or build the model with as many."
+            )
+        sources = source_rows(path, weights.category_names, weights.num_classes, category_names, rows)
+        state |= _carried_rows(model, state, sources)
+        names = weights.category_names or range(weights.num_classes)
+        taken = {name: None if j is None else names[j] for name, j in zip(category_names, sources, strict=True)}
+        report = {"rows": taken}
+        carried, fresh = (", ".join(n for n in taken if (taken[n] is None) == new) or "none" for new in (False, True))
+        log.info("%s: classes carried over: %s; fresh: %s", path, carried, fresh)
     model.load_state_dict(state)
-    names = weights.category_names or range(weights.num_classes)
-    taken = {name: None if j is None else names[j] for name, j in zip(category_names, sources, strict=True)}
-    carried, fresh = ([name for name in taken if (taken[name] is None) == new] for new in (False, True))
-    log.info("%s: classes carried over: %s; fresh: %s", path, ", ".join(carried) or "none", ", ".join(fresh) or "none")
-    return {"rows": taken}
+    return report
+
+
+def _carried_rows(model: nn.Module, state: Mapping[str, Tensor], sources: list[int | None]) -> dict[str, Tensor]:
+    """The entries by class of a model, with these rows of a file's; none where they are the file's as they are."""
+    if sources == list(range(len(sources))) and len(sources) == len(state["decoder.enc_score_head.bias"]):
+        return {}
+    carried = {key: fresh.clone() for key, fresh in model.state_dict().items() if by_class(key)}
+    for key in filter(of_heads, carried):
+        for row, source in enumerate(sources):
+            if source is not None:
+                carried[key][row] = state[key][source]
+    return carried
 
 
 def _matching_entries(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
@@ -314,10 +280,9 @@ def _matching_entries(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
         else:
             del state[key]
     missing, unknown = [key for key in own if key not in state], [key for key in state if key not in own]
-    by_class = {key for key in own if of_heads(key) or "denoising_class_embed" in key}
     other = [
         f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
-        for key in own.keys() & state.keys() - by_class if own[key].shape != state[key].shape
+        for key in own.keys() & state.keys() if not by_class(key) and own[key].shape != state[key].shape
     ]  # fmt: skip
     if missing or unknown or other:
         raise WeightsError(
@@ -328,7 +293,9 @@ def _matching_entries(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
     return state
 
 
-def _load_backbone(model: nn.Module, weights: Weights) -> dict[str, object]:
+def _load_backbone(model: nn.Module, weights: Weights, rows: Mapping[str, str]) -> dict[str, object]:
+    if rows:
+        raise WeightsError(f"{weights.path}: a backbone alone has no classes to take, and rows were asked of it.")
     own, state = model.backbone.state_dict(), weights.state_dict
     counted = "num_batches_tracked"
     other = [k for k in own if not k.endswith(counted) and own[k].shape != getattr(state.get(k), "shape", None)]

@@ -18,7 +18,6 @@ from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import usable_precision
 from dfine_lib.errors import DataError, DfineError
-from dfine_lib.model.weights import locate_weights
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
 from dfine_lib.train.run_folder import RunFolder, recipe_from_dict
@@ -103,7 +102,6 @@ def plan_run(
     Raises:
         DataError: something is wrong with the annotation files.
         DfineError: class rows without weights to take them from.
-        WeightsError: there are no such weights.
     """
     if class_rows and not weights:
         raise DfineError("class rows say which classes of a weights file to take: name the weights too")
@@ -113,7 +111,7 @@ def plan_run(
     return RunPlan(
         recipe=fitted_to_data(recipe, train, source.samples_per_epoch(train, recipe)), source=source, train=train,
         val=val, seed=seed, precision=usable_precision(recipe.train.precision, torch.device(device)),
-        weights=locate_weights(weights) if weights else None, class_rows=class_rows,
+        weights=Path(weights) if weights else None, class_rows=class_rows,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from dfine_lib.distributed import Ranks, process_group
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, evaluate_model
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import load_weights, locate_weights, read_weights, save_weights
+from dfine_lib.model.weights import Weights, load_weights, read_weights, save_weights
 from dfine_lib.recipes import get_recipe
 from dfine_lib.train.callback import RunCallback
 from dfine_lib.train.checkpoint import CheckpointError, load_state
@@ -54,6 +54,7 @@ def train(
     resume: bool = True,
     weights: str | Path | None = None,
     class_rows: Mapping[str, str] | None = None,
+    read: Callable[[Path], Weights] = read_weights,
     forms: Sequence[Form] = (),
     source: CocoFolder | None = None,
     callback: RunCallback | None = None,
@@ -74,6 +75,7 @@ def train(
         weights: fine-tune from this file; None: train from scratch.
         class_rows: the class of the weights file to take for a class of the data, where names differ:
             `{"taxi": "car"}`.
+        read: opens the weights file; `dfine_tools.weights.sources.read` knows the classes of the authors' files too.
         forms: functions of model, recipe and device, called in this order once the model is on its device. Each may
             change how the model computes (never what), and returns whether it did.
         source: opens the data and makes the loaders; None: a `CocoFolder`.
@@ -89,8 +91,6 @@ def train(
     """
     with process_group(device) as ranks:
         where = pick_device(device, ranks)
-        if weights:
-            ranks.on_rank_zero(lambda: locate_weights(weights))  # one download for all
         plan = plan_run(
             get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, device=where,
             source=source,
@@ -101,7 +101,7 @@ def train(
         try:
             ranks.on_rank_zero(lambda: plan.compare_with_earlier(folder))
             result = ranks.on_rank_zero(lambda: _finished(folder, resume))
-            return _Run(plan, folder, where, ranks, forms, callback).train() if result is None else result
+            return _Run(plan, folder, where, ranks, read, forms, callback).train() if result is None else result
         finally:
             callback.end()
             folder.release()
@@ -126,6 +126,7 @@ class _Run:
         folder: RunFolder,
         device: torch.device,
         ranks: Ranks,
+        read: Callable[[Path], Weights],
         forms: Sequence[Form],
         callback: RunCallback,
     ) -> None:
@@ -133,12 +134,13 @@ class _Run:
         self.callback = callback
         recipe = self.recipe
         state = self._stored(folder.last)
+        stored = read(plan.weights) if plan.weights and state is None else None
         self.evaluator = CocoEvaluator(plan.val, plan.train.category_ids)
         for index in (plan.train, plan.val):
             # Decoding every image takes minutes on large sets; missing, cut-off and missized ones are always found.
             every = state is None and len(index) <= DECODE_UP_TO
             ranks.on_rank_zero(lambda index=index, every=every: plan.source.check(index, every))
-        self.model, class_rows = self._model(fresh=state is None)
+        self.model, class_rows = self._model(stored, fresh=state is None)
         put_on = [form.__name__ for form in forms if form(self.model, recipe, device)]
         numerics = set_backends(recipe.train.matmul_precision, device, recipe.train.cudnn_benchmark)
         config = replace(recipe.train, precision=plan.precision)
@@ -166,13 +168,12 @@ class _Run:
         callback.begin(folder.path, self._steps())
         self._record({"kind": "session", "step": self._steps(), **here})
 
-    def _model(self, fresh: bool) -> tuple[DFINE, dict[str, Any]]:
+    def _model(self, stored: Weights | None, fresh: bool) -> tuple[DFINE, dict[str, Any]]:
         """The model on its device, and which class rows came from the weights file."""
         plan, class_rows = self.plan, {}
         torch.manual_seed(derived_seed(Draw.WEIGHTS, plan.seed))
         model = DFINE.from_recipe(self.recipe)
-        if plan.weights and fresh:
-            stored = read_weights(plan.weights)
+        if stored is not None:
             class_rows = load_weights(model, stored, plan.train.category_names, plan.class_rows)
         elif fresh and self.recipe.model.freeze_norm:
             log.warning(

@@ -16,9 +16,10 @@ from dfine_lib.device import pick_device, set_backends
 from dfine_lib.distributed import current_ranks
 from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import WeightsError, load_weights, locate_weights, read_weights
+from dfine_lib.model.weights import WeightsError, load_weights
 from dfine_lib.recipes import changed, get_recipe
 from dfine_tools.forms.compilation import compile_model
+from dfine_tools.weights.sources import locate, read
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def open_saved(
         ValueError: unknown recipe or setting.
     """
     ranks = current_ranks()
-    ranks.on_rank_zero(lambda: locate_weights(weights))  # a download is reported once
-    stored = read_weights(weights)
+    ranks.on_rank_zero(lambda: locate(weights))  # a download is reported once
+    stored = read(weights)
     if recipe is not None:
         recipe = get_recipe(recipe)
     else:

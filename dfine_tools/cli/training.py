@@ -159,13 +159,17 @@ def _train(arguments: argparse.Namespace) -> int:
         from dfine_tools.forms import FORMS
         from dfine_tools.runs.processes import was_restarted
         from dfine_tools.runs.recorder import RunRecorder
+        from dfine_tools.weights.sources import locate, read
 
-        recipe = _recipe_of(arguments)
+        recipe, weights = _recipe_of(arguments), arguments.weights
+        if weights is not None:
+            ranks.on_rank_zero(lambda: locate(weights))  # one download for all
+            weights = locate(weights)
         out = arguments.out or Path("runs") / recipe.name
         try:
             train(
                 recipe, arguments.data, out, seed=arguments.seed, device=arguments.device,
-                resume=arguments.resume or was_restarted(), weights=arguments.weights, class_rows=class_rows,
+                resume=arguments.resume or was_restarted(), weights=weights, class_rows=class_rows, read=read,
                 forms=FORMS, source=LargeFolder(), callback=RunRecorder(),
             )  # fmt: skip
         except DataError as error:  # an image or a tar, perhaps after days

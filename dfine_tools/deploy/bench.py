@@ -14,13 +14,13 @@ from data_tools.ledger import Ledger
 from dfine_lib.config import SIZES, ModelConfig
 from dfine_lib.errors import DfineError
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import locate_weights, read_weights
 from dfine_tools.deploy.backends import KINDS, DeviceError, open_backend
 from dfine_tools.deploy.timing import CallTimes, Cost, PeakMemory, cost, image_files, latency
 from dfine_tools.deploy.validation import report_path
 from dfine_tools.published import PUBLISHED_AP, PUBLISHED_LATENCY_MS
 from dfine_tools.runs.machine import describe_machine
 from dfine_tools.tables import as_text
+from dfine_tools.weights.sources import read
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _random(size: str) -> DFINE:
 def _config(source: str | Path | DFINE) -> ModelConfig | None:
     if isinstance(source, DFINE):
         return source.config
-    return None if Path(source).suffix in KINDS else read_weights(locate_weights(source)).model
+    return None if Path(source).suffix in KINDS else read(source).model
 
 
 def _source_of(files: Sequence[Path], images: Any) -> str:

@@ -21,6 +21,7 @@ from dfine_tools.deploy.images import read_image
 from dfine_tools.deploy.predict import network_input
 from dfine_tools.deploy.tensorrt_engine import build_engine, tensorrt_library
 from dfine_tools.deploy.validation import Check, ValidationReport, validate_export
+from dfine_tools.weights.sources import read
 
 CALIBRATION = 100  # images that the ranges of 8-bit files are measured on
 FORMS = {"onnx": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
@@ -63,7 +64,7 @@ def export_file(
         raise DfineError(f"{out}: a file of the format {to} ends in {FORMS[to]}")
     if number_format == "int8" and data is None:
         raise DfineError("int8 needs a data folder: ranges of 8 bits are measured on its training images", "int8_data")
-    model, stored = open_model(weights)
+    model, stored = open_model(read(weights))
     if data is not None:
         _check_classes(stored, read_coco(*find_split(data, "val"), training=False))
     own = stored.data or DataConfig()

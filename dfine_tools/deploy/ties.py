@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from dfine_lib.evaluate.postprocess import postprocess
 from dfine_lib.model.dfine import DFINE
-from dfine_lib.model.weights import locate_weights
 from dfine_tools.deploy.predict import network_input
 from dfine_tools.deploy.results import Prediction, alone, unmatched
 
@@ -114,7 +113,7 @@ class Reselection:
     @cached_property
     def _model(self) -> DFINE:
         given = isinstance(self.weights, DFINE)
-        model = copy.deepcopy(self.weights) if given else DFINE.from_pretrained(locate_weights(self.weights))
+        model = copy.deepcopy(self.weights) if given else DFINE.from_pretrained(self.weights)
         model.decoder.enc_score_head.register_forward_hook(self._steer)
         return model.eval()
 

@@ -16,14 +16,10 @@ from dfine_lib.files import write_atomically
 from dfine_lib.model.class_rows import of_heads, take_rows
 from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE, open_model
-from dfine_lib.model.weights import (
-    Weights,
-    WeightsError,
-    read_weights,
-    save_weights,
-)  # fmt: skip
+from dfine_lib.model.weights import Weights, WeightsError, save_weights
 from dfine_lib.recipes import SIZES, get_recipe
 from dfine_tools.weights.huggingface import only_ours, save_huggingface
+from dfine_tools.weights.sources import read
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:
@@ -32,7 +28,7 @@ def describe_weights(source: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: missing, damaged, or no weights.
     """
-    weights = read_weights(source, unnamed_rows=True)
+    weights = read(source, unnamed_rows=True)
     state = {key: value for key, value in weights.state_dict.items() if value.is_floating_point()}
     about: dict[str, Any] = {"file": str(weights.path), "entries": len(weights.state_dict)}
     about["numbers"] = sum(value.numel() for value in state.values())
@@ -61,7 +57,7 @@ def convert_weights(
     """Write weights in another form; of a training checkpoint only the EMA weights are taken.
 
     Args:
-        source: anything that `read_weights` opens.
+        source: any source of weights.
         out: `….safetensors` for ours, `….pth` for the authors' code, anything else is a folder for Hugging Face's.
         recipe: the model, where neither the file nor its shapes tell it.
         names: of the classes, in the order of their rows, where the file does not hold them; "" for a row that stands
@@ -76,7 +72,7 @@ def convert_weights(
         WeightsError: no such weights, or nobody knows of which model; a wrong number of names; a model that only this
             library builds, for another than ours.
     """
-    weights, out = read_weights(source, unnamed_rows=True), Path(out)
+    weights, out = read(source, unnamed_rows=True), Path(out)
     weights = replace(weights, model=weights.model_config(None if recipe is None else get_recipe(recipe).model))
     if (unknown := only_ours(weights.model)) and out.suffix != ".safetensors":
         raise WeightsError(
@@ -111,8 +107,7 @@ def _named(weights: Weights, names: tuple[str, ...]) -> Weights:
     if twice or len(names) != weights.num_classes or not any(names):
         why = f"{twice[0]!r} is there twice" if twice else f"{weights.num_classes} classes, but {len(names)} names"
         raise WeightsError(f"{weights.path}: {why} for them. Give one name a class row; an empty one is of no class.")
-    ids = weights.category_ids if len(weights.category_ids) == sum(map(bool, names)) else ()
-    return replace(weights, category_names=names, category_ids=ids)
+    return replace(weights, category_names=names)
 
 
 def _in_order_of(out: Path, weights: Weights) -> Weights:

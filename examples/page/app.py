@@ -28,6 +28,7 @@ from dfine_lib.model.dfine import open_model
 from dfine_lib.model.weights import WeightsError
 from dfine_tools.deploy.images import SourceError, as_image
 from dfine_tools.deploy.predict import network_input
+from dfine_tools.weights.sources import read
 
 try:
     import uvicorn
@@ -54,7 +55,7 @@ class Detector:
     """Weights ready to run, with all decoder layers kept."""
 
     def __init__(self, weights: str | Path, device: str = "cpu") -> None:
-        model, stored = open_model(weights)
+        model, stored = open_model(read(weights))
         self.model = model.to(device)
         self.device, self.names = device, stored.category_names
         self.image_hw = (stored.data or DataConfig()).image_hw

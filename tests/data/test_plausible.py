@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dfine_lib.data import DataError, read_coco
-from dfine_lib.data.plausible import written_as_fractions
+from dfine_lib.data.coco_checks import written_as_fractions
 from dfine_tools.cli import main
 from dfine_tools.cli.remedies import with_remedy
 

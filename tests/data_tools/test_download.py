@@ -21,9 +21,9 @@ from data_tools.download import archives as archives_module
 from data_tools.download import fetch_data_set, known_sets
 from data_tools.download.archives import unpack
 from data_tools.download.data_set import ADDRESSES
+from data_tools.download.file import DownloadError
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.images import DataError
-from dfine_lib.download import DownloadError
 from dfine_tools.cli import main
 
 PICTURE = random.Random(0).randbytes(100_000)

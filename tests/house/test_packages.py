@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ BELOW = {  # what each package may import of ours, besides itself
 }
 GROUND = ("errors", "boxes", "categories", "config", "recipes", "device", "distributed", "files")
 ORDER = ("data", "model", "criterion", "evaluate", "train")  # each above the ground and the ones before it
+LAZY = {  # modules of the core that reach a package above them, by importlib and only when it is asked for
+    "dfine_lib": {"dfine_tools.deploy.predict"},  # `from dfine_lib import Predictor`
+    "dfine_lib.cli": {"dfine_tools.cli"},  # `python -m dfine_lib.cli`, for users of the old path
+    "dfine_lib.model.dfine": {"dfine_tools.weights.sources"},  # `DFINE.from_pretrained` of a name or a folder
+}
 
 
 def modules() -> dict[str, Path]:
@@ -78,6 +84,16 @@ def test_a_package_imports_only_the_packages_below_it(package):
         if (top := name.split(".")[0]) in FOLDERS and top != package and top not in BELOW[package]
     ]  # fmt: skip
     assert wrong == []
+
+
+def test_the_core_reaches_a_package_above_only_where_it_is_named_here():
+    found = {}
+    for module, path in MODULES.items():
+        if module.split(".")[0] == "dfine_lib":
+            text = path.read_text(encoding="utf-8")
+            if names := set(re.findall(r"import_module\(\s*\"((?:data_tools|dfine_tools|workbook)[\w.]*)", text)):
+                found[module] = names
+    assert found == {module: names for module, names in LAZY.items() if module in MODULES}
 
 
 def test_the_core_is_built_from_the_ground_up():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import pickle
@@ -283,14 +282,6 @@ def test_names_of_another_number_and_placeholders_name_nothing(model, tmp_path, 
     assert "has 3 class rows and 2 class names, so the names are not used" in caplog.records[0].getMessage()
 
 
-def test_366_rows_of_another_file_name_are_said_to_be_taken_for_objects365(tmp_path, caplog):
-    state = tiny(num_classes=366).state_dict()
-    for name, times in (("dfine_s_obj365.pth", 0), ("best.pth", 1)):
-        torch.save({"model": state}, tmp_path / name)
-        assert read_weights(tmp_path / name).category_names[0] == "Person"
-        assert sum("taken for Objects365" in record.getMessage() for record in caplog.records) == times
-
-
 def test_saving_refuses_names_of_another_number_than_there_are_class_rows(model, tmp_path):
     with pytest.raises(ValueError, match="2 class names and 0 category ids, for 3 classes"):
         save_weights(tmp_path / "w.safetensors", model, data=DATA, category_names=("a", "b"), category_ids=())
@@ -330,13 +321,9 @@ def test_a_model_that_refused_weights_is_as_it_was(saved):
 
 
 def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth: no such weights file"):
-        read_weights(tmp_path / "nowhere.pth")
-    with pytest.raises(WeightsError, match=r"a folder without model\.safetensors\. Give a weights file"):
-        read_weights(tmp_path)
-    (tmp_path / "best.pth").touch()
-    with pytest.raises(WeightsError, match=r"It holds .*best\.pth: give one of them"):
-        read_weights(tmp_path)
+    for path in (tmp_path / "nowhere.pth", tmp_path):
+        with pytest.raises(WeightsError, match=f"{path.name}: no such weights file"):
+            read_weights(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
@@ -419,15 +406,6 @@ def test_of_code_that_torch_blocks_by_name_the_message_names_it_and_gives_no_adv
         assert not any(word in str(caught.value) for word in ("weights_only", "Re-running", "trusted", "issue"))
         assert name == "old.pth" or "system" in str(caught.value)
     assert not (tmp_path / "sings").exists()
-
-
-def test_a_file_of_another_checksum_is_refused(model, tmp_path):
-    file = tmp_path / "a.pth"
-    torch.save(model.state_dict(), file)
-    right = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert read_weights(file, sha256=right).path == file
-    with pytest.raises(WeightsError, match=rf"a\.pth: its sha256 checksum is {right}, not 0000"):
-        read_weights(file, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("content", [{}, {"model": {}}, {"epoch": 3}, [1, 2], {"model": {"weight": 3}}])

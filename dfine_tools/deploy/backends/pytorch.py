@@ -18,6 +18,7 @@ from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_tools.deploy.backends.backend import PUBLISHED_HW, Backend, EdgeDistributions
 from dfine_tools.deploy.graph import GraphModel, graph_form
+from dfine_tools.weights.sources import read
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
     if isinstance(source, DFINE):
         model, path, names, ids, own_hw = source, None, tuple(class_names), (), None
     else:
-        model, weights = open_model(source)
+        model, weights = open_model(read(source))
         path, names, ids = weights.path, weights.category_names or tuple(class_names), weights.category_ids
         own_hw = weights.data.image_hw if weights.data else None
         if not names:

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from dfine_lib import DFINE
 from dfine_lib.categories import OBJECTS365
 from dfine_lib.config import SIZES, DataConfig
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights, save_weights
+from dfine_lib.model.weights import WeightsError, load_weights, save_weights
 from dfine_tools.cli import main
 from dfine_tools.weights.conversion import convert_weights, describe_weights
 from dfine_tools.weights.huggingface import save_huggingface
+from dfine_tools.weights.sources import read
 
 NAMES = ("cat", "dog", "owl")
 
@@ -43,9 +44,9 @@ def test_every_form_opens_as_the_same_model(ours, model, tmp_path, form):
     opened = DFINE.from_pretrained(out)
     assert same(opened.state_dict(), model.state_dict()) and opened.config == model.config
     if form != "b.pth":
-        assert read_weights(out).category_names == NAMES
+        assert read(out).category_names == NAMES
     if form == "b.safetensors":
-        assert read_weights(convert_weights(ours, tmp_path / "c.safetensors", names="xyz")).category_ids == (4, 9, 90)
+        assert read(convert_weights(ours, tmp_path / "c.safetensors", names="xyz")).category_ids == (4, 9, 90)
 
 
 def test_the_authors_form_has_the_anchors_of_the_input_size(ours, tmp_path):
@@ -60,7 +61,7 @@ def test_a_training_checkpoint_becomes_its_averaged_weights(model, tmp_path):
     torch.save(content, tmp_path / "checkpoint0007.pth")
     out = convert_weights(tmp_path / "checkpoint0007.pth", tmp_path / "b.safetensors", names=NAMES, half=True)
     assert out.stat().st_size < 0.3 * (tmp_path / "checkpoint0007.pth").stat().st_size
-    stored = read_weights(out)
+    stored = read(out)
     assert stored.category_names == NAMES and stored.category_ids == (), "ids that nobody knows are not made up"
     with pytest.raises(WeightsError, match="3 classes, but 2 names"):
         convert_weights(tmp_path / "checkpoint0007.pth", tmp_path / "c.safetensors", names=("cat", "dog"))
@@ -121,7 +122,7 @@ def of_objects365() -> DFINE:
 
 def bias_of_three(file) -> list[float]:
     coco = DFINE(replace(SIZES["n"], num_classes=3))
-    taken = load_weights(coco, read_weights(file), ROWS)["rows"]
+    taken = load_weights(coco, read(file), ROWS)["rows"]
     assert taken == {"person": "Person", "bicycle": "Bicycle", "Sneakers": "Sneakers"}
     return coco.decoder.enc_score_head.bias.tolist()
 
@@ -137,7 +138,7 @@ def test_a_model_of_objects365_trained_here_takes_the_published_order_of_rows(of
     save_file(content, older, {"dfine": json.dumps(about)})  # as earlier versions wrote it
     expected = [float(names.index(name)) for name in ("Person", "Bicycle", "Sneakers")]
     ours = convert_weights(older, tmp_path / "ours.safetensors", half=True)
-    assert read_weights(ours, unnamed_rows=True).num_classes == 365 and read_weights(ours).category_ids == ids
+    assert read(ours, unnamed_rows=True).num_classes == 365 and read(ours).category_ids == ids
     for source in (older, ours):
         for form in ("o.pth", "folder", "half.safetensors"):
             out = convert_weights(source, tmp_path / source.stem / form, half=form.startswith("half"))
@@ -161,17 +162,17 @@ def test_published_weights_of_objects365_keep_all_rows_in_the_published_forms_an
     for form in ("b.pth", "folder", "c.safetensors"):
         out = convert_weights(source, tmp_path / form)
         assert bias_of_three(out) == expected
-        state = read_weights(out, unnamed_rows=True).state_dict
+        state = read(out, unnamed_rows=True).state_dict
         rows = 365 if form.endswith("safetensors") else 366
         assert torch.equal(state["decoder.enc_score_head.bias"], torch.arange(366.0)[-rows:])
-        assert read_weights(out).num_classes == 365
+        assert read(out).num_classes == 365
     about = describe_weights(source)
     assert (about["classes"], about["rows of no class"]) == (365, 1)
 
 
 def test_coco_weights_keep_the_ids_of_coco(tmp_path):
     torch.save({"model": DFINE(SIZES["n"]).state_dict()}, tmp_path / "dfine_n_coco.pth")
-    ids = read_weights(convert_weights(tmp_path / "dfine_n_coco.pth", tmp_path / "c.safetensors")).category_ids
+    ids = read(convert_weights(tmp_path / "dfine_n_coco.pth", tmp_path / "c.safetensors")).category_ids
     assert (ids[10], ids[11], ids[-1], len(ids)) == (11, 13, 90, 80)  # 12 is of no class
 
 
@@ -182,7 +183,7 @@ def test_names_come_from_a_file_and_a_row_with_an_empty_one_is_left_out(model, t
     for names in (str(listed), ",cat; small,owl"):
         command = ["weights", str(tmp_path / "a.pth"), "--to", str(tmp_path / "b.safetensors"), "--names", names]
         assert main(command) == 0
-        named = read_weights(tmp_path / "b.safetensors")
+        named = read(tmp_path / "b.safetensors")
         assert named.category_names == (("cat, small" if names == str(listed) else "cat; small"), "owl")
         assert torch.equal(named.state_dict["decoder.enc_score_head.bias"], model.decoder.enc_score_head.bias[1:])
         assert DFINE.from_pretrained(tmp_path / "b.safetensors").config.num_classes == 2

@@ -12,9 +12,16 @@ from torch.testing import assert_close
 
 from dfine_lib import DFINE
 from dfine_lib.config import SIZES, DataConfig
-from dfine_lib.model.huggingface import from_huggingface, is_huggingface, model_config
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights
-from dfine_tools.weights.huggingface import huggingface_config, save_huggingface, to_huggingface
+from dfine_lib.model.weights import WeightsError, load_weights
+from dfine_tools.weights.huggingface import (
+    from_huggingface,
+    huggingface_config,
+    is_huggingface,
+    model_config,
+    save_huggingface,
+    to_huggingface,
+)
+from dfine_tools.weights.sources import read
 
 NAMES = ("cat", "dog", "owl")
 
@@ -83,7 +90,7 @@ def test_our_library_opens_their_folder(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = DFINE.from_pretrained(tmp_path)
     assert ours.config == replace(SIZES["n"], num_classes=3)
-    assert read_weights(tmp_path).category_names == NAMES
+    assert read(tmp_path).category_names == NAMES
     back = from_huggingface(load_file(tmp_path / "model.safetensors"))
     assert all(torch.equal(back[key], value) for key, value in ours.state_dict().items())
 
@@ -92,7 +99,7 @@ def test_frozen_norms_of_theirs_fill_trained_ones_of_ours(tmp_path):
     frozen = DFINE(replace(SIZES["n"], num_classes=3, freeze_norm=True, freeze_stem=True))
     save_huggingface(tmp_path, frozen, data=DataConfig(), names=NAMES)
     model = DFINE(replace(SIZES["n"], num_classes=3))
-    assert load_weights(model, read_weights(tmp_path), NAMES) == {}
+    assert load_weights(model, read(tmp_path), NAMES) == {}
     assert torch.equal(model.backbone.stem.stem1.bn.running_var, frozen.backbone.stem.stem1.bn.running_var)
 
 
@@ -100,7 +107,7 @@ def test_classes_are_carried_over_by_name(tmp_path):
     source = model_of("n")
     save_huggingface(tmp_path, source, data=DataConfig(), names=NAMES)
     model = DFINE(replace(SIZES["n"], num_classes=2))
-    rows = load_weights(model, read_weights(tmp_path), ("owl", "fox"))["rows"]
+    rows = load_weights(model, read(tmp_path), ("owl", "fox"))["rows"]
     assert rows == {"owl": "owl", "fox": None}
     assert torch.equal(model.decoder.enc_score_head.weight[0], source.decoder.enc_score_head.weight[2])
 
@@ -109,7 +116,7 @@ def test_a_configuration_of_another_model_is_told_with_its_file(tmp_path):
     save_huggingface(tmp_path, DFINE(SIZES["pico"]), data=DataConfig())
     (tmp_path / "config.json").write_text('{"model_type": "detr"}')
     with pytest.raises(WeightsError, match=r"config\.json.*'detr'"):
-        read_weights(tmp_path)
+        read(tmp_path)
 
 
 def test_a_file_with_a_part_missing_is_told(tmp_path):
@@ -117,4 +124,4 @@ def test_a_file_with_a_part_missing_is_told(tmp_path):
     del state["model.decoder.layers.0.self_attn.k_proj.weight"]
     save_file({key: value.clone() for key, value in state.items()}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="k_proj"):
-        read_weights(tmp_path)
+        read(tmp_path)

@@ -12,14 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data_tools.download.file import DownloadError
 from dfine_lib import DFINE
 from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import SIZES
-from dfine_lib.download import DownloadError
-from dfine_lib.model import published
-from dfine_lib.model.published import PUBLISHED, described, fetch
-from dfine_lib.model.weights import WeightsError, load_weights, read_weights
+from dfine_lib.model.weights import WeightsError, load_weights
+from dfine_tools.weights import published
 from dfine_tools.weights.conversion import convert_weights
+from dfine_tools.weights.published import PUBLISHED, described, fetch
+from dfine_tools.weights.sources import read
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 FILE = PUBLISHED["dfine_n_coco"]
@@ -122,7 +123,7 @@ def test_no_network_is_told_and_a_file_put_there_by_hand_is_found(tmp_path, monk
     monkeypatch.setenv("DFINE_HOME", str(tmp_path))
     monkeypatch.setenv("DFINE_MIRROR", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(DownloadError, match="Without a network"):
-        read_weights("dfine_n_coco")
+        read("dfine_n_coco")
     torch.save({"model": DFINE.from_recipe("n_coco").state_dict()}, tmp_path / FILE)
     assert DFINE.from_pretrained("dfine_n_coco").config == SIZES["n"]
 
@@ -133,7 +134,7 @@ def test_an_unknown_name_lists_the_known():
 
 
 def test_two_processes_at_once_do_not_spoil_the_file(server):
-    command = [sys.executable, "-c", "from dfine_lib.model.published import fetch; fetch('dfine_n_coco')"]
+    command = [sys.executable, "-c", "from dfine_tools.weights.published import fetch; fetch('dfine_n_coco')"]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
     errors = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], errors
@@ -162,18 +163,18 @@ def test_an_authors_full_checkpoint_opens_by_itself(tmp_path):
     torch.save(content, tmp_path / "dfine_n_coco.pth")
     model = DFINE.from_pretrained(tmp_path / "dfine_n_coco.pth")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), averaged.state_dict().values()))
-    stored = read_weights(tmp_path / "dfine_n_coco.pth")
+    stored = read(tmp_path / "dfine_n_coco.pth")
     assert stored.category_names == COCO
     ids = dict(zip(stored.category_names, stored.category_ids, strict=True))  # COCO's own, which have gaps
     assert (ids["person"], ids["stop sign"], ids["tv"], ids["toothbrush"]) == (1, 13, 72, 90)
     converted = convert_weights(tmp_path / "dfine_n_coco.pth", tmp_path / "own.safetensors")
-    assert read_weights(converted).category_ids == stored.category_ids
+    assert read(converted).category_ids == stored.category_ids
 
 
 def test_rows_of_objects365_are_its_ids_and_go_to_coco_by_the_authors_table(tmp_path):
     source = DFINE.from_recipe("n_coco", num_classes=366)
     torch.save({"model": source.state_dict()}, tmp_path / "dfine_n_obj365.pth")
-    weights = read_weights(tmp_path / "dfine_n_obj365.pth")
+    weights = read(tmp_path / "dfine_n_obj365.pth")
     assert weights.category_names == OBJECTS365 and weights.category_ids == tuple(range(1, 366))
     model = DFINE.from_recipe("n_coco")
     rows = load_weights(model, weights, COCO)["rows"]
@@ -191,7 +192,7 @@ def test_rows_of_objects365_are_its_ids_and_go_to_coco_by_the_authors_table(tmp_
 def test_classes_of_other_names_are_carried_over_by_a_map(tmp_path):
     source = DFINE.from_recipe("n_coco")
     torch.save({"model": source.state_dict()}, tmp_path / "dfine_n_coco.pth")
-    weights, model = read_weights(tmp_path / "dfine_n_coco.pth"), DFINE.from_recipe("n_coco", num_classes=3)
+    weights, model = read(tmp_path / "dfine_n_coco.pth"), DFINE.from_recipe("n_coco", num_classes=3)
     rows = load_weights(model, weights, ("taxi", "person", "tree"), rows={"taxi": "car"})["rows"]
     assert rows == {"taxi": "car", "person": "person", "tree": None}
     assert torch.equal(model.decoder.enc_score_head.bias[0], source.decoder.enc_score_head.bias[2])
@@ -206,7 +207,7 @@ def test_a_backbone_alone_fills_the_backbone(tmp_path):
     head = {"fc.weight": torch.zeros(1000, 2048), "last_conv.weight": torch.zeros(2048, 2048, 1, 1)}
     torch.save(source.backbone.state_dict() | head, tmp_path / "PPHGNetV2_B4_stage1.pth")
     weights, before = (
-        read_weights(tmp_path / "PPHGNetV2_B4_stage1.pth"),
+        read(tmp_path / "PPHGNetV2_B4_stage1.pth"),
         model.encoder.input_proj[0].conv.weight.clone(),
     )
     assert "backbone" in load_weights(model, weights, ("a", "b", "c", "d", "e"))

@@ -1,8 +1,8 @@
-"""Where a weights file is; the authors' published files: which there are, which model one holds, how it gets here."""
+"""The authors' published files: which there are, how one gets here, which model and classes one holds."""
 
 from __future__ import annotations
 
-import difflib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,11 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from data_tools.download.file import download
+from dfine_lib.categories import COCO, OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import SIZES, ModelConfig
-from dfine_lib.download import download, wrong_checksum
 from dfine_lib.errors import DfineError
-from dfine_lib.model.class_rows import WeightsError
 from dfine_lib.model.hgnetv2 import ARCHITECTURES
+from dfine_lib.model.weights import Weights
+
+log = logging.getLogger(__name__)
 
 ADDRESS = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
 _SIZES = {"coco": "nsmlx", "obj365": "smlx", "obj2coco": "smlx"}
@@ -25,8 +28,8 @@ PUBLISHED: dict[str, str] = {
     "dfine_l_obj365_e25": "dfine_l_obj365_e25.pth",
     **{f"hgnetv2_b{i}": f"PPHGNetV2_B{i}_stage1.pth" for i in range(7)},
 }
-COCO_FILES = {Path(file).stem for name, file in PUBLISHED.items() if name.endswith(("_coco", "_obj2coco"))}
-OBJECTS365_FILES = {Path(file).stem for name, file in PUBLISHED.items() if "_obj365" in name}
+_COCO_FILES = {Path(file).stem for name, file in PUBLISHED.items() if name.endswith(("_coco", "_obj2coco"))}
+_OBJECTS365_FILES = {Path(file).stem for name, file in PUBLISHED.items() if "_obj365" in name}
 
 
 def home() -> Path:
@@ -57,31 +60,18 @@ def fetch(name: str, *, sha256: str | None = None, progress: bool = True) -> Pat
     )  # fmt: skip
 
 
-def locate_weights(path: str | Path, sha256: str | None = None) -> Path:
-    """The file that a path, a Hugging Face folder or the name of a published file means; the last is downloaded.
-
-    Raises:
-        WeightsError: there is none, or one of another checksum than asked for.
-        DownloadError: a published file that cannot be downloaded.
-    """
-    if str(path) in PUBLISHED and not Path(path).exists():
-        path = fetch(str(path), sha256=sha256)
-    given = Path(path)
-    file = given / "model.safetensors" if given.is_dir() else given
-    if given.is_dir() and not file.is_file():
-        inside = sorted(str(each) for end in (".safetensors", ".pth", ".pt") for each in given.glob(f"*{end}"))[:5]
-        way_out = f"It holds {', '.join(inside)}: give one of them." if inside else "Give a weights file."
-        raise WeightsError(f"{given}: a folder without model.safetensors. {way_out}")
-    if not file.is_file():
-        near = difflib.get_close_matches(str(given), PUBLISHED, n=3, cutoff=0.7) or list(PUBLISHED)[:3]
-        raise WeightsError(
-            f"{file}: no such weights file. Give a .safetensors or .pth file that exists, a folder of Hugging Face's, "
-            f"or a published name such as {', '.join(near)}."
-        )
-    if (reason := wrong_checksum(file, sha256 and f"sha256:{sha256}")) is not None:
-        raise WeightsError(f"{file}: {reason}. Fetch it again, or ask for the checksum that belongs to this file.")
-    with open(file, "rb"):  # a file that may not be read is reported as that
-        return file
+def of_authors(weights: Weights) -> Weights:
+    """An authors' file, with what its tensors do not say: model and classes follow from shapes and the file's name."""
+    stem, names = weights.path.stem, ()
+    if weights.num_classes == len(OBJECTS365) + 1:
+        names = ("", *OBJECTS365)  # the number of a row is the class's id in the data set; ids begin at 1
+        if stem not in _OBJECTS365_FILES:
+            words = "%s: names no classes; its 366 class rows are taken for Objects365's, by their number"
+            log.warning(words, weights.path)
+    elif weights.num_classes == len(COCO) and stem in _COCO_FILES:
+        names = COCO
+    ids = PUBLISHED_IDS.get(tuple(filter(None, names)), ())
+    return replace(weights, model=described(weights.state_dict), category_names=names, category_ids=ids)
 
 
 def described(state: Mapping[str, Tensor]) -> ModelConfig | None:
