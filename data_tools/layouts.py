@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from dfine_lib.data.image_formats import is_image_name
+from data_tools.image_formats import is_image_name
 from dfine_lib.errors import DfineError
 
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}

@@ -16,8 +16,7 @@ from data_tools.convert.records import LARGEST, ImageRecord, number, size_or_non
 from data_tools.large.tars import SHARD_INDEX
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_checks import check_lists, raise_first
-from dfine_lib.data.coco_columns import read_columns
-from dfine_lib.data.coco_json import TABLES, read_json, short, where
+from dfine_lib.data.coco_columns import TABLES, read_columns, read_json, short, where
 from dfine_lib.errors import DataError
 
 logger = logging.getLogger(__name__)

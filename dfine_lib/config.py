@@ -57,7 +57,8 @@ def parse_hw(value: int | str | Sequence[int]) -> tuple[int, int]:
         hw = []
     if len(hw) not in (1, 2) or any(side < 32 or side % 32 for side in hw):
         raise DfineError(
-            f"image_size must be a multiple of 32, at least 32, or two of them for height and width, got {value}"
+            f"image_size must be a multiple of 32, at least 32, or two of them for height and width, such as 320 or "
+            f"384,640, got {value}"
         )
     return hw[0], hw[-1]
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from data_tools.convert.records import NothingLeft, files_below, leaves
 from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import known_split, split_of_folders
-from dfine_lib.data.image_formats import is_image_name
+from data_tools.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
 ANNOTATION_FOLDERS = {

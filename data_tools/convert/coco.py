@@ -12,7 +12,7 @@ from data_tools.convert.coco_layouts import JSON, gives_way, other_task, split_o
 from data_tools.convert.records import Category, NothingLeft, Source, annotation_file, files_below
 from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import by_split, known_split
-from dfine_lib.data.image_formats import image_suffixes
+from data_tools.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
 
 _ORDER = {"train": 0, "val": 1, "test": 2}

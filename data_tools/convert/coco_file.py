@@ -28,7 +28,7 @@ from data_tools.convert.records import (
 )
 from data_tools.convert.segmentation import box_around
 from data_tools.ledger import Ledger
-from dfine_lib.data.coco_json import short
+from dfine_lib.data.coco_columns import short
 from dfine_lib.data.images import DataError
 
 FROM_OUTLINE = "box made from the outline, there was no bbox"

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from data_tools.convert.records import ImageRecord, clean_name, inside, leaves
 from data_tools.convert.splits import known_split, split_of_folders
 from data_tools.convert.tables import read_sizes
-from dfine_lib.data.image_formats import is_image_name, why_not_opened
+from data_tools.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError
 
 MOST_FILES = 20_000_000

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from data_tools.convert.records import read_text
 from data_tools.convert.text_files import encoding_of, open_plain
-from dfine_lib.data.coco_json import why_no_json
+from dfine_lib.data.coco_columns import why_no_json
 from dfine_lib.data.images import DataError
 
 CHUNK = 1 << 20  # bytes read at a time

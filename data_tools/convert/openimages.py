@@ -16,7 +16,7 @@ from data_tools.convert.packed import CROWD, TRUNCATED, BoxColumns
 from data_tools.convert.records import ImageRecord, Source, number, text
 from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import by_split
-from dfine_lib.data.image_formats import is_image_name
+from data_tools.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
 NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

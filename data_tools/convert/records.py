@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.text_files import encoding_of, open_plain
-from dfine_lib.data.coco_json import short
+from dfine_lib.data.coco_columns import short
 from dfine_lib.data.images import DataError
 
 TURNED = "turned box: the upright box around it"

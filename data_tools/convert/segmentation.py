@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.convert.records import number
-from dfine_lib.data.coco_json import short
+from dfine_lib.data.coco_columns import short
 from dfine_lib.data.images import DataError
 
 _MOST_RUNS = 10_000_000  # of one mask

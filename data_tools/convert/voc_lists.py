@@ -12,8 +12,8 @@ from data_tools.convert.annotation_files import ANNOTATION_FOLDERS, IMAGE_FOLDER
 from data_tools.convert.records import files_below, leaves
 from data_tools.convert.source_folder import KIND, SourceFolder
 from data_tools.convert.splits import in_order, known_split, split_name
+from data_tools.image_formats import is_image_name
 from data_tools.ledger import Ledger
-from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.data.images import DataError
 
 LISTS = "split lists"  # in the ledger

@@ -17,7 +17,7 @@ from data_tools.convert.image_files import one_form, walk
 from data_tools.convert.records import as_number
 from data_tools.convert.source_folder import SourceFolder
 from data_tools.convert.splits import known_split
-from dfine_lib.data.image_formats import is_image_name, why_not_opened
+from data_tools.image_formats import is_image_name, why_not_opened
 from dfine_lib.data.images import DataError
 
 IMAGE_WORDS = ("images", "jpegimages")

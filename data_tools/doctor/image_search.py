@@ -12,7 +12,7 @@ from data_tools.convert.records import ImageRecord
 from data_tools.doctor.finding import Examination, Example
 from data_tools.doctor.pixels import look_at
 from data_tools.doctor.reading import Split, shown
-from dfine_lib.data.image_formats import why_not_opened
+from data_tools.image_formats import why_not_opened
 from dfine_lib.data.images import DataError
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_tools.convert.image_headers import MOST_DECODED, damage, frames, why_not_read
+from data_tools.image_formats import image_suffixes, why_not_opened
 from data_tools.image_frames import Header
-from dfine_lib.data.image_formats import image_suffixes, why_not_opened
 from dfine_lib.data.images import exif_orientation
 
 SIDE = 32  # of the grey thumbnail that images are compared by

@@ -18,8 +18,7 @@ from data_tools.convert.records import LARGEST, number
 from data_tools.convert.segmentation import box_around
 from data_tools.layouts import with_hint
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_columns import CocoColumns, key_of, objects_of
-from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.coco_columns import CocoColumns, key_of, objects_of, read_json
 from dfine_lib.errors import DataError
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from data_tools.doctor.finding import ERROR
 from data_tools.doctor.images import DROPPED
 from data_tools.doctor.reading import Split
 from data_tools.doctor.repair_log import RepairLog, harmless, plain_record
-from dfine_lib.data.coco_json import is_set
+from dfine_lib.data.coco_columns import is_set
 from dfine_lib.data.images import DataError
 
 _COPY = "duplicate_in_both_splits"

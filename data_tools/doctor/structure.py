@@ -10,7 +10,7 @@ from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
 from data_tools.doctor.reading import Split, shown
 from dfine_lib.data.coco_checks import CHECKS as CHECKS_OF_TRAINING
 from dfine_lib.data.coco_checks import repeated
-from dfine_lib.data.coco_json import TABLES
+from dfine_lib.data.coco_columns import TABLES
 
 _REFUSED = "The reader of `dfine train` refuses the file."
 CHECKS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.convert.json_stream import object_texts
-from dfine_lib.data.coco_json import short
+from dfine_lib.data.coco_columns import short
 from dfine_lib.errors import DataError
 from dfine_lib.files import whole_file
 

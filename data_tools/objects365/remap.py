@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from data_tools.convert.records import clean_name, files_below, inside
+from data_tools.image_formats import image_suffixes
 from data_tools.objects365.lists import place, read_lists, whole_number, write_lists
 from data_tools.objects365.places import (
     annotations_of,
@@ -30,7 +31,6 @@ from data_tools.objects365.places import (
     resumable,
     work_of,
 )
-from dfine_lib.data.image_formats import image_suffixes
 from dfine_lib.errors import DataError
 
 KEPT_VALIDATION_IMAGES = 5000

@@ -39,7 +39,7 @@ from data_tools.objects365.places import (
     work_of,
 )
 from data_tools.objects365.shrink import shrink, target_size
-from dfine_lib.data.coco_json import short
+from dfine_lib.data.coco_columns import short
 from dfine_lib.errors import DataError
 
 MOST_LISTED = 10_000  # names of each kind in the report

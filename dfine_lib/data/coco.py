@@ -15,8 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dfine_lib.data.coco_checks import check_lists, raise_first
-from dfine_lib.data.coco_columns import CocoColumns, indices_in, read_columns
-from dfine_lib.data.coco_json import read_json
+from dfine_lib.data.coco_columns import CocoColumns, indices_in, read_columns, read_json
 from dfine_lib.data.images import check_images
 from dfine_lib.errors import DataError
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfine_lib.data.coco_columns import CocoColumns, Key, key_of, leaves_folder
-from dfine_lib.data.coco_json import TABLES, kind_of, short, where
+from dfine_lib.data.coco_columns import TABLES, CocoColumns, Key, key_of, kind_of, leaves_folder, short, where
 from dfine_lib.errors import DataError
 
 TINY_IMAGE_PX = 8  # a side up to which a box of one pixel is no surprise
@@ -248,7 +247,7 @@ CHECKS = {check.name: check for check in (
     Check("category_name_missing", "categories",
           lambda c: [i for i, record in enumerate(c.categories) if not isinstance(record.get("name"), str)],
           ("name", "text")),
-    Check("category_name_repeated", "categories", lambda c: repeated([record["name"] for record in c.categories]),
+    Check("category_name_repeated", "categories", lambda c: repeated([record.get("name") for record in c.categories]),
           lambda c, rows: f"a second category named {c.categories[rows[0]]['name']!r}; rename it", "merge_classes"),
     *_ids("images"),
     Check("image_size_invalid", "images", _bad_sizes, _size_words),

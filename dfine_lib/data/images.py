@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from dfine_lib.data.image_formats import register_heif, why_not_opened
 from dfine_lib.errors import DataError, DfineError
 
 if TYPE_CHECKING:
@@ -33,6 +33,26 @@ _UPRIGHT = {
 }
 _PLAIN_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # 16 bits of grey
+
+HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
+NOT_OPENED = {  # ending of a known format that is not opened, or needs a plug-in → why, and the way out
+    **dict.fromkeys(HEIF, "HEIC needs the package pillow-heif (pip install pillow-heif)"),
+    **dict.fromkeys(_RAW, "camera raw is not opened (export it as JPEG)"),
+    ".jxl": "JPEG XL is not opened (convert it to PNG or JPEG)",
+    **dict.fromkeys((".svg", ".eps", ".wmf", ".emf"), "a vector drawing is not opened (export it as PNG)"),
+}
+
+
+@cache
+def register_heif() -> bool:
+    """Let Pillow open HEIC where the package pillow-heif is installed; returns whether it is."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -89,15 +109,10 @@ def read_image(path: Path | str, content: bytes | None = None) -> Tensor:
         DataError: the file is missing, truncated or no image.
     """
     try:
-        return decode_image(path, content)
+        with open_image(path, content) as image:
+            return decode_opened(image, path, content)
     except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
         raise DataError(f"{path}: {_explain(error, path)}") from error
-
-
-def decode_image(path: Path | str, content: bytes | None = None) -> Tensor:
-    """What `read_image` reads, with the decoders' own errors: of nearly any class, in their own words."""
-    with open_image(path, content) as image:
-        return decode_opened(image, path, content)
 
 
 def open_image(path: Path | str, content: bytes | None = None) -> Image.Image:
@@ -147,8 +162,9 @@ def _explain(error: Exception, path: Path | str) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such image file. Copy it there or remove it from the annotation file."
     if isinstance(error, Image.UnidentifiedImageError):
-        if reason := why_not_opened(path):
-            return f"{reason}."
+        suffix = Path(path).suffix.lower()
+        if suffix in NOT_OPENED and not (suffix in HEIF and register_heif()):
+            return f"{NOT_OPENED[suffix]}."
         return "not a readable image (empty, damaged or of an unknown format). Replace it."
     if "truncated" in str(error) or isinstance(error, EOFError):
         return f"the image is truncated ({error}). Copy or download it again."

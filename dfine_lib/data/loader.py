@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.data.coco import CocoIndex
@@ -23,25 +23,6 @@ from dfine_lib.data.samples import Batch, CocoImages, RawBatch, SampleKey, colla
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.transforms import multiscale_sizes
 from dfine_lib.errors import DataError, DfineError
-
-
-class _BatchSampler(Sampler):
-    """The sample keys of every batch, replaced before every pass."""
-
-    def __init__(self, batches: list[list[Any]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _start_method(num_workers: int) -> str | None:
-    """Forked workers share the memory of the index. Only Linux's system libraries can be forked safely: elsewhere the
-    platform's own way, which sends the index to each worker."""
-    return "fork" if num_workers > 0 and sys.platform == "linux" else None
 
 
 def _start_worker(_: int) -> None:
@@ -65,19 +46,12 @@ def data_loader(dataset: Dataset, num_workers: int, device: torch.device | str |
         dataset,
         num_workers=num_workers,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_start_method(num_workers),
+        # Forked workers share the memory of the index. Only Linux's system libraries can be forked safely: elsewhere
+        # the platform's own way, which sends the index to each worker.
+        multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
         pin_memory=pin,
         generator=torch.Generator(),  # otherwise starting a pass draws from the global generator
         **options,
-    )
-
-
-def _image_loader(
-    images: CocoImages, sampler: _BatchSampler, data: DataConfig, device: torch.device | str | None
-) -> DataLoader:
-    workers = num_workers_of(data)
-    return data_loader(
-        images, workers, device, batch_sampler=sampler, collate_fn=collate, persistent_workers=workers > 0
     )
 
 
@@ -92,7 +66,40 @@ def raw_batches(loader: DataLoader) -> Iterator[RawBatch]:
         yield raw
 
 
-class TrainLoader:
+class _ImageLoader:
+    """What training and evaluation share: the samples of an index, of which one rank takes its batches."""
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
+        self.index, self.recipe, self.seed = index, recipe, seed
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.images = CocoImages(index, recipe.data, seed=seed)
+        self._keys: list[list[Any]] = []  # sample keys of every batch of a pass; replaced in place before the pass
+
+    @cached_property
+    def _loader(self) -> DataLoader:
+        workers = num_workers_of(self.recipe.data)
+        return data_loader(
+            self.images,
+            workers,
+            self.device,
+            batch_sampler=self._keys,
+            collate_fn=collate,
+            persistent_workers=workers > 0,
+        )
+
+
+class TrainLoader(_ImageLoader):
     """Shuffled, augmented batches of one rank.
 
     An optimizer step takes the next `batch_size` sample indices of the epoch, sharded over ranks and micro-batches;
@@ -120,34 +127,23 @@ class TrainLoader:
         recipe: Recipe,
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str | None = None,
         sample_indices: Callable[[int], np.ndarray] | None = None,
+        **rank_and_device: Any,
     ) -> None:
         if recipe.data.repeat_threshold is not None and sample_indices is None:
             raise DfineError(
                 "repeat_threshold oversamples images: train with source=data_tools.large.source.LargeFolder()"
             )
-        self.micro_batches = world_size * recipe.train.accumulate
+        super().__init__(index, recipe, seed=seed, **rank_and_device)
+        self.micro_batches = self.world_size * recipe.train.accumulate
         if recipe.data.batch_size % self.micro_batches:
             raise DfineError(
-                f"batch_size {recipe.data.batch_size} cannot be sharded evenly over {world_size} ranks and "
+                f"batch_size {recipe.data.batch_size} cannot be sharded evenly over {self.world_size} ranks and "
                 f"{recipe.train.accumulate} micro-batches; choose a multiple of {self.micro_batches}"
             )
-        if not 0 <= rank < world_size:
-            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
-        self.index, self.recipe, self.seed = index, recipe, seed
-        self.rank, self.world_size, self.device = rank, world_size, device
         self.sample_indices = sample_indices or self._shuffled
         self.steps_per_epoch = max(1, len(self.sample_indices(0)) // recipe.data.batch_size)
-        self._sampler = _BatchSampler([])
         self._passes = 0
-
-    @cached_property
-    def _loader(self) -> DataLoader:
-        images = CocoImages(self.index, self.recipe.data, seed=self.seed)
-        return _image_loader(images, self._sampler, self.recipe.data, self.device)
 
     def __len__(self) -> int:
         """Batches of one epoch on this rank: optimizer steps times micro-batches."""
@@ -202,7 +198,7 @@ class TrainLoader:
                 raise RuntimeError(f"epoch {epoch} was ended by a later call of TrainLoader.epoch")
 
         check()
-        self._sampler.batches = batches
+        self._keys[:] = batches
         if not batches:
             return
         for batch, raw in enumerate(raw_batches(self._loader), start_batch):
@@ -210,7 +206,7 @@ class TrainLoader:
             check()
 
 
-class EvalLoader:
+class EvalLoader(_ImageLoader):
     """Every image exactly once over all ranks, in the file's order, stretched to the base size.
 
     Args:
@@ -221,30 +217,15 @@ class EvalLoader:
         device: as for `TrainLoader`.
     """
 
-    def __init__(
-        self,
-        index: CocoIndex,
-        recipe: Recipe,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str | None = None,
-    ) -> None:
-        if not 0 <= rank < world_size:
-            raise DfineError(f"rank must lie in 0..{world_size - 1}, got {rank}")
-        self.index, self.recipe, self.device = index, recipe, device
-        own = list(range(rank, len(index), world_size))
-        size = max(1, recipe.data.eval_batch_size // world_size)
-        self._sampler = _BatchSampler([own[start : start + size] for start in range(0, len(own), size)])
-        self.images = CocoImages(index, recipe.data)
-
-    @cached_property
-    def _loader(self) -> DataLoader:
-        return _image_loader(self.images, self._sampler, self.recipe.data, self.device)
+    def __init__(self, index: CocoIndex, recipe: Recipe, **rank_and_device: Any) -> None:
+        super().__init__(index, recipe, **rank_and_device)
+        own = list(range(self.rank, len(index), self.world_size))
+        size = max(1, recipe.data.eval_batch_size // self.world_size)
+        self._keys += [own[start : start + size] for start in range(0, len(own), size)]
 
     def __len__(self) -> int:
         """Batches of this rank; 0 if there are fewer images than ranks."""
-        return len(self._sampler)
+        return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
         for raw in raw_batches(self._loader):

@@ -2,73 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 _GREY = (0.2989, 0.587, 0.114)  # of red, green, blue, as in torchvision
 
 
-class Colours(NamedTuple):
-    """What is done to one image, in this order. None: not done."""
+def distort(image: Tensor, changes: Mapping[str, Any]) -> Tensor:
+    """The changes that torchvision's `RandomPhotometricDistort` draws, but for the order of the channels.
 
-    brightness: float | None  # factor
-    contrast: float | None  # factor, about the mean grey; before or after the next two
-    contrast_first: bool
-    saturation: float | None  # factor, about the grey of the pixel
-    hue: float | None  # turn, in full circles
-    order: tuple[int, ...] | None  # channel k of the result is channel order[k]
-
-
-class PhotometricDistortion:
-    """torchvision's `RandomPhotometricDistort`: its draws, in its order; each change with probability `p`.
-
-    Its pixels are cut off to whole numbers after every change, which darkens them by half a level of 255 each; ours
-    are rounded to the nearest once, at the end.
-    """
-
-    def __init__(self, p: float) -> None:
-        self._torchvision = v2.RandomPhotometricDistort(p=p)
-
-    def draw(self, image: Tensor) -> Colours:
-        """The changes to one image, from torch's global CPU generator."""
-        drawn: dict[str, Any] = self._torchvision.make_params([image])
-        order = drawn["channel_permutation"]
-        return Colours(
-            brightness=drawn["brightness_factor"],
-            contrast=drawn["contrast_factor"],
-            contrast_first=drawn["contrast_before"],
-            saturation=drawn["saturation_factor"],
-            hue=drawn["hue_factor"],
-            order=None if order is None else tuple(order.tolist()),
-        )
-
-
-def distort(image: Tensor, colours: Colours) -> Tensor:
-    """Those changes but the last, the order of the channels, which is left to whoever copies the image next.
+    The order is left to whoever copies the image next. Torchvision cuts off pixels to whole numbers after every
+    change, which darkens them by half a level of 255 each; here they are rounded to the nearest once, at the end.
 
     Args:
         image: uint8 `[3, H, W]`; not written to.
+        changes: what `RandomPhotometricDistort.make_params` returns. None: not done.
 
     Returns:
         uint8 `[3, H, W]`, channels last in memory.
     """
-    if all(change is None for change in colours[:2] + colours[3:5]):
+    names = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+    brightness, contrast, saturation, hue = (changes[name] for name in names)
+    if brightness is contrast is saturation is hue is None:
         return image
     planes = image.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    if colours.brightness is not None:
-        planes.mul_(colours.brightness).clamp_(max=255)
-    if colours.contrast is not None and colours.contrast_first:
-        _change_contrast(planes, colours.contrast)
-    if colours.saturation is not None:
-        planes.mul_(colours.saturation).add_(_grey(planes, 1 / colours.saturation), alpha=1 - colours.saturation)
-        planes.clamp_(0, 255)
-    if colours.hue is not None:
-        turn_hue(planes, colours.hue)
-    if colours.contrast is not None and not colours.contrast_first:
-        _change_contrast(planes, colours.contrast)
+    if brightness is not None:
+        planes.mul_(brightness).clamp_(max=255)
+    if contrast is not None and changes["contrast_before"]:
+        _change_contrast(planes, contrast)
+    if saturation is not None:
+        planes.mul_(saturation).add_(_grey(planes, 1 / saturation), alpha=1 - saturation).clamp_(0, 255)
+    if hue is not None:
+        turn_hue(planes, hue)
+    if contrast is not None and not changes["contrast_before"]:
+        _change_contrast(planes, contrast)
     planes.add_(0.5)  # to the nearest, since bytes are cut off
     rows = torch.empty(*image.shape[1:], 3, dtype=torch.uint8)
     for channel in range(3):

@@ -17,7 +17,7 @@ from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.images import read_image
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.targets import Targets
-from dfine_lib.data.transforms import EvalTransform, Sample, TrainTransform, normalised_cxcywh
+from dfine_lib.data.transforms import Sample, TrainTransform, normalised_cxcywh, stretch
 from dfine_lib.errors import DataError
 
 
@@ -60,7 +60,7 @@ class CocoImages(Dataset):
         self.index = index
         self.seed = seed
         self.train_transforms = {strong: TrainTransform(data, strong=strong) for strong in (False, True)}
-        self.eval_transform = EvalTransform(data)
+        self.image_hw = data.image_hw
 
     def __len__(self) -> int:
         return len(self.index)
@@ -84,7 +84,7 @@ class CocoImages(Dataset):
                 return self.train_transforms[key.strong](sample), key.index
             finally:
                 torch.set_rng_state(state)
-        return self.eval_transform(self._read(key, source, content)), key
+        return stretch(self._read(key, source, content), self.image_hw), key
 
     def __getitems__(self, keys: list[SampleKey] | list[int]) -> list[tuple[Sample, int]] | DataError:
         """All of them; an error is returned, since one raised in a worker would arrive wrapped in its traceback."""

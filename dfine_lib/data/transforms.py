@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from dfine_lib.boxes import box_iou, box_xyxy_to_cxcywh
 from dfine_lib.config import DataConfig
-from dfine_lib.data.photometric import PhotometricDistortion, distort
+from dfine_lib.data.photometric import distort
 
 
 class Sample(NamedTuple):
@@ -155,7 +156,7 @@ class TrainTransform:
 
     def __init__(self, data: DataConfig, *, strong: bool) -> None:
         self.image_hw = data.image_hw
-        self.colours = PhotometricDistortion(data.photometric) if strong and data.photometric > 0 else None
+        self.colours = v2.RandomPhotometricDistort(p=data.photometric) if strong and data.photometric > 0 else None
         self.zoom_out_probability = data.zoom_out if strong else 0.0
         self.crop = IoUCrop() if strong and data.iou_crop > 0 else None
         self.crop_probability = data.iou_crop
@@ -167,8 +168,8 @@ class TrainTransform:
         height, width = image.shape[-2:]
         order = None
         if self.colours:
-            changes = self.colours.draw(image)
-            image, order = distort(image, changes), changes.order
+            changes = self.colours.make_params([image])
+            image, order = distort(image, changes), changes["channel_permutation"]
         window = Window(0, 0, width, height)
         if _happens(self.zoom_out_probability):
             window, boxes_xyxy = _zoomed_out(window, boxes_xyxy)
@@ -184,10 +185,10 @@ class TrainTransform:
         return Sample(planes(image, order), *_without_small(labels, boxes_xyxy * scale))
 
 
-def planes(image: Tensor, order: tuple[int, ...] | None = None) -> Tensor:
+def planes(image: Tensor, order: Sequence[int] | Tensor | None = None) -> Tensor:
     """The image channel by channel in memory, its channels in the given order; a copy."""
     copy = np.empty(image.shape, np.uint8)  # numpy strides through bytes twice as fast
-    for channel, source in enumerate(order or range(3)):
+    for channel, source in enumerate(range(3) if order is None else order):
         copy[channel] = image[source].numpy()
     return torch.from_numpy(copy)
 
@@ -204,17 +205,6 @@ def _zoomed_out(window: Window, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[
     left, top = int((width - window.width) * position[0]), int((height - window.height) * position[1])
     shifted = boxes_xyxy + torch.tensor([left, top] * 2, dtype=torch.float32)
     return Window(window.left - left, window.top - top, width, height), shifted
-
-
-class EvalTransform:
-    """Stretch only; every box is kept."""
-
-    def __init__(self, data: DataConfig) -> None:
-        self.image_hw = data.image_hw
-
-    def __call__(self, sample: Sample) -> Sample:
-        """The sample at the network's input size, uint8 `[3, H, W]`."""
-        return stretch(sample, self.image_hw)
 
 
 def multiscale_sizes(image_hw: tuple[int, int], base_size_repeat: int) -> list[tuple[int, int]]:

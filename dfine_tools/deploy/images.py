@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dfine_lib.data.image_formats import why_not_opened
+from data_tools.image_formats import why_not_opened
 from dfine_lib.data.images import decode_opened, open_image, to_tensor, upright_rgb
 from dfine_lib.errors import DfineError
 

@@ -13,8 +13,8 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+from data_tools.image_formats import is_image_name
 from data_tools.ledger import Ledger
-from dfine_lib.data.image_formats import is_image_name
 from dfine_lib.files import write_atomically
 from dfine_tools.deploy.images import SourceError
 from dfine_tools.deploy.pipeline import map_ahead

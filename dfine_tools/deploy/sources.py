@@ -14,8 +14,8 @@ from urllib.request import url2pathname
 import numpy as np
 from torch import Tensor
 
+from data_tools.image_formats import is_image_name, why_not_opened
 from data_tools.ledger import Ledger
-from dfine_lib.data.image_formats import is_image_name, why_not_opened
 from dfine_tools.deploy.images import SourceError, as_image, read_first_frame
 
 VIDEO_SUFFIXES = (

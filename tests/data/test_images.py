@@ -251,7 +251,6 @@ def test_many_faults_are_counted_and_the_first_listed(write, content):
 
 def test_an_image_format_that_needs_a_plug_in_says_which(tmp_path, monkeypatch):
     monkeypatch.setattr("dfine_lib.data.images.register_heif", lambda: False)
-    monkeypatch.setattr("dfine_lib.data.image_formats.image_suffixes", lambda: (".jpg",))
     (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(
         DataError, match=r"IMG_1\.HEIC: HEIC needs the package pillow-heif \(pip install pillow-heif\)\.$"

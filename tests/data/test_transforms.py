@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional
 
 from dfine_lib.config import DataConfig
 from dfine_lib.data.transforms import (
-    EvalTransform,
     IoUCrop,
     Sample,
     TrainTransform,
@@ -44,9 +43,8 @@ def config(**options) -> DataConfig:
 
 
 def test_a_stretched_box_worked_out_by_hand():
-    sample = EvalTransform(config(image_size=(64, 96)))(Sample(
-        torch.zeros(3, 32, 192, dtype=torch.uint8), torch.tensor([7]), torch.tensor([[10.0, 4.0, 30.0, 16.0]])
-    ))  # fmt: skip
+    image, box = torch.zeros(3, 32, 192, dtype=torch.uint8), torch.tensor([[10.0, 4.0, 30.0, 16.0]])
+    sample = stretch(Sample(image, torch.tensor([7]), box), (64, 96))
     assert sample.image.shape == (3, 64, 96)
     assert_close(sample.boxes_xyxy, torch.tensor([[5.0, 8.0, 15.0, 32.0]]))
     assert_close(normalised_cxcywh(sample), torch.tensor([[10 / 96, 20 / 64, 10 / 96, 24 / 64]]))
@@ -120,7 +118,7 @@ def test_tiny_and_thin_images_pass(height, width):
 def test_probability_zero_leaves_nothing_but_the_stretch():
     sample, transform = painted(), TrainTransform(config(), strong=True)
     state = torch.get_rng_state()
-    out, plain = transform(sample), EvalTransform(config())(sample)
+    out, plain = transform(sample), stretch(sample, config().image_hw)
     assert torch.equal(torch.get_rng_state(), state)  # nothing drawn
     assert torch.equal(out.image, plain.image)
     assert torch.equal(out.boxes_xyxy, plain.boxes_xyxy)
@@ -170,7 +168,7 @@ def test_zooming_out_draws_and_places_as_torchvision():
 
 def test_stage_2_only_flips_and_stretches():
     transform = TrainTransform(DataConfig(image_size=64), strong=False)
-    plain = EvalTransform(DataConfig(image_size=64))(painted())
+    plain = stretch(painted(), (64, 64))
     for _ in range(8):
         out = transform(painted())
         assert any(torch.equal(out.image, image) for image in (plain.image, stretch(flipped(), (64, 64)).image))

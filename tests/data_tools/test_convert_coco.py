@@ -13,7 +13,7 @@ from data_tools.convert.coco_layouts import split_of
 from data_tools.convert.conversion import convert
 from data_tools.convert.report import NothingLeft, Options
 from data_tools.convert.segmentation import box_around
-from dfine_lib.data.image_formats import image_suffixes
+from data_tools.image_formats import image_suffixes
 from dfine_lib.data.images import DataError
 from tests.data_tools.small_sets import converted, picture, write
 
@@ -239,7 +239,7 @@ def test_an_image_that_is_a_pointer_or_empty_is_left_out_by_name(tmp_path):
 
 
 def test_an_image_of_a_format_that_is_not_opened_here_is_counted_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("dfine_lib.data.image_formats.register_heif", lambda: False)
+    monkeypatch.setattr("data_tools.image_formats.register_heif", lambda: False)
     image_suffixes.cache_clear()
     try:
         layout = {"train.json": coco("a.heic", "b.jpg"), "a.heic": "x", "b.jpg": None}

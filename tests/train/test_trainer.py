@@ -218,7 +218,8 @@ def test_a_run_that_an_earlier_version_wrote_is_resumed_to_the_same_bits(finishe
 
 
 def test_kill_9_in_an_epoch_and_the_same_command_give_the_uninterrupted_run(finished, tmp_path):
-    recipe, data, out, _ = finished
+    recipe, data, out = *finished[:2], tmp_path / "whole"
+    train(recipe, data, out, forms=FORMS)  # as the command does
     settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "dfine_tools.cli", "train", "--recipe", "pico", "--data", str(data)]
     command += ["--out", str(tmp_path / "run"), "--device", "cpu", *settings]
@@ -501,7 +502,7 @@ def test_a_run_that_ran_out_of_memory_may_go_on_with_checkpointed_activations(fi
     monkeypatch.setattr(trainer.TrainStep, "__call__", whole)
     train(changed(recipe, {"train.checkpoint_activations": True}), data, tmp_path / "run", forms=FORMS)
     sessions = json.loads((tmp_path / "run" / "metrics.json").read_text())["sessions"]
-    assert sessions[1]["forms"] == ["checkpoint_activations"]
+    assert sessions[1]["forms"] == ["train_fast_on_cpu", "checkpoint_activations"]
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key].float(), value.float(), rtol=1e-3, atol=1e-4)

@@ -17,8 +17,7 @@ from sklearn import datasets
 from dfine_lib import DFINE
 from dfine_lib.boxes import box_cxcywh_to_xyxy
 from dfine_lib.categories import COCO
-from dfine_lib.config import DataConfig
-from dfine_lib.data.transforms import EvalTransform, Sample
+from dfine_lib.data.transforms import Sample, stretch
 from dfine_tools.deploy.backends import BackendError, open_backend
 from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.predict import MANY, Predictor, network_input
@@ -129,8 +128,7 @@ def test_every_backend_finds_the_same_objects_in_real_images(predictors, name):
 
 def test_images_are_prepared_as_in_evaluation():
     image = read_image(PHOTOGRAPHS[0])
-    transform = EvalTransform(DataConfig(image_size=(96, 160)))
-    expected = transform(Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))).image
+    expected = stretch(Sample(image, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)), (96, 160)).image
     assert torch.equal(network_input(image, (96, 160)), expected)
 
 

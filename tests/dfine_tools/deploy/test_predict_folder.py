@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from data_tools import image_formats
+from data_tools.image_formats import why_not_opened
 from data_tools.ledger import Ledger
-from dfine_lib.data import image_formats
-from dfine_lib.data.image_formats import why_not_opened
 from dfine_lib.data.images import read_image
 from dfine_tools import cli
 from dfine_tools.deploy.images import SourceError

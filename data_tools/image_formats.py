@@ -6,11 +6,13 @@ import os
 from functools import cache
 from pathlib import PurePath
 
+from PIL import Image
+
+from dfine_lib.data.images import HEIF, NOT_OPENED, register_heif
+
 # Formats that Pillow recognises and cannot decode by itself: containers of other data, drawings that need a program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 _OTHER_JPEG = (".mpo", ".pjpeg", ".pjp", ".jps")  # JPEG under endings that Pillow does not register for reading
-_HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
-_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 
 
 @cache
@@ -19,24 +21,11 @@ def image_suffixes() -> tuple[str, ...]:
 
     HEIC is among them where the package pillow-heif is installed.
     """
-    from PIL import Image
-
     has_heif = register_heif()
     Image.init()
     known = {suffix.lower() for suffix, name in Image.registered_extensions().items()
              if name in Image.OPEN and name not in _NOT_DECODED}  # fmt: skip
-    return tuple(sorted(known.union(_OTHER_JPEG, _HEIF if has_heif else ())))
-
-
-@cache
-def register_heif() -> bool:
-    """Let Pillow open HEIC where the package pillow-heif is installed; returns whether it is."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener()
-    return True
+    return tuple(sorted(known.union(_OTHER_JPEG, HEIF if has_heif else ())))
 
 
 def is_image_name(name: str | PurePath) -> bool:
@@ -52,12 +41,4 @@ def _known_suffixes() -> frozenset[str]:
 def why_not_opened(name: str | PurePath) -> str | None:
     """What keeps an image of a known format from being opened here, and the way out; None for every other file."""
     suffix = PurePath(name).suffix.lower()
-    if suffix in image_suffixes():
-        return None
-    if suffix in _HEIF:
-        return "HEIC needs the package pillow-heif (pip install pillow-heif)"
-    if suffix in _RAW:
-        return "camera raw is not opened (export it as JPEG)"
-    if suffix == ".jxl":
-        return "JPEG XL is not opened (convert it to PNG or JPEG)"
-    return "a vector drawing is not opened (export it as PNG)" if suffix in (".svg", ".eps", ".wmf", ".emf") else None
+    return None if suffix in image_suffixes() else NOT_OPENED.get(suffix)
