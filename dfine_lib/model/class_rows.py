@@ -42,23 +42,6 @@ def take_rows(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Ten
     return taken
 
 
-def checked_names(path: Path, names: Sequence[str], num_rows: int) -> tuple[str, ...]:
-    """One name for each row, or none at all; "" for a row that stands for no class.
-
-    Names of another number than there are rows are not used, which is logged; neither are placeholders such as
-    `LABEL_0`, which Hugging Face's port writes where it knows no names.
-    """
-    names = tuple(names)
-    if len(names) == len(OBJECTS365) == num_rows - 1:
-        names = (*names, "")  # trained by an earlier version of this library: the row that stands for no class is last
-    if not any(names) or names == tuple(f"LABEL_{i}" for i in range(num_rows)):
-        return ()
-    if len(names) != num_rows:
-        log.warning("%s: has %d class rows and %d class names, so the names are not used", path, num_rows, len(names))
-        return ()
-    return names
-
-
 def source_rows(
     path: Path, stored_names: Sequence[str], num_rows: int, names: Sequence[str], rows: Mapping[str, str]
 ) -> list[int | None]:
@@ -90,9 +73,8 @@ def source_rows(
 def _in_order(path: Path, num_rows: int, names: Sequence[str]) -> list[int | None]:
     """The rows of a file without names, in their order if it has as many as there are classes; logged either way."""
     equal = num_rows == len(names)
-    words = f"so its {num_rows} class rows are taken in their order, row 0 for {names[0]!r}"
-    if not equal:
-        words = f"and has {num_rows} class rows for {len(names)} classes, so none is carried over"
+    as_it_is = f"so its {num_rows} class rows are taken in their order, row 0 for {names[0]!r}"
+    words = as_it_is if equal else f"and has {num_rows} class rows for {len(names)} classes, so none is carried over"
     log.warning("%s: names no classes, %s", path, words, extra={"remedy": "name_rows", "values": {"path": path}})
     return list(range(num_rows)) if equal else [None] * len(names)
 

@@ -16,20 +16,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dfine_lib.config import DataConfig, ModelConfig, Recipe
+from dfine_lib.categories import OBJECTS365
+from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.files import write_atomically
-from dfine_lib.model.class_rows import WeightsError, by_class, checked_names, of_heads, source_rows, take_rows
+from dfine_lib.model.class_rows import WeightsError, by_class, of_heads, source_rows, take_rows
 from dfine_lib.model.decoder import DERIVED_KEYS
-from dfine_lib.recipes import get_recipe
-
-__all__ = ["Weights", "WeightsError", "load_weights", "read_weights", "save_weights"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A state dict and what its file says about it; names and ids that do not fit the class rows are dropped."""
+    """A state dict and what its file says about it.
+
+    Names of another number than there are class rows are dropped, and so are placeholders such as `LABEL_0`, which
+    Hugging Face's port writes where it knows no names; and category ids of another number than there are names.
+    """
 
     path: Path
     state_dict: dict[str, Tensor]
@@ -39,7 +41,15 @@ class Weights:
     data: DataConfig | None = None
 
     def __post_init__(self) -> None:
-        names = checked_names(self.path, self.category_names, self.num_classes or 0)
+        names, num_rows = tuple(self.category_names), self.num_classes or 0
+        if len(names) == len(OBJECTS365) == num_rows - 1:
+            names = (*names, "")  # trained by an earlier version: the row that stands for no class is last
+        if not any(names) or names == tuple(f"LABEL_{i}" for i in range(num_rows)):
+            names = ()
+        elif len(names) != num_rows:
+            words = "%s: has %d class rows and %d class names, so the names are not used"
+            log.warning(words, self.path, num_rows, len(names))
+            names = ()
         known_ids = len(self.category_ids) == sum(map(bool, names))
         object.__setattr__(self, "category_names", names)
         object.__setattr__(self, "category_ids", self.category_ids if known_ids else ())
@@ -55,14 +65,13 @@ class Weights:
         bias = self.state_dict.get("decoder.enc_score_head.bias")
         return None if bias is None else len(bias)
 
-    def model_config(self, recipe: str | Recipe | None = None) -> ModelConfig:
-        """Shape of the model: a recipe's, with as many classes as the file has rows, or else what the file says.
+    def model_config(self, config: ModelConfig | None = None) -> ModelConfig:
+        """Shape of the model: `config` with as many classes as the file has rows, or else what the file says.
 
         Raises:
-            WeightsError: the file does not say it, and no recipe is given.
+            WeightsError: the file does not say it, and no `config` is given.
         """
-        if recipe is not None:
-            config = get_recipe(recipe).model
+        if config is not None:
             return replace(config, num_classes=self.num_classes or config.num_classes)
         if self.model is None:
             words = "the file does not say which model it is of, and no recipe was given"
@@ -211,11 +220,9 @@ def load_weights(
 ) -> dict[str, object]:
     """Fill a model; where its classes are others than the file's, carry over the rows of classes that both know.
 
-    Rows are matched by class name; from Objects365 to COCO by the authors' table. Rows without a match, and the
-    denoising embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
-
-    A file without class names is taken in the order of its rows where it has as many as the model, with a warning, or
-    not at all.
+    Rows are matched by class name; from Objects365 to COCO by the authors' table. A file without class names is taken
+    in the order of its rows where it has as many as the model, or not at all, with a warning. Rows without a match, and
+    the denoising embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
 
     Args:
         model: to be filled.
@@ -229,9 +236,8 @@ def load_weights(
         where every row was taken as it is, by equal names.
 
     Raises:
-        WeightsError: a model of another size, the first entries that differ are named; one with other bins, or of
-            another number of classes without names for them; or a class in `rows` that the model or the file does not
-            have.
+        WeightsError: a model of another size (the first entries that differ are named) or with other bins; another
+            number of classes without names for them; a class in `rows` that the model or the file does not have.
     """
     path, rows, report = weights.path, rows or {}, {}
     if weights.backbone_only:

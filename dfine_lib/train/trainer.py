@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dfine_lib import __version__
 from dfine_lib.config import Recipe
-from dfine_lib.criterion import build_criterion
+from dfine_lib.criterion import Criterion
 from dfine_lib.data.samples import Batch
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
@@ -147,7 +147,7 @@ class _Run:
         self.optimizer = build_optimizer(self.model, config)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = ModelEMA(self.model, config)
-        self.step = TrainStep(self.model, build_criterion(recipe), self.optimizer, self.ema, config, device, ranks)
+        self.step = TrainStep(self.model, Criterion(recipe.loss), self.optimizer, self.ema, config, device, ranks)
         shard = {"rank": ranks.rank, "world_size": ranks.size, "device": device}
         self.loader = plan.source.train_loader(plan.train, recipe, seed=plan.seed, **shard)
         self.val_loader = plan.source.eval_loader(plan.val, recipe, **shard)
@@ -271,9 +271,8 @@ class _Run:
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, Any]]:
         start, models = time.perf_counter(), {"ema": self.ema.module, "raw": self.model}
-        several = self.ranks.size > 1
         metrics = {
-            name: evaluate_model(model, self.val_loader, self.evaluator, self.device, distributed=several)
+            name: evaluate_model(model, self.val_loader, self.evaluator, self.device, ranks=self.ranks)
             for name, model in models.items()
         }
         seconds = time.perf_counter() - start
