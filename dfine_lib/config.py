@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dfine_lib.errors import DfineError
 
+_ABOVE_0, _BELOW_1, _FINITE = math.nextafter(0, 1), math.nextafter(1, 0), sys.float_info.max
+_RANGES = (  # in words, lowest value, highest value, and the fields of the dataclasses below that have this range
+    ("at least 1", 1, math.inf,
+     "num_heads encoder_dim hidden_dim encoder_feedforward feedforward num_decoder_layers points_per_level num_classes "
+     "num_queries base_size_repeat batch_size eval_batch_size epochs accumulate evaluate_every max_skipped_steps"),
+    ("even and at least 4", 4, math.inf, "reg_max"),
+    ("at least 0 and finite", 0, _FINITE,
+     "num_denoising box_noise_scale vfl bbox giou fgl ddf vfl_alpha vfl_gamma cost_class cost_bbox cost_giou "
+     "cost_gamma num_workers stop_epoch weight_decay warmup_iterations ema_ramp"),
+    ("positive and finite", _ABOVE_0, _FINITE,
+     "encoder_expansion encoder_depth_mult reg_scale up temperature lr backbone_lr"),
+    ("positive", _ABOVE_0, math.inf, "clip_max_norm"),  # infinite: nothing is clipped
+    ("between 0 and 1", 0, 1,
+     "label_noise_ratio cost_alpha photometric zoom_out iou_crop flip flat_fraction final_lr_fraction"),
+    ("at least 0 and below 1", 0, _BELOW_1, "betas ema_decay ema_restart_decay"),
+    ("a fraction of the images, above 0 and at most 1", _ABOVE_0, 1, "repeat_threshold"),
+)  # fmt: skip
+_CHOICES = {"precision": ("fp32", "bf16", "fp16"), "matmul_precision": ("highest", "high", "medium")}
+_RANGE_OF = {name: (words, low, high) for words, low, high, names in _RANGES for name in names.split()}
 
-def _check(config: Any, wanted: str, good: Callable[[Any], bool], *names: str) -> None:
-    """ValueError for the first of these fields that is not as wanted; of a tuple every entry is asked, None passes."""
-    for name in names:
-        value = getattr(config, name)
-        if not all(map(good, value if isinstance(value, tuple) else (value,) if value is not None else ())):
-            raise DfineError(f"{name} must be {wanted}, got {value}")
 
-
-# Comparisons that NaN fails.
-_POSITIVE = ("positive and finite", lambda value: 0 < value < math.inf)
-_NOT_NEGATIVE = ("at least 0 and finite", lambda value: 0 <= value < math.inf)
-_FRACTION = ("between 0 and 1", lambda value: 0 <= value <= 1)
-_DECAY = ("at least 0 and below 1", lambda value: 0 <= value < 1)
-_COUNT = ("at least 1", lambda value: value >= 1)
+def _check_fields(config: Any) -> None:
+    """DfineError for the first field that is out of its range; of a tuple every entry is checked, None passes."""
+    for name, value in vars(config).items():
+        if name in _CHOICES and value not in _CHOICES[name]:
+            *others, last = _CHOICES[name]
+            raise DfineError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+        if name in _RANGE_OF and value is not None:
+            words, low, high = _RANGE_OF[name]
+            entries = value if isinstance(value, tuple) else (value,)
+            if not all(low <= entry <= high for entry in entries):  # false for NaN too
+                raise DfineError(f"{name} must be {words}, got {value}")
 
 
 def parse_hw(value: int | str | Sequence[int]) -> tuple[int, int]:
@@ -76,29 +94,18 @@ class ModelConfig:
     published_positions: bool = False  # pair tokens with cells as the published code does on non-square maps
 
     def __post_init__(self) -> None:
+        _check_fields(self)
         strides = self.feat_strides
         if not strides or strides != (8, 16, 32)[-len(strides) :]:
             raise DfineError(f"feat_strides must end at 32, as (8, 16, 32), (16, 32) or (32,), got {strides}")
         if len(self.points_per_level) != len(strides):
             raise DfineError(f"points_per_level needs one entry per stride {strides}, got {self.points_per_level}")
-        _check(
-            self, *_COUNT, "num_heads", "encoder_dim", "hidden_dim", "encoder_feedforward", "feedforward",
-            "num_decoder_layers", "points_per_level", "num_classes", "num_queries",
-        )  # fmt: skip
         for name in ("encoder_dim", "hidden_dim"):
             width = getattr(self, name)
             if width % self.num_heads or width % 4:
                 raise DfineError(f"{name} must divide into {self.num_heads} heads and by 4, got {width}")
-        _check(self, *_POSITIVE, "encoder_expansion", "encoder_depth_mult", "reg_scale", "up")
-        _check(self, *_NOT_NEGATIVE, "num_denoising", "box_noise_scale")
-        _check(self, *_FRACTION, "label_noise_ratio")
-        _check(self, "even and at least 4", lambda value: value >= 4 and value % 2 == 0, "reg_max")
-
-    @property
-    def only_ours(self) -> list[str]:
-        """Settings, as `uniform_bins=True`, that neither the authors' code nor Hugging Face's port knows."""
-        published = {"uniform_bins": False, "quality_head": True}
-        return [f"{name}={getattr(self, name)}" for name, value in published.items() if getattr(self, name) != value]
+        if self.reg_max % 2:
+            raise DfineError(f"reg_max must be even and at least 4, got {self.reg_max}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +128,7 @@ class LossConfig:
     cost_gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        weights = ("vfl", "bbox", "giou", "fgl", "ddf", "cost_class", "cost_bbox", "cost_giou")
-        _check(self, *_NOT_NEGATIVE, *weights, "vfl_alpha", "vfl_gamma", "cost_gamma")
-        _check(self, *_FRACTION, "cost_alpha")
-        _check(self, *_POSITIVE, "temperature")
+        _check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +149,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         parse_hw(self.image_size)
-        _check(self, *_COUNT, "base_size_repeat", "batch_size", "eval_batch_size")
-        _check(self, *_NOT_NEGATIVE, "num_workers")
-        _check(self, *_FRACTION, "photometric", "zoom_out", "iou_crop", "flip")  # probabilities
-        _check(self, "a fraction of the images, above 0 and at most 1", lambda t: 0 < t <= 1, "repeat_threshold")
+        _check_fields(self)
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -189,16 +190,7 @@ class TrainConfig:
     faithful: bool = False  # keep the published behaviours that we otherwise fix (docs/differences.md)
 
     def __post_init__(self) -> None:
-        _check(self, *_COUNT, "epochs", "accumulate", "evaluate_every", "max_skipped_steps")
-        _check(self, *_POSITIVE, "lr", "backbone_lr")
-        _check(self, "positive", lambda value: value > 0, "clip_max_norm")  # infinite: nothing is clipped
-        _check(self, *_NOT_NEGATIVE, "stop_epoch", "weight_decay", "warmup_iterations", "ema_ramp")
-        _check(self, *_FRACTION, "flat_fraction", "final_lr_fraction")
-        _check(self, *_DECAY, "betas", "ema_decay", "ema_restart_decay")
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise DfineError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
-        if self.matmul_precision not in ("highest", "high", "medium"):
-            raise DfineError(f"matmul_precision must be highest, high or medium, got {self.matmul_precision!r}")
+        _check_fields(self)
         if self.compile and self.checkpoint_activations:
             raise DfineError(
                 "compile and checkpoint_activations exclude each other: compiled code decides itself what it keeps for "
@@ -220,33 +212,17 @@ class Recipe:
 _UNFROZEN = dict(use_lab=True, freeze_norm=False, freeze_stem=False)
 SIZES: dict[str, ModelConfig] = {
     "pico": ModelConfig(
-        backbone="pico",
-        **_UNFROZEN,
-        encoder_dim=96,
-        encoder_feedforward=256,
-        encoder_expansion=0.34,
-        encoder_depth_mult=0.34,
-        hidden_dim=96,
-        feedforward=256,
-        num_decoder_layers=3,
-        num_queries=40,
-        num_denoising=24,
+        backbone="pico", **_UNFROZEN,
+        encoder_dim=96, encoder_feedforward=256, encoder_expansion=0.34, encoder_depth_mult=0.34,
+        hidden_dim=96, feedforward=256, num_decoder_layers=3, num_queries=40, num_denoising=24,
     ),
     "n": ModelConfig(
-        backbone="B0",
-        **_UNFROZEN,
-        feat_strides=(16, 32),
-        encoder_dim=128,
-        encoder_feedforward=512,
-        encoder_expansion=0.34,
-        encoder_depth_mult=0.5,
-        hidden_dim=128,
-        feedforward=512,
-        num_decoder_layers=3,
-        points_per_level=(6, 6),
+        backbone="B0", **_UNFROZEN, feat_strides=(16, 32),
+        encoder_dim=128, encoder_feedforward=512, encoder_expansion=0.34, encoder_depth_mult=0.5,
+        hidden_dim=128, feedforward=512, num_decoder_layers=3, points_per_level=(6, 6),
     ),
     "s": ModelConfig(backbone="B0", **_UNFROZEN, encoder_expansion=0.5, encoder_depth_mult=0.34, num_decoder_layers=3),
     "m": ModelConfig(backbone="B2", **_UNFROZEN, encoder_depth_mult=0.67, num_decoder_layers=4),
     "l": ModelConfig(),
     "x": ModelConfig(backbone="B5", encoder_dim=384, encoder_feedforward=2048, reg_scale=8.0),
-}
+}  # fmt: skip

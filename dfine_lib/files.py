@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and values as JSON can hold them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         if not isinstance(error, OSError):
             raise
         raise OSError(
-            error.errno, f"{path} could not be written ({error.strerror}); what stood there before is unharmed. "
+            error.errno, f"{path} could not be written ({error.strerror}); an earlier file is unharmed. "
             "Free some space or choose another folder"
         ) from error  # fmt: skip
 

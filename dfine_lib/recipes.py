@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from dfine_lib.config import SIZES, DataConfig, Recipe, TrainConfig
 from dfine_lib.errors import DfineError
@@ -110,9 +110,7 @@ def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            near = difflib.get_close_matches(recipe.lower(), RECIPES, n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(RECIPES)}."
-            raise DfineError(f"unknown recipe {recipe!r}; {hint}")
+            raise DfineError(f"unknown recipe {recipe!r}; {_nearest(recipe.lower(), RECIPES)}")
         recipe = RECIPES[recipe]
     if not model_overrides:
         return recipe
@@ -122,20 +120,10 @@ def get_recipe(recipe: str | Recipe, **model_overrides: Any) -> Recipe:
         raise DfineError(f"recipe {recipe.name!r}: {error}") from error
 
 
-def parent_of(recipe: Recipe) -> Recipe | None:
-    """The recipe that this one is told as a difference from: its size on COCO; for those, and for `pico`, `l_coco`."""
-    size = recipe.name.split("_")[0]
-    for name in (size, f"{size}_coco", "l_coco"):
-        if name in RECIPES and name != recipe.name:
-            return None if recipe.name == "l_coco" else RECIPES[name]
-    return None
-
-
 def flat(recipe: Recipe) -> dict[str, Any]:
     """Every field under its dotted name, as `train.lr`; the name of the recipe aside."""
-    return {
-        f"{part}.{f.name}": getattr(getattr(recipe, part), f.name) for part in _PARTS for f in _fields(recipe, part)
-    }
+    parts = {part: config for part, config in vars(recipe).items() if part != "name"}
+    return {f"{part}.{field}": value for part, config in parts.items() for field, value in vars(config).items()}
 
 
 def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -149,21 +137,52 @@ def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     for name, value in settings.items():
         known = flat(recipe)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}."
-            raise DfineError(f"a recipe has no setting {name!r}; {hint}")
+            raise DfineError(f"a recipe has no setting {name!r}; {_nearest(name, known)}")
         part, field = name.split(".")
         config = getattr(recipe, part)
         hint = get_type_hints(type(config))[field]
-        fitting = _as_type(_read(value), hint)
-        if fitting is _MISFIT:
-            wanted = hint if get_origin(hint) else hint.__name__
-            if get_origin(hint) in (UnionType, Union) and any(get_origin(h) is tuple for h in get_args(hint)):
-                wanted = f"{hint}, such as 320 or 384,640"
-            raise DfineError(f"{name} must be {wanted}, got {value!r}")
+        try:
+            fitting = _as_type(_literal(value) if isinstance(value, str) else value, hint)
+        except (TypeError, ValueError, OverflowError) as error:
+            wanted = hint if get_args(hint) else hint.__name__
+            example = ", such as 320 or 384,640" if name == "data.image_size" else ""
+            raise DfineError(f"{name} must be {wanted}{example}, got {value!r}") from error
         chosen = {"fit_batch_size": False} if name == "data.batch_size" else {}
         recipe = replace(recipe, **{part: replace(config, **{field: fitting}, **chosen)})
     return recipe
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """What a person may have meant by an unknown name."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}."
+
+
+def _literal(text: str) -> Any:
+    """The Python value that a text writes (none, true and false in any case), or the text itself."""
+    try:
+        return ast.literal_eval(text.capitalize() if text.lower() in ("none", "true", "false") else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _as_type(value: Any, hint: Any) -> Any:
+    """The value as that type: whole floats pass as int, ints as float, lists as tuples.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is of another type, or of another length than the tuple.
+    """
+    for option in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if option in (int, float) and number and option(value) == value:
+            return option(value)
+        if get_origin(option) is tuple and isinstance(value, list | tuple):
+            first, *rest = get_args(option)
+            kinds = [first] * len(value) if rest == [Ellipsis] else [first, *rest]
+            return tuple(_as_type(entry, kind) for entry, kind in zip(value, kinds, strict=True))
+        if type(value) is option:
+            return value
+    raise TypeError(f"{value!r} is no {hint}")
 
 
 def scaled(recipe: Recipe, batch: int) -> Recipe:
@@ -183,11 +202,6 @@ def scaled(recipe: Recipe, batch: int) -> Recipe:
         **{name: d if d is None else max(round(1 - (1 - d) * k, 12), 0.0) for name, d in decays.items()},
     )
     return replace(recipe, data=data, train=train)
-
-
-def for_image_size(recipe: Recipe, size: int | tuple[int, int]) -> Recipe:
-    """The recipe for images of another side or (height, width): one number drives resize, multi-scale and anchors."""
-    return replace(recipe, data=replace(recipe.data, image_size=size if isinstance(size, int) else tuple(size)))
 
 
 def for_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -231,39 +245,3 @@ def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
         if train.flat_fraction == 1.0:
             changes["flat_fraction"] = 0.5
     return replace(recipe, train=replace(train, **changes)) if changes else recipe
-
-
-_PARTS = ("model", "loss", "data", "train")
-_MISFIT = object()
-
-
-def _fields(recipe: Recipe, part: str) -> tuple[Any, ...]:
-    return fields(getattr(recipe, part))
-
-
-def _read(value: Any) -> Any:
-    """Text from a command line as the value it writes."""
-    if not isinstance(value, str):
-        return value
-    if value.lower() in ("none", "true", "false"):
-        value = value.capitalize()
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
-def _as_type(value: Any, hint: Any) -> Any:
-    """The value as that type, or `_MISFIT`; whole floats pass as int, ints as float, lists as tuples."""
-    if get_origin(hint) in (UnionType, Union):
-        return next((v for v in (_as_type(value, h) for h in get_args(hint)) if v is not _MISFIT), _MISFIT)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            return _MISFIT
-        inner = get_args(hint)
-        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        read = [_as_type(v, h) for v, h in zip(value, kinds)]
-        return tuple(read) if len(kinds) == len(value) and _MISFIT not in read else _MISFIT
-    if hint in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return hint(value) if hint(value) == value else _MISFIT
-    return value if type(value) is hint else _MISFIT

@@ -82,6 +82,7 @@ def _named_split(file: Path, split: str) -> tuple[Path, Path]:
 class GroundTruth:
     """What an evaluation reads of an annotation file: `M` boxes as the file has them, categories in its order."""
 
+    annotation_file: Path  # for messages
     image_ids: np.ndarray  # int64 [I]
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
@@ -225,6 +226,7 @@ def _ground_truth(columns: CocoColumns) -> GroundTruth:
         category_of = indices_in(columns.category_keys, columns.class_keys)[category_of]
     areas, product = columns.areas, columns.boxes_xywh[:, 2:].prod(1)
     return GroundTruth(
+        annotation_file=columns.annotation_file,
         image_ids=np.array(columns.image_keys, np.int64),
         category_ids=tuple(columns.category_keys),
         category_names=tuple(str(record.get("name", record["id"])) for record in columns.categories),

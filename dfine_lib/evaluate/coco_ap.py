@@ -17,6 +17,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dfine_lib.data.coco import CocoIndex, GroundTruth, read_ground_truth
+from dfine_lib.data.coco_columns import indices_in
+from dfine_lib.distributed import ALONE, Ranks
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.evaluate.postprocess import Detections, postprocess
 from dfine_lib.files import json_safe
@@ -82,47 +84,39 @@ class CocoEvaluator:
             DataError: the file lacks `images` or `annotations`, or is not JSON, or lacks one of `image_ids`.
             DfineError: unknown engine.
         """
-        if isinstance(annotation_file, CocoIndex):
-            ground_truth, name = annotation_file.ground_truth, annotation_file.annotation_file
-        else:
-            in_memory = isinstance(annotation_file, dict)
-            ground_truth, name = read_ground_truth(annotation_file), "ground truth" if in_memory else annotation_file
-        if ground_truth is None:
-            raise DataError(f"{name}: a training index has no ground truth to evaluate on")
-        self._names = dict(zip(ground_truth.category_ids, ground_truth.category_names, strict=True))
+        indexed = isinstance(annotation_file, CocoIndex)
+        truth = annotation_file.ground_truth if indexed else read_ground_truth(annotation_file)
+        if truth is None:
+            raise DataError(f"{annotation_file.annotation_file}: a training index has no ground truth to evaluate on")
+        self._names = dict(zip(truth.category_ids, truth.category_names, strict=True))
         self._class_ids = sorted(self._names)
-        classes = {category_id: c for c, category_id in enumerate(self._class_ids)}
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
-        self._class_of_label = np.array([classes.get(int(i), -1) for i in self.category_ids], dtype=np.int64)
-        self.image_ids = sorted(set(ground_truth.image_ids.tolist()))
+        self._class_of_label = indices_in(self._class_ids, self.category_ids.tolist())
+        self.image_ids = sorted(set(truth.image_ids.tolist()))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}  # the engine's id of an image
         scored = self.image_ids if image_ids is None else sorted({int(i) for i in image_ids})
         if unknown := [i for i in scored if i not in self._index]:
-            raise DataError(f"{name}: no image with id {unknown[:5]}")
+            raise DataError(f"{truth.annotation_file}: no image with id {unknown[:5]}")
         self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self.ground_truth = self._ground_truth(ground_truth, classes, name)
+        self.ground_truth = self._coco(self._annotations(truth))
         self.reset()
 
-    def _ground_truth(self, ground_truth: GroundTruth, classes: dict[int, int], name: Any) -> Any:
-        """The engine's `COCO`: images and classes numbered from 0, annotations from 1."""
-        if marked := int(ground_truth.marked.sum()):
-            logger.info("%s: %d objects marked ignore or difficult are ignored in the evaluation", name, marked)
-        ignored = ground_truth.iscrowd | ground_truth.marked
+    def _annotations(self, truth: GroundTruth) -> list[dict[str, Any]]:
+        """The objects as the engine takes them: images and classes numbered from 0, annotations from 1."""
+        if count := int(truth.marked.sum()):
+            words = "%s: %d objects marked ignore or difficult are ignored in the evaluation"
+            logger.info(words, truth.annotation_file, count)
+        ignored = truth.iscrowd | truth.marked
         if ignored.all():
-            logger.warning("%s: no boxes that count, so there is no AP to measure on it", name)
-        rows = np.flatnonzero((ground_truth.image_of >= 0) & (ground_truth.category_of >= 0))
-        images = [self._index[i] for i in ground_truth.image_ids[ground_truth.image_of[rows]].tolist()]
-        own = np.array([classes[i] for i in ground_truth.category_ids], np.int64)[
-            ground_truth.category_of[rows]
-        ].tolist()
-        columns = (ground_truth.boxes_xywh, ground_truth.areas, ignored.astype(int), ground_truth.marked)
-        records = zip(images, own, *(column[rows].tolist() for column in columns), strict=True)
-        return self._coco([
-            {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": ignore}
-            | ({"marked": True} if marked else {})
-            for number, (image, category, box, area, ignore, marked) in enumerate(records, start=1)
-        ])  # fmt: skip
+            logger.warning("%s: no boxes that count, so there is no AP to measure on it", truth.annotation_file)
+        rows = np.flatnonzero((truth.image_of >= 0) & (truth.category_of >= 0))
+        images = np.searchsorted(self.image_ids, truth.image_ids)[truth.image_of[rows]]
+        classes = indices_in(self._class_ids, truth.category_ids)[truth.category_of[rows]]
+        columns = {"image_id": images, "category_id": classes, "bbox": truth.boxes_xywh[rows]}
+        columns |= {"area": truth.areas[rows], "iscrowd": ignored[rows].astype(int), "marked": truth.marked[rows]}
+        records = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [{"id": i, **dict(zip(columns, record, strict=True))} for i, record in enumerate(records, start=1)]
 
     def _coco(self, annotations: list[dict[str, Any]]) -> Any:
         coco = self._engine[0]()
@@ -147,7 +141,7 @@ class CocoEvaluator:
         Raises:
             ValueError: an image id that the file does not have, a label outside 0..C-1, or lists of unequal length.
         """
-        ids = image_ids.tolist() if isinstance(image_ids, torch.Tensor) else [int(i) for i in image_ids]
+        ids = [int(i) for i in image_ids]
         if len(ids) != len(detections):
             raise ValueError(f"{len(ids)} image ids for {len(detections)} lists of detections")
         for image_id, of_image in zip(ids, detections, strict=True):
@@ -155,7 +149,8 @@ class CocoEvaluator:
                 raise ValueError(f"image id {image_id} is not in the ground truth")
             if self._index[image_id] in self._seen:
                 continue
-            labels, scores, boxes = (_array(v) for v in (of_image.labels, of_image.scores, of_image.boxes_xyxy))
+            columns = (of_image.labels, of_image.scores, of_image.boxes_xyxy)
+            labels, scores, boxes = (torch.as_tensor(column).cpu().numpy() for column in columns)
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.category_ids):
                 classes = len(self.category_ids)
                 raise ValueError(f"image id {image_id}: labels {labels.min()} to {labels.max()} for {classes} classes")
@@ -166,15 +161,9 @@ class CocoEvaluator:
             rows[:, 3:5] -= rows[:, 1:3]
             self._parts.append(rows[rows[:, 6] >= 0])
 
-    def gather(self) -> None:
-        """Exchange detections between all ranks, so that each holds all. Collective: every rank calls it.
-
-        Without an initialised process group it does nothing.
-        """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        of_ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(of_ranks, (sorted(self._seen), self.detections()))
+    def gather(self, ranks: Ranks) -> None:
+        """Exchange detections between all ranks, so that each holds all. Collective: every rank calls it."""
+        of_ranks = ranks.gather((sorted(self._seen), self.detections()))
         self.reset()
         for seen, rows in of_ranks:  # the last batch of a rank may repeat images of another
             self._parts.append(rows[np.isin(rows[:, 0], [i for i in seen if i not in self._seen])])
@@ -243,7 +232,7 @@ def evaluate_model(
     evaluator: CocoEvaluator | CocoIndex | str | os.PathLike[str] | dict[str, Any],
     device: torch.device | str,
     top_k: int = 300,
-    distributed: bool = False,
+    ranks: Ranks = ALONE,
 ) -> CocoMetrics:
     """Run a model over a validation set and score it.
 
@@ -253,7 +242,7 @@ def evaluate_model(
         evaluator: filled anew; or the COCO file to make one from, labels then meaning `loader.index.category_ids`.
         device: where the model is.
         top_k: most detections per image.
-        distributed: gather the detections of all ranks; every rank must call, and every rank gets the same metrics.
+        ranks: whose detections are gathered; each of them must call, and gets the same metrics.
 
     Returns:
         The 12 COCO metrics and the AP of each class.
@@ -266,9 +255,9 @@ def evaluate_model(
     evaluator.reset()
     was_training = model.training
     model.eval()
-    quiet = distributed and torch.distributed.get_rank() > 0
     try:
         with torch.inference_mode():
+            quiet = not ranks.is_zero
             for batch in tqdm(loader, "evaluate", unit="batch", leave=False, dynamic_ncols=True, disable=quiet):
                 outputs = model(batch.images.to(device, non_blocking=True))
                 if (rows := outputs.pred_logits.shape[-1]) != len(evaluator.category_ids):
@@ -276,8 +265,7 @@ def evaluate_model(
                 evaluator.add(batch.image_ids, postprocess(outputs, batch.sizes_wh, top_k))
     finally:
         model.train(was_training)
-    if distributed:
-        evaluator.gather()
+    evaluator.gather(ranks)
     return evaluator.metrics()
 
 
@@ -297,7 +285,7 @@ def _engine(name: str) -> tuple[type, type]:
     class Evaluation(COCOeval):
         def computeIoU(self, imgId: int, catId: int) -> Any:
             """An object marked to be ignored matches as a crowd region does, but by its plain IoU."""
-            marked = [a for a in self.cocoGt.imgToAnns[imgId] if "marked" in a and a["category_id"] == catId]
+            marked = [a for a in self.cocoGt.imgToAnns[imgId] if a["marked"] and a["category_id"] == catId]
             for a in marked:
                 a["iscrowd"] = 0
             ious = super().computeIoU(imgId, catId)
@@ -306,10 +294,6 @@ def _engine(name: str) -> tuple[type, type]:
             return ious
 
     return COCO, Evaluation
-
-
-def _array(values: Any) -> np.ndarray:
-    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
 def _mean(table: np.ndarray) -> float:

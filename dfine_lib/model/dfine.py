@@ -94,6 +94,6 @@ def open_model(source: str | Path | Weights, recipe: str | Recipe | None = None)
             published sizes and neither described in the file nor by a recipe.
     """
     weights = source if isinstance(source, Weights) else read_weights(source)
-    model = DFINE(weights.model_config(recipe))
+    model = DFINE(weights.model_config(None if recipe is None else get_recipe(recipe).model))
     load_weights(model, weights)
     return model.eval(), weights

@@ -17,11 +17,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dfine_lib.categories import OBJECTS365
-from dfine_lib.config import DataConfig, ModelConfig, Recipe
+from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.files import write_atomically
 from dfine_lib.model.class_rows import WeightsError, by_class, of_heads, source_rows, take_rows
 from dfine_lib.model.decoder import DERIVED_KEYS
-from dfine_lib.recipes import get_recipe
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +65,13 @@ class Weights:
         bias = self.state_dict.get("decoder.enc_score_head.bias")
         return None if bias is None else len(bias)
 
-    def model_config(self, recipe: str | Recipe | None = None) -> ModelConfig:
-        """Shape of the model: a recipe's, with as many classes as the file has rows, or else what the file says.
+    def model_config(self, config: ModelConfig | None = None) -> ModelConfig:
+        """Shape of the model: `config` with as many classes as the file has rows, or else what the file says.
 
         Raises:
-            WeightsError: the file does not say it, and no recipe is given.
+            WeightsError: the file does not say it, and no `config` is given.
         """
-        if recipe is not None:
-            config = get_recipe(recipe).model
+        if config is not None:
             return replace(config, num_classes=self.num_classes or config.num_classes)
         if self.model is None:
             words = "the file does not say which model it is of, and no recipe was given"

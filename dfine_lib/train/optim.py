@@ -22,23 +22,6 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict]:
         model: a module; parameters whose name starts with `backbone.` form the backbone groups.
         train: learning rates and weight decay.
     """
-    norms = {
-        f"{name}.{own}" if name else own
-        for name, module in model.named_modules()
-        if isinstance(module, _NORMS)
-        for own, _ in module.named_parameters(recurse=False)
-    }
-    members: dict[str, list[nn.Parameter]] = {
-        name: [] for name in ("backbone", "backbone_norm", "other_norm_and_bias", "other")
-    }
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith("backbone."):
-            members["backbone_norm" if name in norms else "backbone"].append(parameter)
-        else:
-            undecayed = name in norms or (name.endswith("bias") and not train.decay_bias)
-            members["other_norm_and_bias" if undecayed else "other"].append(parameter)
     norm_decay = train.weight_decay if train.decay_backbone_norm else 0.0
     settings = {
         "backbone": (train.backbone_lr, train.weight_decay),
@@ -46,10 +29,22 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict]:
         "other_norm_and_bias": (train.lr, 0.0),
         "other": (train.lr, train.weight_decay),
     }
+    norms = {
+        own for module in model.modules() if isinstance(module, _NORMS) for own in module.parameters(recurse=False)
+    }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in settings}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith("backbone."):
+            members["backbone_norm" if parameter in norms else "backbone"].append(parameter)
+        else:
+            undecayed = parameter in norms or (name.endswith("bias") and not train.decay_bias)
+            members["other_norm_and_bias" if undecayed else "other"].append(parameter)
     return [
-        {"name": name, "params": params, "lr": settings[name][0], "weight_decay": settings[name][1]}
-        for name, params in members.items()
-        if params
+        {"name": name, "params": members[name], "lr": lr, "weight_decay": decay}
+        for name, (lr, decay) in settings.items()
+        if members[name]
     ]
 
 

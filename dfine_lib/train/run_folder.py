@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,17 @@ class RunFolder:
     def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
         self._lock = FileLock(self.path / ".lock")
-        if writes:
-            self._make()
         self.about = self.path / "run.json"
         self.rows = self.path / "metrics.jsonl"
         self.last = self.path / "last.pt"
         self.best_stage1 = self.path / "best_stage1.pt"
         self.model = self.path / "model.safetensors"
         self.result = self.path / "metrics.json"
-
-    def _make(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable.{os.getpid()}"
-            probe.write_bytes(b"1")
-            probe.unlink()
+            if writes:
+                self.path.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.path):
+                    pass
         except OSError as error:
             message = f"the output folder {self.path} cannot be written ({error.strerror})"
             raise OSError(error.errno, message) from error

@@ -25,8 +25,9 @@ from dfine_lib.train.run_folder import RunFolder, recipe_from_dict
 log = logging.getLogger(__name__)
 LEAST_STEPS = 8  # steps an epoch that a batch of the recipe's own size should leave
 _FREE = {  # may differ when a run resumes: they change no result, or its last digits only
-    "data": ("num_workers", "eval_batch_size", "fit_batch_size"),
-    "train": ("compile", "checkpoint_activations", "matmul_precision", "cudnn_benchmark"),
+    *("recipe.data.num_workers", "recipe.data.eval_batch_size", "recipe.data.fit_batch_size"),
+    *("recipe.train.compile", "recipe.train.checkpoint_activations"),
+    *("recipe.train.matmul_precision", "recipe.train.cudnn_benchmark"),
 }
 
 
@@ -71,17 +72,17 @@ class RunPlan:
                     f"{folder.path} holds weights but no run to resume", "other_out_from", weights=folder.model
                 )
             return
-        before, now = json.loads(folder.about.read_text(encoding="utf-8")), json.loads(json.dumps(self.identity()))
+        about = json.loads(folder.about.read_text(encoding="utf-8"))
         # Fields that have come since the run was started were at their defaults.
-        before["recipe"] = json.loads(json.dumps(asdict(recipe_from_dict(before["recipe"]))))
-        for part, free in _FREE.items():
-            for about in (before, now):
-                about["recipe"][part] = {k: v for k, v in about["recipe"][part].items() if k not in free}
-        differing = [_difference(key, before.get(key), now[key]) for key in now if before.get(key) != now[key]]
+        about["recipe"] = asdict(recipe_from_dict(about["recipe"]))
+        now = _flat(self.identity())
+        before = _flat({name: about.get(name) for name in self.identity()})
+        differing = [key for key in before | now if key not in _FREE and before.get(key) != now.get(key)]
         if differing:
+            told = "; ".join(f"{key} {before.get(key)!r} then, {now.get(key)!r} now" for key in differing)
             raise CheckpointError(
-                f"{folder.path} holds a run with other settings ({'; '.join(differing)}). Repeat the settings it was "
-                "started with, or train into another folder",
+                f"{folder.path} holds a run with other settings ({told}). Repeat the settings it was started with, or "
+                "train into another folder",
                 "other_out_from" if folder.model.exists() else "other_out",
                 weights=folder.model,
             )
@@ -168,8 +169,12 @@ def _digest(file: Path) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        parts = [_difference(f"{key}.{k}", before.get(k), now.get(k)) for k in now if before.get(k) != now.get(k)]
-        return "; ".join(parts)
-    return f"{key} {before!r} then, {now!r} now"
+def _flat(values: dict[str, Any], parent: str = "") -> dict[str, Any]:
+    """Nested values under names as `recipe.train.lr`; tuples as lists, which they are in JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{parent}{name}.")
+        else:
+            flat[parent + name] = json.loads(json.dumps(value))
+    return flat

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dfine_lib import __version__
 from dfine_lib.config import Recipe
-from dfine_lib.criterion import build_criterion
+from dfine_lib.criterion import Criterion
 from dfine_lib.data.samples import Batch
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
@@ -99,16 +99,16 @@ def train(
         folder.lock()
         callback = (callback or RunCallback()) if ranks.is_zero else RunCallback()
         try:
-            ranks.on_rank_zero(lambda: plan.compare_with_earlier(folder))
-            result = ranks.on_rank_zero(lambda: _finished(folder, resume))
+            result = ranks.on_rank_zero(lambda: _earlier_result(plan, folder, resume))
             return _Run(plan, folder, where, ranks, read, forms, callback).train() if result is None else result
         finally:
             callback.end()
             folder.release()
 
 
-def _finished(folder: RunFolder, resume: bool) -> dict[str, Any] | None:
-    """The result of a finished run, or None if there is something to train."""
+def _earlier_result(plan: RunPlan, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """The result of the run, if it is finished; an error where the folder holds another one or none may be resumed."""
+    plan.compare_with_earlier(folder)
     if not resume and (folder.last.exists() or folder.result.exists()):
         raise DfineError(f"{folder.path} already holds a run", "other_out")
     if not folder.result.exists():
@@ -147,7 +147,7 @@ class _Run:
         self.optimizer = build_optimizer(self.model, config)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = ModelEMA(self.model, config)
-        self.step = TrainStep(self.model, build_criterion(recipe), self.optimizer, self.ema, config, device, ranks)
+        self.step = TrainStep(self.model, Criterion(recipe.loss), self.optimizer, self.ema, config, device, ranks)
         shard = {"rank": ranks.rank, "world_size": ranks.size, "device": device}
         self.loader = plan.source.train_loader(plan.train, recipe, seed=plan.seed, **shard)
         self.val_loader = plan.source.eval_loader(plan.val, recipe, **shard)
@@ -219,10 +219,11 @@ class _Run:
             # Denoising draws are a function of seed and step, different on each rank.
             torch.manual_seed(derived_seed(Draw.NOISE, self.plan.seed, number) + self.ranks.rank)
             result = self.step(micro_batches)
-            self._note_skipped(result, number, epoch, micro_batches)
+            position = {"step": number, "epoch": epoch}
+            self._note_skipped(result, position, micro_batches)
             if (number + 1) % ROW_EVERY == 0 or last:
                 reading = meter.read()
-                self._record_step(result, number, epoch, config.lr * factor, reading)
+                self._record_step(result, position | {"lr": config.lr * factor, **reading})
                 bar.set_postfix_str(self._status(result, number, reading))
             if time.perf_counter() - saved > STATE_EVERY and not last:
                 self._save(epoch=epoch, step_in_epoch=i + 1)
@@ -233,10 +234,10 @@ class _Run:
         left = tqdm.format_interval((self.total - number - 1) * reading["seconds_per_step"])
         return f"loss {result.loss:.2f}, {ap}waiting for data {reading['data_wait_share']:.0%}, {left} left"
 
-    def _record_step(self, result: StepResult, number: int, epoch: int, lr: float, reading: dict[str, Any]) -> None:
-        self.progress = replace(self.progress, seconds=self.progress.seconds + reading["seconds"])
-        row = {"kind": "train", "step": number, "total": self.total, "epoch": epoch, "loss": result.loss}
-        row |= {"losses": result.losses, "grad_norm": result.grad_norm, "lr": lr, **reading}
+    def _record_step(self, result: StepResult, measured: dict[str, Any]) -> None:
+        self.progress = replace(self.progress, seconds=self.progress.seconds + measured["seconds"])
+        row = {"kind": "train", **measured, "total": self.total, "loss": result.loss, "losses": result.losses}
+        row["grad_norm"] = result.grad_norm
         if self.plan.precision == "fp16":
             row["overflowed_steps"] = self.progress.overflowed
         self._record(row)
@@ -245,7 +246,9 @@ class _Run:
         self.folder.record(row)
         self.callback.after_row(row)
 
-    def _note_skipped(self, result: StepResult, number: int, epoch: int, micro_batches: Sequence[Batch]) -> None:
+    def _note_skipped(self, result: StepResult, position: Mapping[str, int], micro_batches: Sequence[Batch]) -> None:
+        """Count a step that was skipped and say why; end the run when too many in a row were."""
+        number = position["step"]
         if result.overflowed:
             self.progress = replace(self.progress, overflowed=self.progress.overflowed + 1)
             log.info("step %d skipped: its gradients overflow in fp16; the loss scale is halved", number)
@@ -258,8 +261,7 @@ class _Run:
         image_ids = [i for ids in self.ranks.gather(own) for i in ids]
         terms = ", ".join(result.non_finite)
         log.warning("step %d skipped: %s not finite; images %s", number, terms, image_ids)
-        row = {"kind": "skipped", "step": number, "epoch": epoch}
-        self._record(row | {"terms": list(result.non_finite), "image_ids": image_ids})
+        self._record({"kind": "skipped", **position, "terms": list(result.non_finite), "image_ids": image_ids})
         if self.skipped_in_a_row >= self.recipe.train.max_skipped_steps:
             raise NonFiniteLoss(
                 f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {number} in {terms} "
@@ -269,9 +271,8 @@ class _Run:
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, Any]]:
         start, models = time.perf_counter(), {"ema": self.ema.module, "raw": self.model}
-        several = self.ranks.size > 1
         metrics = {
-            name: evaluate_model(model, self.val_loader, self.evaluator, self.device, distributed=several)
+            name: evaluate_model(model, self.val_loader, self.evaluator, self.device, ranks=self.ranks)
             for name, model in models.items()
         }
         seconds = time.perf_counter() - start

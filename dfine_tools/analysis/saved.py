@@ -41,8 +41,7 @@ class LoadedModel:
             engine: what computes the metrics, as in `CocoEvaluator`.
         """
         evaluator = CocoEvaluator(self.loader.index, self.loader.index.category_ids, engine=engine)
-        distributed = current_ranks().size > 1
-        return evaluate_model(self.model, self.loader, evaluator, self.device, distributed=distributed), evaluator
+        return evaluate_model(self.model, self.loader, evaluator, self.device, ranks=current_ranks()), evaluator
 
 
 def evaluate_weights(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from dfine_lib.recipes import RECIPES, flat, get_recipe, parent_of
+from dfine_lib.config import Recipe
+from dfine_lib.recipes import RECIPES, flat, get_recipe
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -16,6 +17,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     recipes.add_argument("name", nargs="?", metavar="NAME")
     recipes.set_defaults(call=_recipes, after_interrupt="")
+
+
+def parent_of(recipe: Recipe) -> Recipe | None:
+    """The recipe that this one is shown as a difference from: its size on COCO; for those and for `pico`, `l_coco`."""
+    if recipe.name == "l_coco":
+        return None
+    size = recipe.name.split("_")[0]
+    return next(RECIPES[name] for name in (size, f"{size}_coco", "l_coco") if name in RECIPES and name != recipe.name)
 
 
 def _recipes(arguments: argparse.Namespace) -> None:

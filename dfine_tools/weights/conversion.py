@@ -17,8 +17,8 @@ from dfine_lib.model.class_rows import of_heads, take_rows
 from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.weights import Weights, WeightsError, save_weights
-from dfine_lib.recipes import SIZES
-from dfine_tools.weights.huggingface import save_huggingface
+from dfine_lib.recipes import SIZES, get_recipe
+from dfine_tools.weights.huggingface import only_ours, save_huggingface
 from dfine_tools.weights.sources import read
 
 
@@ -73,10 +73,10 @@ def convert_weights(
             library builds, for another than ours.
     """
     weights, out = read(source, unnamed_rows=True), Path(out)
-    weights = replace(weights, model=weights.model_config(recipe))
-    if weights.model.only_ours and out.suffix != ".safetensors":
+    weights = replace(weights, model=weights.model_config(None if recipe is None else get_recipe(recipe).model))
+    if (unknown := only_ours(weights.model)) and out.suffix != ".safetensors":
         raise WeightsError(
-            f"{source}: trained with {', '.join(weights.model.only_ours)}, which neither the authors' code nor Hugging "
+            f"{source}: trained with {unknown}, which neither the authors' code nor Hugging "
             f"Face's port can build. Only ours can hold it: {out.with_suffix('.safetensors')}."
         )
     if names:

@@ -185,14 +185,21 @@ def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found | {key.removeprefix("model.decoder."): value for key, value in heads.items()}
 
 
+def only_ours(model: ModelConfig) -> str:
+    """Settings, as `uniform_bins=True`, that neither the authors' code nor Hugging Face's port knows; "" for none."""
+    published = {"uniform_bins": False, "quality_head": True}
+    values = {name: getattr(model, name) for name in published}
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value != published[name])
+
+
 def huggingface_config(model: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
     """Their `config.json` for a model; names of the classes in the order of their rows.
 
     Raises:
         DfineError: a model that their port cannot build.
     """
-    if model.only_ours:
-        raise DfineError(f"Hugging Face's port cannot build a model with {', '.join(model.only_ours)}")
+    if unknown := only_ours(model):
+        raise DfineError(f"Hugging Face's port cannot build a model with {unknown}")
     stem, stages = ARCHITECTURES[model.backbone]
     labels = {str(i): name for i, name in enumerate(names or [f"LABEL_{i}" for i in range(model.num_classes)])}
     first = 5 - len(model.feat_strides)

@@ -45,8 +45,6 @@ PLUMBING: dict[str, str] = {
     "as_tokens": "a feature map flattened to tokens, past a bug of torch",
     "num_dn_groups": "number of denoising groups of a batch",
     "pick": "tokens at chosen indices",
-    "parent_of": "which recipe another one differs from; `dfine recipes` prints it",
-    "for_image_size": "a recipe for another input size: one field",
     # Which row of a class head is which class.
     "of_heads": "whether an entry of a state dict is of a class head",
     "by_class": "whether an entry of a state dict has a row for each class",

@@ -12,17 +12,8 @@ from pathlib import Path
 import pytest
 
 from dfine_lib.config import SIZES, DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
-from dfine_lib.recipes import (
-    RECIPES,
-    adapted_to_length,
-    changed,
-    flat,
-    for_epochs,
-    for_image_size,
-    get_recipe,
-    parent_of,
-    scaled,
-)
+from dfine_lib.recipes import RECIPES, adapted_to_length, changed, flat, for_epochs, get_recipe, scaled
+from dfine_tools.cli.recipes import parent_of
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())
 PUBLISHED = sorted(GOLDEN)
@@ -280,12 +271,12 @@ def test_a_huge_batch_leaves_a_decay_that_is_one():
 
 def test_image_size_is_one_number():
     recipe = get_recipe("l_coco")
-    small = for_image_size(recipe, 320)
+    small = changed(recipe, {"data.image_size": 320})
     assert small.data.image_hw == (320, 320)
-    assert for_image_size(small, 640) == recipe
-    assert for_image_size(recipe, [320, 480]).data.image_hw == (320, 480)
+    assert changed(small, {"data.image_size": 640}) == recipe
+    assert changed(recipe, {"data.image_size": [320, 480]}).data.image_hw == (320, 480)
     with pytest.raises(ValueError, match="multiple of 32"):
-        for_image_size(recipe, 100)
+        changed(recipe, {"data.image_size": 100})
 
 
 def test_stage_two_keeps_its_share_of_the_epochs():

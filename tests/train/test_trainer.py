@@ -351,13 +351,13 @@ def test_steps_that_are_not_finite_are_skipped_named_and_end_the_run_when_they_g
     small_recipe, data_folder, tmp_path, monkeypatch
 ):
     recipe = changed(small_recipe, {"train.max_skipped_steps": 3})
-    real = trainer.build_criterion
+    real = trainer.Criterion
 
-    def poisoned(recipe):
-        criterion = real(recipe)
+    def poisoned(config):
+        criterion = real(config)
         return lambda outputs, *given: criterion(outputs, *given) | {"loss_fgl": outputs.pred_boxes.sum() * torch.nan}
 
-    monkeypatch.setattr(trainer, "build_criterion", poisoned)
+    monkeypatch.setattr(trainer, "Criterion", poisoned)
     with pytest.raises(NonFiniteLoss, match="loss_fgl"):
         train(recipe, data_folder, tmp_path / "run")
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")

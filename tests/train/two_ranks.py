@@ -157,7 +157,7 @@ def evaluation(data: Path, images: int, ranks: Ranks = ALONE) -> dict:
     recipe = changed(get_recipe("pico"), SMALL | {"data.eval_batch_size": ranks.size})
     model = Finder(EvalLoader(index, changed(recipe, {"data.eval_batch_size": 1})))
     loader = EvalLoader(index, recipe, rank=ranks.rank, world_size=ranks.size)
-    metrics = evaluate_model(model, loader, index.annotation_file, "cpu", distributed=ranks.size > 1)
+    metrics = evaluate_model(model, loader, index.annotation_file, "cpu", ranks=ranks)
     own = [int(i) for batch in loader for i in batch.image_ids]
     return {"metrics": metrics.to_dict(), "images": sorted(i for ids in ranks.gather(own) for i in ids)}
 
