@@ -184,7 +184,7 @@ class TrainConfig:
     cudnn_benchmark: bool = True  # try cuDNN's algorithms on every new input size, keep the fastest
     compile: bool = False  # torch.compile; a machine that cannot compile logs that and trains without
     checkpoint_activations: bool = False  # keep less for the backward pass, compute it again there: memory for time
-    max_skipped_steps: int = 10  # non-finite steps in a row before the run stops
+    max_skipped_steps: int = 10  # consecutive non-finite steps before the run stops
     evaluate_every: int = 1  # epochs between evaluations; the last epoch is always evaluated
     adapt_to_length: bool = True  # short runs: warm-up and EMA window derived from the number of steps
     faithful: bool = False  # keep the published behaviours that we otherwise fix (docs/differences.md)

@@ -77,7 +77,7 @@ def _published(size: str, schedule: str) -> Recipe:
     )
 
 
-# The teaching recipes: 160 px pictures, light augmentation, minutes on a laptop CPU.
+# The teaching recipes: 160 px images, light augmentation, minutes on a laptop CPU.
 _PICO = Recipe(
     name="pico",
     model=SIZES["pico"],

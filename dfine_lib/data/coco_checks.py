@@ -21,7 +21,7 @@ class Check:
     name: str  # as the doctor lists it
     table: str
     rows: Callable[[CocoColumns], Rows]  # the records that fail
-    # What is wrong with the first of them; or the key at fault, and what it should be.
+    # What is wrong with the first of them; or the key that is wrong, and what it should be.
     words: Callable[[CocoColumns, np.ndarray], str] | tuple[str, str]
     remedy: str | None = None
     says_count: bool = False  # the words say how many records fail

@@ -85,36 +85,36 @@ class CocoEvaluator:
             DfineError: unknown engine.
         """
         indexed = isinstance(annotation_file, CocoIndex)
-        truth = annotation_file.ground_truth if indexed else read_ground_truth(annotation_file)
-        if truth is None:
+        known = annotation_file.ground_truth if indexed else read_ground_truth(annotation_file)
+        if known is None:
             raise DataError(f"{annotation_file.annotation_file}: a training index has no ground truth to evaluate on")
-        self._names = dict(zip(truth.category_ids, truth.category_names, strict=True))
+        self._names = dict(zip(known.category_ids, known.category_names, strict=True))
         self._class_ids = sorted(self._names)
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
         self._class_of_label = indices_in(self._class_ids, self.category_ids.tolist())
-        self.image_ids = sorted(set(truth.image_ids.tolist()))
+        self.image_ids = sorted(set(known.image_ids.tolist()))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}  # the engine's id of an image
         scored = self.image_ids if image_ids is None else sorted({int(i) for i in image_ids})
         if unknown := [i for i in scored if i not in self._index]:
-            raise DataError(f"{truth.annotation_file}: no image with id {unknown[:5]}")
+            raise DataError(f"{known.annotation_file}: no image with id {unknown[:5]}")
         self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self.ground_truth = self._coco(self._annotations(truth))
+        self.ground_truth = self._coco(self._annotations(known))
         self.reset()
 
-    def _annotations(self, truth: GroundTruth) -> list[dict[str, Any]]:
+    def _annotations(self, known: GroundTruth) -> list[dict[str, Any]]:
         """The objects as the engine takes them: images and classes numbered from 0, annotations from 1."""
-        if count := int(truth.marked.sum()):
+        if count := int(known.marked.sum()):
             words = "%s: %d objects marked ignore or difficult are ignored in the evaluation"
-            logger.info(words, truth.annotation_file, count)
-        ignored = truth.iscrowd | truth.marked
+            logger.info(words, known.annotation_file, count)
+        ignored = known.iscrowd | known.marked
         if ignored.all():
-            logger.warning("%s: no boxes that count, so there is no AP to measure on it", truth.annotation_file)
-        rows = np.flatnonzero((truth.image_of >= 0) & (truth.category_of >= 0))
-        images = np.searchsorted(self.image_ids, truth.image_ids)[truth.image_of[rows]]
-        classes = indices_in(self._class_ids, truth.category_ids)[truth.category_of[rows]]
-        columns = {"image_id": images, "category_id": classes, "bbox": truth.boxes_xywh[rows]}
-        columns |= {"area": truth.areas[rows], "iscrowd": ignored[rows].astype(int), "marked": truth.marked[rows]}
+            logger.warning("%s: no boxes that count, so there is no AP to measure on it", known.annotation_file)
+        rows = np.flatnonzero((known.image_of >= 0) & (known.category_of >= 0))
+        images = np.searchsorted(self.image_ids, known.image_ids)[known.image_of[rows]]
+        classes = indices_in(self._class_ids, known.category_ids)[known.category_of[rows]]
+        columns = {"image_id": images, "category_id": classes, "bbox": known.boxes_xywh[rows]}
+        columns |= {"area": known.areas[rows], "iscrowd": ignored[rows].astype(int), "marked": known.marked[rows]}
         records = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [{"id": i, **dict(zip(columns, record, strict=True))} for i, record in enumerate(records, start=1)]
 

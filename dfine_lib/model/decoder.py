@@ -24,7 +24,7 @@ DERIVED_KEYS = ("anchors", "valid_mask")  # in published files; functions of the
 
 
 class TargetGatingLayer(nn.Module):
-    """Two learned gates, one for a query's features and one for what cross-attention added; `[B, Q, D]` each."""
+    """Two learned weights, one for a query's features and one for what cross-attention added; `[B, Q, D]` each."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class DFINE(nn.Module):
         Args:
             images: RGB float `[B, 3, H, W]` in 0..1, H and W multiples of 32.
             targets: in training, `Targets`, or for each image `labels` int64 `[G]` and `boxes` cxcywh `[G, 4]` in 0..1.
-            keep_layers: keep every decoder layer's answer in eval mode too.
+            keep_layers: keep every decoder layer's output in eval mode too.
 
         Raises:
             ValueError: images of another shape, or targets of another number of images.

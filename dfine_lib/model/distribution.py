@@ -16,7 +16,7 @@ from dfine_lib.errors import DfineError
 def weighting_function(reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.0, uniform: bool = False) -> Tensor:
     """Offset that each bin of an edge distribution stands for: W(n).
 
-    Dense around 0 for fine corrections, sparse at the ends for rescues.
+    Dense around 0 for fine corrections, sparse at the ends for large corrections.
 
     Args:
         reg_max: N, index of the last bin; even, at least 4.

@@ -25,7 +25,7 @@ class Meter:
         self.images, self.waited, self.steps = self.images + images, self.waited + waited, self.steps + 1
 
     def read(self) -> dict[str, Any]:
-        """Seconds, seconds a step, images a second, share of waiting, peak memory in MiB; starts anew."""
+        """Seconds, s/step, images/s, share of waiting, peak memory in MiB; starts anew."""
         elapsed = time.perf_counter() - self.since
         reading = {
             "seconds": elapsed, "seconds_per_step": elapsed / max(1, self.steps),
@@ -37,7 +37,7 @@ class Meter:
 
 
 def over_a_run(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """From the rows of `metrics.jsonl`: the median of images a second in training, and the most memory, MiB."""
+    """From the rows of `metrics.jsonl`: the median of images/s in training, and the peak memory in MiB."""
     speeds = [row["images_per_second"] for row in rows if row["kind"] == "train"]
     memory = [row["memory_mb"] for row in rows if row.get("memory_mb") is not None]
     return {

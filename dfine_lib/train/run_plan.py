@@ -79,9 +79,9 @@ class RunPlan:
         before = _flat({name: about.get(name) for name in self.identity()})
         differing = [key for key in before | now if key not in _FREE and before.get(key) != now.get(key)]
         if differing:
-            told = "; ".join(f"{key} {before.get(key)!r} then, {now.get(key)!r} now" for key in differing)
+            pairs = "; ".join(f"{key} {before.get(key)!r} then, {now.get(key)!r} now" for key in differing)
             raise CheckpointError(
-                f"{folder.path} holds a run with other settings ({told}). Repeat the settings it was started with, or "
+                f"{folder.path} holds a run with other settings ({pairs}). Repeat the settings it was started with, or "
                 "train into another folder",
                 "other_out_from" if folder.model.exists() else "other_out",
                 weights=folder.model,

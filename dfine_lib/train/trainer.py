@@ -79,7 +79,7 @@ def train(
         forms: functions of model, recipe and device, called in this order once the model is on its device. Each may
             change how the model computes (never what), and returns whether it did.
         source: opens the data and makes the loaders; None: a `CocoFolder`.
-        callback: what is called while the run goes on, on rank zero; None: nothing is.
+        callback: what is called during the run, on rank zero; None: nothing is.
 
     Returns:
         The content of `metrics.json`.
@@ -247,7 +247,7 @@ class _Run:
         self.callback.after_row(row)
 
     def _note_skipped(self, result: StepResult, position: Mapping[str, int], micro_batches: Sequence[Batch]) -> None:
-        """Count a step that was skipped and say why; end the run when too many in a row were."""
+        """Count a step that was skipped and say why; end the run when too many consecutive steps were."""
         number = position["step"]
         if result.overflowed:
             self.progress = replace(self.progress, overflowed=self.progress.overflowed + 1)
@@ -264,7 +264,7 @@ class _Run:
         self._record({"kind": "skipped", **position, "terms": list(result.non_finite), "image_ids": image_ids})
         if self.skipped_in_a_row >= self.recipe.train.max_skipped_steps:
             raise NonFiniteLoss(
-                f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {number} in {terms} "
+                f"{self.skipped_in_a_row} consecutive steps were not finite, the last at step {number} in {terms} "
                 f"(images {image_ids[:8]}). Look at those images",
                 "lower_lr", lr=f"{self.recipe.train.lr / 3:.1g}", weights=self.folder.model,
             )  # fmt: skip

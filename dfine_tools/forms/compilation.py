@@ -29,7 +29,7 @@ def compile_model(model: nn.Module, backend: str = "inductor") -> None:
     Where compiling fails, one warning says why, and the model and its copies go on without, with the same results.
     Only the call of the part that failed is made again, before anything else has seen it: no step is repeated. Nothing
     is made again where batch norms are synchronised, since other processes may have answered already, nor where memory
-    ran out: those errors are raised, and a run goes on from its last state when it is started without compiling.
+    ran out: those errors are raised, and a run resumes from its last state when it is started without compiling.
 
     Args:
         model: a `DFINE`.

@@ -1,9 +1,10 @@
-"""The import contract: which package may import which and in what order the core stands."""
+"""The import contract: which package may import which, in what order the core stands, and how long a module may be."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ BELOW = {  # what each package may import of ours, besides itself
 }
 GROUND = ("errors", "boxes", "categories", "config", "recipes", "device", "distributed", "files")
 ORDER = ("data", "model", "criterion", "evaluate", "train")  # each above the ground and the ones before it
+CORE_DEPENDENCIES = {
+    *("torch", "torchvision", "numpy", "scipy", "PIL", "safetensors", "tqdm", "tensorboard"),
+    *("filelock", "pycocotools", "faster_coco_eval"),
+    "pillow_heif",  # tried by `register_heif` alone, which does without
+}
+MAX_LINES = 350  # of a module
 LAZY = {  # modules of the core that reach a package above them, by importlib and only when it is asked for
     "dfine_lib": {"dfine_tools.deploy.predict"},  # `from dfine_lib import Predictor`
     "dfine_lib.cli": {"dfine_tools.cli"},  # `python -m dfine_lib.cli`, for users of the old path
@@ -115,3 +122,23 @@ def test_no_modules_of_a_package_import_each_other_in_a_circle(package):
     while unused := set(left) - {name for found in left.values() for name in found}:
         left = {m: found for m, found in left.items() if m not in unused}
     assert {m: sorted(found & set(left)) for m, found in left.items()} == {}
+
+
+def test_the_core_imports_no_optional_package():
+    allowed = CORE_DEPENDENCIES | {"dfine_lib"} | set(sys.stdlib_module_names)
+    wrong = [
+        f"{module} imports {name}"
+        for module, found in IMPORTS.items() if module.split(".")[0] == "dfine_lib"
+        for name in sorted(found) if name.split(".")[0] not in allowed
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_every_module_of_the_core_has_its_place():
+    core = [module for module in MODULES if module.split(".")[0] == "dfine_lib"]
+    assert [module for module in core if floor(module) < 0 and module not in LAZY] == []
+
+
+def test_no_module_is_longer_than_a_reader_can_hold():
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert {module: count for module, count in lines.items() if count > MAX_LINES} == {}
