@@ -152,7 +152,7 @@ def layer_types(network: Any) -> dict[str, dict[str, int]]:
         layer = network.get_layer(i)
         if layer.num_outputs:
             found[layer.type.name][layer.get_output(0).dtype.name] += 1
-    return found
+    return {kind: dict(types) for kind, types in found.items()}
 
 
 def _ranges(value: Any, about: dict[str, str], batch: int, largest_side: int) -> tuple[tuple[int, ...], ...]:

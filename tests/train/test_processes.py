@@ -241,7 +241,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_by_number(data):
     from dfine_lib.data.loader import TrainLoader
 
     recipe = changed(get_recipe("pico"), SMALL | {"data.batch_size": 4})
-    with pytest.raises(ValueError, match="batch_size 4 cannot be shared out evenly over 3 ranks"):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be sharded evenly over 3 ranks"):
         TrainLoader(read_coco(*find_split(data, "train")), recipe, seed=0, world_size=3)
 
 

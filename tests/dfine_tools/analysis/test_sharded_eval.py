@@ -69,6 +69,6 @@ def test_more_processes_than_gpus_and_none_at_all_are_refused(folder, tmp_path, 
     command = words(folder, tmp_path / "numbers.json", "--nproc")
     command[command.index("cpu")] = "cuda"
     assert cli.main([*command, "64"]) == 2
-    assert "64 processes want a GPU each" in capsys.readouterr().err
+    assert "64 processes need a GPU each" in capsys.readouterr().err
     assert cli.main(words(folder, tmp_path / "numbers.json", "--nproc", 0)) == 2
     assert "at least 1 process" in capsys.readouterr().err

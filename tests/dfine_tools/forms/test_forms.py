@@ -109,14 +109,13 @@ def test_evaluation_is_that_of_the_plain_model_to_the_bit():
         assert torch.equal(formed(images).pred_boxes, plain(images).pred_boxes)
 
 
-def test_fast_training_on_cpus_is_put_on_for_large_images_only():
+def test_fast_training_is_put_on_for_cpus_alone_and_not_where_the_model_is_compiled():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    small, large = get_recipe("pico"), get_recipe("n_coco")
-    assert not train_fast_on_cpu(DFINE(small.model), small, cpu)
-    model = DFINE(large.model)
-    assert not train_fast_on_cpu(model, large, gpu)
-    assert not train_fast_on_cpu(model, changed(large, {"train.compile": True}), cpu)
+    recipe = get_recipe("pico")
+    model = DFINE(recipe.model)
+    assert not train_fast_on_cpu(model, recipe, gpu)
+    assert not train_fast_on_cpu(model, changed(recipe, {"train.compile": True}), cpu)
     assert "forward" not in vars(model.backbone.stem)
-    assert train_fast_on_cpu(model, large, cpu)
+    assert train_fast_on_cpu(model, recipe, cpu)
     assert "forward" in vars(model.backbone.stem)
     assert FORMS[0] is train_fast_on_cpu  # checkpointing and compiling keep what is there already

@@ -51,7 +51,7 @@ def test_an_unfinished_run_is_drawn_as_far_as_it_has_come(folder):
     assert line(figure, "training loss", "as logged") == [[10, 27.75], [20, 25.25], [30, 22.75]]
     assert line(figure, "AP on the validation set", "EMA") == [[1, 0.25]]
     assert line(figure, "AP on the validation set", "non-EMA") == [[1, 0.5]]
-    for words in ("pico: step 30 of 40, epoch 2, 0:05 left", "25 % of the time", "1 there, 1 found", "0.25 EMA"):
+    for words in ("pico: step 30 of 40, epoch 2, 00:05 left", "25 % of the time", "1 there, 1 found", "0.25 EMA"):
         assert words in figure.alt_text
     assert "secret_place" not in figure.alt_text
     assert figure.png().startswith(b"\x89PNG")
