@@ -91,7 +91,15 @@ class ModelConfig:
     up: float = 0.5  # a
     uniform_bins: bool = False  # ablation: W(n) in equal steps instead of the curve, between the same ends
     quality_head: bool = True  # ablation: false leaves class logits as they are, whatever the distributions say
+    # Baseline: each decoder layer predicts four numbers that move the box of the layer before, as in RT-DETR and DINO.
+    # There are no distributions then, so no quality head, FGL or DDF either.
+    direct_regression: bool = False
     published_positions: bool = False  # pair tokens with cells as the published code does on non-square maps
+
+    @property
+    def has_quality_head(self) -> bool:
+        """Whether class logits are corrected by the location quality estimators."""
+        return self.quality_head and not self.direct_regression
 
     def __post_init__(self) -> None:
         _check_fields(self)

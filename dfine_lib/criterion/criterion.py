@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dfine_lib.config import LossConfig, Recipe
+from dfine_lib.config import LossConfig, ModelConfig, Recipe
 from dfine_lib.criterion import losses
 from dfine_lib.criterion.matcher import MatchedIndices, match, union_set
 from dfine_lib.data.targets import Targets, TargetsLike
@@ -18,23 +18,24 @@ from dfine_lib.model.outputs import DecoderOutput, DenoisingPlan, DFINEOutput, L
 from dfine_lib.recipes import get_recipe
 
 
-def term_names(config: LossConfig, num_layers: int) -> list[str]:
-    """Names of all terms of a model with that many decoder layers, denoising included: the same on every rank.
+def term_names(config: LossConfig, model: ModelConfig) -> list[str]:
+    """Names of all terms of a model, denoising included: the same on every rank.
 
     What a criterion returns has no denoising terms where a batch has no boxes, or the model makes no such queries.
     """
-    names = []
-    for suffixes in _suffixes(num_layers):
+    names, layers, distributions = [], model.num_decoder_layers, not model.direct_regression
+    for suffixes in _suffixes(layers, initial=distributions):
         names += [f"loss_{kind}{suffix}" for kind in ("vfl", "bbox", "giou") for suffix in suffixes]
-        names += [f"loss_fgl{suffix}" for suffix in suffixes[:num_layers] if config.fgl]
-        names += [f"loss_ddf{suffix}" for suffix in suffixes[: num_layers - 1] if config.ddf]
+        names += [f"loss_fgl{suffix}" for suffix in suffixes[:layers] if config.fgl and distributions]
+        names += [f"loss_ddf{suffix}" for suffix in suffixes[: layers - 1] if config.ddf and distributions]
     return names
 
 
-def _suffixes(num_layers: int) -> tuple[list[str], list[str]]:
+def _suffixes(num_layers: int, initial: bool) -> tuple[list[str], list[str]]:
     """Endings of the names of terms, of matching and of denoising queries, in the order of `_Queries.logits`."""
-    layers = range(num_layers)
-    return [*(f"_aux_{i}" for i in layers[:-1]), "", "_pre", "_enc_0"], [*(f"_dn_{i}" for i in layers), "_dn_pre"]
+    layers, pre = range(num_layers), ["_pre"] * initial
+    matching = [*(f"_aux_{i}" for i in layers[:-1]), "", *pre, "_enc_0"]
+    return matching, [*(f"_dn_{i}" for i in layers), *(f"_dn{ending}" for ending in pre)]
 
 
 def build_criterion(recipe: str | Recipe) -> Criterion:
@@ -85,19 +86,16 @@ class Normalizers:
 class _Queries:
     """Matching or denoising queries: their K predictions, and which query learns which box.
 
-    The K predictions are the outputs of the L decoder layers, the initial box and, of matching queries, the encoder's.
+    The K predictions are the outputs of the L decoder layers, the initial box (not with direct regression) and, of
+    matching queries, the encoder's.
     """
 
     logits: Tensor  # [K, B, Q, C]
     boxes_cxcywh: Tensor  # [K, B, Q, 4]
-    corner_logits: Tensor  # [L, B, Q, 4, N + 1]
+    corner_logits: Tensor | None  # [L, B, Q, 4, N + 1]; None with direct regression
     per_layer: MatchedIndices  # of each prediction by itself
     union: MatchedIndices  # of all predictions alike (GO); without the union set, `per_layer` again
     suffixes: list[str]  # K endings of the names of terms
-
-    @property
-    def num_layers(self) -> int:
-        return len(self.corner_logits)
 
 
 @dataclass(frozen=True)
@@ -152,11 +150,10 @@ class Criterion:
     def _matching_queries(self, outputs: DFINEOutput, targets: Targets) -> _Queries:
         if outputs.decoder is None or outputs.encoder is None:
             raise ValueError("the criterion needs the outputs of all layers: call the model in training mode")
-        logits, boxes = _predictions(outputs.decoder, outputs.encoder)
-        corner_logits = outputs.decoder.corner_logits
+        logits, boxes, corner_logits = _predictions(outputs.decoder, outputs.encoder)
         per_layer = match(logits.detach(), boxes.detach(), targets, self.config)
         union = union_set(per_layer, logits.shape[2]) if self.config.union_set else per_layer
-        return _Queries(logits, boxes, corner_logits.float(), per_layer, union, _suffixes(len(corner_logits))[0])
+        return _Queries(logits, boxes, corner_logits, per_layer, union, _suffixes_of(outputs.decoder)[0])
 
     def _terms(
         self,
@@ -174,9 +171,9 @@ class Criterion:
             "bbox": config.bbox * l1 / normalizers.pairs,
             "giou": config.giou * giou / normalizers.pairs,
         }
-        if config.fgl:
+        if config.fgl and queries.corner_logits is not None:
             terms["fgl"] = config.fgl * self._fgl(queries, targets, bin_offsets, iou) / normalizers.pairs
-        if config.ddf and queries.num_layers > 1:
+        if config.ddf and queries.corner_logits is not None and len(queries.corner_logits) > 1:
             matched, unmatched = self._ddf(queries, iou)
             # Means over the queries of this micro-batch, weighted by its part of the step's queries. Multiplying and
             # dividing by its own numbers changes nothing but the last bit, which repeats the recorded runs.
@@ -205,7 +202,7 @@ class Criterion:
 
     def _fgl(self, queries: _Queries, targets: Targets, bin_offsets: Tensor, iou: Tensor) -> Tensor:
         """FGL (D-FINE, eq. 6) of the L decoder layers, matched by the union set."""
-        layers = queries.num_layers
+        layers = len(queries.corner_logits)
         indices = queries.union.first(layers)
         initial_boxes = queries.boxes_cxcywh[layers].detach()  # b0 learns by L1 and GIoU alone
         initial_boxes = initial_boxes[indices.image, indices.query]
@@ -218,7 +215,7 @@ class Criterion:
 
         Matched by the union set, so that a query is matched in all layers or in none.
         """
-        students = queries.num_layers - 1
+        students = len(queries.corner_logits) - 1
         divergence = losses.softened_divergence(
             queries.corner_logits[:students], queries.corner_logits[students], self.config.temperature
         )
@@ -226,18 +223,22 @@ class Criterion:
         return losses.decoupled_distillation_loss(divergence, indices, iou[:students], teacher_logits)
 
 
-def _predictions(decoder: DecoderOutput, *others: LayerOutput) -> tuple[Tensor, Tensor]:
-    """Logits `[K, B, Q, C]` and boxes `[K, B, Q, 4]` of decoder layers, initial boxes and others, in float32."""
-    others = (decoder.initial, *others)
+def _predictions(decoder: DecoderOutput, *others: LayerOutput) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits and boxes of decoder layers, initial boxes and others, and corner logits of the layers, in float32."""
+    others = [other for other in (decoder.initial, *others) if other is not None]
     logits = torch.cat([decoder.logits, *(other.logits[None] for other in others)])
     boxes = torch.cat([decoder.boxes_cxcywh, *(other.boxes_cxcywh[None] for other in others)])
-    return logits.float(), boxes.float()
+    return logits.float(), boxes.float(), None if decoder.corner_logits is None else decoder.corner_logits.float()
+
+
+def _suffixes_of(decoder: DecoderOutput) -> tuple[list[str], list[str]]:
+    return _suffixes(len(decoder.logits), initial=decoder.initial is not None)
 
 
 def _denoising_queries(decoder: DecoderOutput, plan: DenoisingPlan) -> _Queries:
     """Denoising queries are not matched: each knows the box that it was made from."""
-    known, corner_logits = MatchedIndices(plan.image[None], plan.query[None], plan.box[None]), decoder.corner_logits
-    return _Queries(*_predictions(decoder), corner_logits.float(), known, known, _suffixes(len(corner_logits))[1])
+    known = MatchedIndices(plan.image[None], plan.query[None], plan.box[None])
+    return _Queries(*_predictions(decoder), known, known, _suffixes_of(decoder)[1])
 
 
 def _counts(queries: _Queries, targets: Targets, num_groups: int) -> Normalizers:

@@ -88,7 +88,7 @@ class RefinementDecoder(nn.Module):
         super().__init__()
         self.up, self.reg_scale = up, reg_scale
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
-        heads = config.num_decoder_layers if config.quality_head else 0
+        heads = config.num_decoder_layers if config.has_quality_head else 0
         self.lqe_layers = nn.ModuleList(LocationQualityEstimator() for _ in range(heads))
 
 
@@ -133,12 +133,14 @@ class DFINEDecoder(nn.Module):
     """Feature maps of the encoder to class logits, edge distributions and boxes.
 
     FDR (Fine-grained Distribution Refinement) is `refine`: every layer adds to the logits of four edge distributions.
+    With `direct_regression`, the baseline that D-FINE is compared with, every layer moves the box itself.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        dim, layers, bins = config.hidden_dim, config.num_decoder_layers, config.reg_max + 1
+        dim, layers = config.hidden_dim, config.num_decoder_layers
+        direct, bins = config.direct_regression, config.reg_max + 1
         self.input_proj = nn.ModuleList(
             nn.Identity() if config.encoder_dim == dim else ConvNorm(config.encoder_dim, dim, 1)
             for _ in config.feat_strides
@@ -152,8 +154,8 @@ class DFINEDecoder(nn.Module):
         self.enc_score_head = nn.Linear(dim, config.num_classes)
         self.enc_bbox_head = MLP(dim, dim, 4, 3)
         self.dec_score_head = nn.ModuleList(nn.Linear(dim, config.num_classes) for _ in range(layers))
-        self.pre_bbox_head = MLP(dim, dim, 4, 3)
-        self.dec_bbox_head = nn.ModuleList(MLP(dim, dim, 4 * bins, 3) for _ in range(layers))
+        self.pre_bbox_head = None if direct else MLP(dim, dim, 4, 3)
+        self.dec_bbox_head = nn.ModuleList(MLP(dim, dim, 4 if direct else 4 * bins, 3) for _ in range(layers))
         self._reset()
         self._set_bins()
         self.register_load_state_dict_pre_hook(_drop_derived)
@@ -163,7 +165,7 @@ class DFINEDecoder(nn.Module):
         rare = -math.log((1 - 0.01) / 0.01)  # the logit of 0.01: at first every class is improbable
         for head in (self.enc_score_head, *self.dec_score_head):
             nn.init.constant_(head.bias, rare)
-        for head in (self.enc_bbox_head, self.pre_bbox_head, *self.dec_bbox_head):
+        for head in filter(None, (self.enc_bbox_head, self.pre_bbox_head, *self.dec_bbox_head)):
             nn.init.zeros_(head.layers[-1].weight)
             nn.init.zeros_(head.layers[-1].bias)
         for layer in self.query_pos_head.layers:
@@ -208,7 +210,7 @@ class DFINEDecoder(nn.Module):
             pred_boxes=decoder.boxes_cxcywh[-1],
             decoder=decoder if keep_layers else None,
             encoder=encoder if keep_layers else None,
-            bin_offsets=self.bin_offsets,
+            bin_offsets=None if self.config.direct_regression else self.bin_offsets,
             denoising=denoising,
             denoising_plan=noise.plan if noise else None,
         )
@@ -254,7 +256,7 @@ class DFINEDecoder(nn.Module):
     def refine(
         self, x: Tensor, reference: Tensor, levels: list[Tensor], attn_mask: Tensor | None, keep_layers: bool
     ) -> DecoderOutput:
-        """FDR: refine the edge distributions of each query's box, layer by layer.
+        """Refine each query's box layer by layer: FDR, or direct regression.
 
         Args:
             x: content of the queries `[B, Q, D]`.
@@ -266,25 +268,28 @@ class DFINEDecoder(nn.Module):
         last = self.config.num_decoder_layers - 1
         reference_boxes = reference.sigmoid()
         previous, corner_logits = 0.0, 0.0
-        outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        initial, outputs = None, []
         for i, layer in enumerate(self.decoder.layers):
             position = self.query_pos_head(reference_boxes).clamp(-10, 10)
             x = layer(x, position, reference_boxes, levels, attn_mask)
-            if i == 0:
-                initial_boxes = (self.pre_bbox_head(x) + inverse_sigmoid(reference_boxes)).sigmoid()
-                initial = LayerOutput(self.dec_score_head[0](x), initial_boxes) if keep_layers else None
-                fixed_boxes = initial_boxes.detach()  # b0: its own losses train it, not those of the layers
-            # Residual logits add up. The sum keeps its gradient, the features of the previous layer do not.
-            corner_logits = self.dec_bbox_head[i](x + previous).unflatten(-1, (4, -1)) + corner_logits
-            boxes = decode_boxes(fixed_boxes, expected_offsets(corner_logits, self.bin_offsets))
+            if self.config.direct_regression:
+                boxes = (self.dec_bbox_head[i](x) + inverse_sigmoid(reference_boxes)).sigmoid()
+            else:
+                if i == 0:
+                    initial_boxes = (self.pre_bbox_head(x) + inverse_sigmoid(reference_boxes)).sigmoid()
+                    initial = LayerOutput(self.dec_score_head[0](x), initial_boxes) if keep_layers else None
+                    fixed_boxes = initial_boxes.detach()  # b0: its own losses train it, not those of the layers
+                # Residual logits add up. The sum keeps its gradient, the features of the previous layer do not.
+                corner_logits = self.dec_bbox_head[i](x + previous).unflatten(-1, (4, -1)) + corner_logits
+                boxes = decode_boxes(fixed_boxes, expected_offsets(corner_logits, self.bin_offsets))
             if keep_layers or i == last:
                 logits = self.dec_score_head[i](x)
-                if self.config.quality_head:
+                if self.config.has_quality_head:
                     logits = self.decoder.lqe_layers[i](logits, corner_logits)
-                outputs.append((logits, boxes, corner_logits))
+                outputs.append(LayerOutput(logits, boxes, None if self.config.direct_regression else corner_logits))
             # Each layer is trained by its own losses: the next one samples around its boxes, and does not move them.
             reference_boxes, previous = boxes.detach(), x.detach()
-        return DecoderOutput(*(torch.stack(kind) for kind in zip(*outputs, strict=True)), initial=initial)
+        return DecoderOutput.of_layers(outputs, initial)
 
 
 def pick(tokens: Tensor, chosen: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -13,7 +15,8 @@ class LayerOutput:
 
     logits: Tensor  # [B, Q, C]
     boxes_cxcywh: Tensor  # [B, Q, 4], 0..1
-    corner_logits: Tensor | None = None  # [B, Q, 4, N + 1]; none for the initial boxes and the encoder
+    # [B, Q, 4, N + 1]; none for the initial boxes, the encoder and direct regression
+    corner_logits: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,23 +25,33 @@ class DecoderOutput:
 
     logits: Tensor  # [L, B, Q, C]
     boxes_cxcywh: Tensor  # [L, B, Q, 4], 0..1
-    corner_logits: Tensor  # [L, B, Q, 4, N + 1]; edges left, top, right, bottom
-    # Initial boxes b0, predicted after the first layer; all layers refine them, detached. None where only the last
-    # layer's output was kept.
+    # [L, B, Q, 4, N + 1]; edges left, top, right, bottom. None with direct regression.
+    corner_logits: Tensor | None
+    # Initial boxes b0, predicted after the first layer; all layers refine them, detached. None with direct regression
+    # and where only the last layer's output was kept.
     initial: LayerOutput | None
+
+    @classmethod
+    def of_layers(cls, layers: Sequence[LayerOutput], initial: LayerOutput | None) -> DecoderOutput:
+        """The outputs of single layers, stacked."""
+        logits, boxes, corners = zip(*((x.logits, x.boxes_cxcywh, x.corner_logits) for x in layers), strict=True)
+        return cls(
+            torch.stack(logits), torch.stack(boxes), None if corners[0] is None else torch.stack(corners), initial
+        )
 
     @property
     def layers(self) -> tuple[LayerOutput, ...]:
         """The same, layer by layer."""
-        return tuple(map(LayerOutput, self.logits, self.boxes_cxcywh, self.corner_logits))
+        corner_logits = [None] * len(self.logits) if self.corner_logits is None else self.corner_logits
+        return tuple(map(LayerOutput, self.logits, self.boxes_cxcywh, corner_logits))
 
     def split(self, num_queries: int) -> tuple[DecoderOutput, DecoderOutput]:
         """Outputs of the first so many queries, and of the others."""
         parts = []
         for own in (slice(num_queries), slice(num_queries, None)):
-            initial = LayerOutput(self.initial.logits[:, own], self.initial.boxes_cxcywh[:, own])
-            of_layers = (x[:, :, own] for x in (self.logits, self.boxes_cxcywh, self.corner_logits))
-            parts.append(DecoderOutput(*of_layers, initial))
+            initial = self.initial and LayerOutput(self.initial.logits[:, own], self.initial.boxes_cxcywh[:, own])
+            corner_logits = None if self.corner_logits is None else self.corner_logits[:, :, own]
+            parts.append(DecoderOutput(self.logits[:, :, own], self.boxes_cxcywh[:, :, own], corner_logits, initial))
         return parts[0], parts[1]
 
 
@@ -61,7 +74,7 @@ class DFINEOutput:
     pred_boxes: Tensor  # [B, Q, 4] cxcywh, 0..1, last layer
     decoder: DecoderOutput | None  # all layers; in eval mode only on request
     encoder: LayerOutput | None  # the encoder's prediction at the selected tokens; likewise
-    bin_offsets: Tensor  # W, [N + 1], fractions of the side of the initial box
+    bin_offsets: Tensor | None  # W, [N + 1], fractions of the side of the initial box; None with direct regression
     denoising: DecoderOutput | None = None  # training only
     denoising_plan: DenoisingPlan | None = None
 

@@ -133,7 +133,7 @@ class TrainStep:
         if self.ranks.size == 1:
             return terms
         # A rank without boxes has no denoising terms: 0. All ranks need the same names for one all-reduce.
-        names = term_names(self.criterion.config, self.model.config.num_decoder_layers)
+        names = term_names(self.criterion.config, self.model.config)
         values = torch.stack([terms.get(name, torch.zeros((), device=self.device)) for name in names])
         self.ranks.average_([values])
         return dict(zip(names, values, strict=True))

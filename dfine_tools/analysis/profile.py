@@ -107,10 +107,12 @@ def profile(model: str | Recipe | ModelConfig | DFINE, image_hw: tuple[int, int]
         built(torch.empty(1, 3, *image_hw, device="meta"))
     bins, layers = config.reg_max + 1, config.num_decoder_layers
     edges = 4 * min(config.num_queries, sum((image_hw[0] // s) * (image_hw[1] // s) for s in config.feat_strides))
+    distributions = 0 if config.direct_regression else edges * layers
     # The mean over bins is a product with one vector. The authors' counter takes that vector for a layer with as many
     # outputs as bins, so it counts it `bins` times; so do we.
-    counts["decoder"][0] += edges * bins * bins * layers
-    counts["decoder"][1] += edges * bins * (layers + config.quality_head)  # softmaxes: before each mean, and for LQE
+    counts["decoder"][0] += distributions * bins * bins
+    # Softmaxes: before each mean, and for LQE.
+    counts["decoder"][1] += bins * (distributions + edges * config.has_quality_head)
     return ModelProfile(
         **{name: PartProfile(trained[name], trained[name] - removed[name], *counts[name]) for name in trained}
     )

@@ -187,7 +187,7 @@ def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def only_ours(model: ModelConfig) -> str:
     """Settings, as `uniform_bins=True`, that neither the authors' code nor Hugging Face's port knows; "" for none."""
-    published = {"uniform_bins": False, "quality_head": True}
+    published = {"uniform_bins": False, "quality_head": True, "direct_regression": False}
     values = {name: getattr(model, name) for name in published}
     return ", ".join(f"{name}={value}" for name, value in values.items() if value != published[name])
 

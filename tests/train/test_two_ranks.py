@@ -160,4 +160,4 @@ def test_ranks_agree_on_what_one_of_them_knows(ranks):
 
 def test_the_names_of_all_terms_are_those_that_the_criterion_gives():
     losses = in_one_process("denoising without noise")["losses"][0]
-    assert set(term_names(get_recipe("pico").loss, 3)) == set(losses)
+    assert set(term_names(get_recipe("pico").loss, get_recipe("pico").model)) == set(losses)

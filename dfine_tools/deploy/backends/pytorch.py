@@ -36,6 +36,9 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
             remedy = {"remedy": "name_rows", "values": {"path": path}}
             log.info("%s: names no classes; labels are the numbers of its class rows", path, extra=remedy)
     image_hw = parse_hw(image_size) if image_size is not None else own_hw or PUBLISHED_HW
+    distributions = edges and not model.config.direct_regression
+    if edges and not distributions:
+        log.warning("%s: regresses boxes directly, so there are no edge distributions", path or "the model")
     running = copy.deepcopy(model).eval().requires_grad_(False) if edges else RawDetector(graph_form(model, image_hw))
     running.to(where, memory_format=torch.channels_last)
 
@@ -47,7 +50,7 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
             return raw_detections(*running(pixels), sizes_wh, top_k), None
         outputs = running(pixels, keep_layers=True)
         found = postprocess(outputs, sizes_wh, top_k)
-        return [one.to("cpu") for one in found], _edges_of(outputs, found, sizes_wh)
+        return [one.to("cpu") for one in found], _edges_of(outputs, found, sizes_wh) if distributions else None
 
     return Backend("torch", path, image_hw, tuple(names), tuple(ids), None, str(where), answer)
 

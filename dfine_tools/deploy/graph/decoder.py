@@ -127,7 +127,8 @@ class GraphDecoder(nn.Module):
         for layer in self.layers:
             layer.self_attn = GraphAttention(layer.self_attn, self.num_queries)
             layer.cross_attn = GraphSampling(layer.cross_attn, self.num_queries)
-        self.quality = GraphQuality(decoder.decoder.lqe_layers[-1]) if config.quality_head else None
+        self.quality = GraphQuality(decoder.decoder.lqe_layers[-1]) if config.has_quality_head else None
+        self.direct = config.direct_regression
         # Offsets in sides of the initial box, signed as they move the edges left, top, right, bottom.
         sign = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]]).to(decoder.bin_offsets)
         self.register_buffer("bins", sign * decoder.bin_offsets)  # [4, N + 1]
@@ -174,11 +175,16 @@ class GraphDecoder(nn.Module):
 
     def _refine(self, x: Tensor, reference: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         boxes, previous, corners = reference.sigmoid(), None, None
+        reference = reference.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
         for i, layer in enumerate(self.layers):
             position = self.query_pos_head(boxes).clamp(-10, 10)
             x = layer(x, position, boxes, levels, None)
+            if self.direct:
+                moved = self.bbox_heads[i](x) + reference
+                boxes, reference = moved.sigmoid(), moved.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+                continue
             if i == 0:  # the boxes that all layers refine: edges, and sides
-                initial = (self.pre_bbox_head(x) + reference.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)).sigmoid()
+                initial = (self.pre_bbox_head(x) + reference).sigmoid()
                 low_high, sides = box_cxcywh_to_xyxy(initial), initial[:, 2:].repeat(1, 2)
             found = self.bbox_heads[i](x if previous is None else x + previous)
             corners = found if corners is None else found + corners
@@ -188,4 +194,6 @@ class GraphDecoder(nn.Module):
             if i < len(self.layers) - 1:
                 boxes = box_xyxy_to_cxcywh(edges)
         logits = self.score_head(x)
+        if self.direct:
+            return logits, box_cxcywh_to_xyxy(boxes)
         return (logits if self.quality is None else logits + self.quality(distribution)), edges

@@ -73,7 +73,7 @@ def test_the_last_layer_stays_the_same(size):
     assert sum(p.numel() for p in lean.parameters()) < sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("change", [{"uniform_bins": True}, {"quality_head": False}])
+@pytest.mark.parametrize("change", [{"uniform_bins": True}, {"quality_head": False}, {"direct_regression": True}])
 def test_a_model_of_an_ablation_is_deployed_as_what_it_is(change):
     torch.manual_seed(0)
     model = DFINE(replace(SIZES["pico"], num_queries=10_000, **change)).eval()

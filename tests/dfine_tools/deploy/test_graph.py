@@ -87,7 +87,10 @@ def test_of_a_change_in_the_weights_the_answer_is_another():
     assert (before.sort(0).values - after.sort(0).values).abs().max() > 2e-3
 
 
-@pytest.mark.parametrize("change", [{"quality_head": False}, {"uniform_bins": True}, {"published_positions": True}])
+@pytest.mark.parametrize(
+    "change",
+    [{"quality_head": False}, {"uniform_bins": True}, {"published_positions": True}, {"direct_regression": True}],
+)
 def test_a_model_of_an_ablation_is_exported_as_what_it_is(change):
     torch.manual_seed(0)
     images = torch.rand(1, 3, 64, 96)
