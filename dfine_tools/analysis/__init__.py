@@ -1,1 +1,1 @@
-"""What a model gets wrong, and what it costs: errors by type, saved models scored, parameters and FLOPs."""
+"""What a model gets wrong and what it costs: errors by type, saved models scored, boxes by layer, parameters, FLOPs."""

@@ -23,9 +23,9 @@ from PIL import Image
 
 from dfine_lib.config import DataConfig
 from dfine_lib.evaluate.postprocess import postprocess
-from dfine_lib.evaluate.refinement import refinement_of
 from dfine_lib.model.dfine import open_model
 from dfine_lib.model.weights import WeightsError
+from dfine_tools.analysis.refinement import refinement_of
 from dfine_tools.deploy.images import SourceError, as_image
 from dfine_tools.deploy.predict import network_input
 from dfine_tools.weights.sources import read

@@ -20,8 +20,8 @@ from dfine_lib import DFINE
 from dfine_lib.data import find_split, read_coco, read_image
 from dfine_lib.data.samples import CocoImages, collate, to_batch
 from dfine_lib.evaluate import postprocess
-from dfine_lib.evaluate.refinement import nearest_ground_truths, refinement_of
 from dfine_lib.model.weights import load_weights, read_weights, save_weights
+from dfine_tools.analysis.refinement import nearest_ground_truths, refinement_of
 from dfine_tools.analysis.saved import evaluate_weights
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from dfine_lib.evaluate.refinement import FoundObject
+from dfine_tools.analysis.refinement import FoundObject
 from dfine_tools.figures.style import as_array
 from workbook.viz.edges import sides_px, std_px
 

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import spearmanr
 from workbook.uncertainty import bootstrap_interval, edge_readings, rank_correlation
 
-from dfine_lib.evaluate.refinement import FoundObject, Refinement
 from dfine_lib.model.distribution import weighting_function
+from dfine_tools.analysis.refinement import FoundObject, Refinement
 
 W = weighting_function()
 

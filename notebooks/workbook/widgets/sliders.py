@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from dfine_lib.boxes import box_cxcywh_to_xyxy
-from dfine_lib.evaluate.refinement import FoundObject, Refinement
 from dfine_lib.model import distribution
+from dfine_tools.analysis.refinement import FoundObject, Refinement
 from workbook import viz
 from workbook.sampling import LayerSampling
 from workbook.widgets.explorer import Explorer, choice, slider

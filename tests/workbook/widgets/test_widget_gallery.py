@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfine_lib.evaluate.refinement import FoundObject, Refinement
 from dfine_lib.model.distribution import weighting_function
+from dfine_tools.analysis.refinement import FoundObject, Refinement
 
 pytest.importorskip("ipywidgets")
 from workbook import widgets

@@ -6,7 +6,7 @@ import pytest
 import torch
 from workbook.sampling import LayerSampling
 
-from dfine_lib.evaluate.refinement import FoundObject
+from dfine_tools.analysis.refinement import FoundObject
 
 pytest.importorskip("ipywidgets")
 from workbook import widgets

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from dfine_lib.boxes import box_xyxy_to_cxcywh
 from dfine_lib.evaluate import Detections, postprocess
-from dfine_lib.evaluate.refinement import nearest_ground_truths, refinement_of
 from dfine_lib.model.distribution import decode_boxes, expected_offsets
 from dfine_lib.model.outputs import DecoderOutput, DFINEOutput, LayerOutput
+from dfine_tools.analysis.refinement import nearest_ground_truths, refinement_of
 
 L, B, Q, C, N = 3, 2, 5, 4, 8
 
@@ -67,9 +67,9 @@ def test_found_objects_are_those_of_the_truth_with_their_surest_query():
     from data_tools import shapes
     from dfine_lib import DFINE
     from dfine_lib.boxes import box_iou
-    from dfine_lib.evaluate.refinement import found_objects
+    from dfine_tools.analysis.refinement import found_objects
 
-    model = DFINE.from_pretrained(Path(__file__).parents[2] / "notebooks/assets/dfine_pico_shapes.safetensors")
+    model = DFINE.from_pretrained(Path(__file__).parents[3] / "notebooks/assets/dfine_pico_shapes.safetensors")
     batch = shapes.batch(4)
     with torch.no_grad():
         outputs = model(batch.images, keep_layers=True)
