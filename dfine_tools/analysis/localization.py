@@ -75,9 +75,9 @@ def localization(
         if not annotation.get("iscrowd"):
             objects.setdefault(annotation["image_id"], []).append(annotation)
     one_class = [annotation | {"category_id": 1} for annotation in content["annotations"]]
-    truth = content | {"categories": [{"id": 1, "name": "object"}], "annotations": one_class}
+    ground_truth = content | {"categories": [{"id": 1, "name": "object"}], "annotations": one_class}
     layers = model.config.num_decoder_layers
-    evaluators = [CocoEvaluator(truth) for _ in range(layers)]
+    evaluators = [CocoEvaluator(ground_truth) for _ in range(layers)]
     found: list[list[tuple[np.ndarray, list[dict[str, Any]]]]] = [[] for _ in range(layers)]
     model.eval()
     with torch.inference_mode():
