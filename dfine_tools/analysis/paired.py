@@ -19,7 +19,7 @@ MOST_SEEDS = 10_000  # `seeds_for` looks no further
 
 @dataclass(frozen=True)
 class PairedEffect:
-    """The mean of n paired differences, and how sure it is; NaN where n is below 2."""
+    """The mean of n paired differences with its interval; NaN where n is below 2."""
 
     n: int
     mean: float
@@ -121,7 +121,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(effect: PairedEffect, adjusted_p: float, sign: int, alpha: float = 0.05) -> str:
+def conclusion(effect: PairedEffect, adjusted_p: float, sign: int, alpha: float = 0.05) -> str:
     """What runs say of a claim.
 
     Args:

@@ -1,4 +1,4 @@
-"""The paper's claims as controlled experiments: conditions, paired seeds, measured runs, verdicts.
+"""The paper's claims as controlled experiments: conditions, paired seeds, measured runs, conclusions.
 
 A claims file holds the conditions, each a few fields of the recipe, and the claims, each a metric and the two
 conditions that it compares. Every run of a seed starts from the same backbone and encoder, and from the same decoder as
@@ -27,7 +27,7 @@ from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.weights import save_weights
 from dfine_lib.recipes import changed, get_recipe
 from dfine_tools.analysis.localization import localization
-from dfine_tools.analysis.paired import holm, paired_effect, verdict
+from dfine_tools.analysis.paired import conclusion, holm, paired_effect
 from dfine_tools.runs.launch import training_command
 from dfine_tools.runs.sweep import Trial
 
@@ -203,7 +203,7 @@ def read_results(results: str | Path) -> list[dict[str, Any]]:
 
 
 def claim_rows(claims: Claims, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each claim: pairs, the mean difference with its interval, Holm's p-value, and the verdict.
+    """A row for each claim: pairs, the mean difference with its interval, Holm's p-value, and the conclusion.
 
     Pairs are the seeds that both conditions have. Holm's correction goes over all claims that have two pairs or more.
     """
@@ -224,10 +224,10 @@ def claim_rows(claims: Claims, results: Sequence[Mapping[str, Any]]) -> list[dic
         row = {"claim": claim.claim, "paper": claim.paper, "metric": claim.metric, "n": effect.n if effect else 0}
         if i in adjusted:
             row |= {"difference": effect.mean, "low": effect.low, "high": effect.high, "p (Holm)": adjusted[i]}
-            row |= {"visible": effect.visible, "verdict": verdict(effect, adjusted[i], claim.sign)}
+            row |= {"visible": effect.visible, "conclusion": conclusion(effect, adjusted[i], claim.sign)}
         else:
             mean = effect.mean if effect else math.nan
             row |= {"difference": mean, "low": math.nan, "high": math.nan, "p (Holm)": math.nan}
-            row |= {"visible": math.nan, "verdict": "too few runs"}
+            row |= {"visible": math.nan, "conclusion": "too few runs"}
         rows.append(row)
     return rows

@@ -11,12 +11,12 @@ from dfine_tools.analysis.paired import (
     CONTRADICTED,
     NOT_DECIDED,
     SUPPORTED,
+    conclusion,
     holm,
     paired_effect,
     power_of,
     seeds_for,
     smallest_visible,
-    verdict,
 )
 
 
@@ -69,12 +69,12 @@ def test_holm_worked_out_by_hand():
     assert holm([]) == []
 
 
-def test_verdicts():
+def test_conclusions():
     better, worse = paired_effect([0.02, 0.021, 0.019]), paired_effect([-0.02, -0.021, -0.019])
-    assert verdict(better, 0.01, 1) == verdict(worse, 0.01, -1) == SUPPORTED
-    assert verdict(worse, 0.01, 1) == CONTRADICTED
-    assert verdict(better, 0.06, 1) == NOT_DECIDED
-    assert verdict(paired_effect([0.1]), math.nan, 1) == NOT_DECIDED
+    assert conclusion(better, 0.01, 1) == conclusion(worse, 0.01, -1) == SUPPORTED
+    assert conclusion(worse, 0.01, 1) == CONTRADICTED
+    assert conclusion(better, 0.06, 1) == NOT_DECIDED
+    assert conclusion(paired_effect([0.1]), math.nan, 1) == NOT_DECIDED
 
 
 def test_equal_differences_and_too_few():

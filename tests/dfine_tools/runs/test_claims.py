@@ -1,4 +1,4 @@
-"""Claims: paired starts, runs that are measured once, and verdicts worked out by hand."""
+"""Claims: paired starts, runs that are measured once, and conclusions worked out by hand."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def runs(condition: str, **values: list[float]) -> list[dict]:
     ]
 
 
-def test_verdicts_of_claims_worked_out_by_hand(small):
+def test_conclusions_of_claims_worked_out_by_hand(small):
     claims = replace(
         small[0],
         claims=[
@@ -104,7 +104,7 @@ def test_verdicts_of_claims_worked_out_by_hand(small):
     results = runs("full", ap=[0.50, 0.51, 0.52, 0.53], raw_ap=[0.50, 0.50, 0.53, 0.52], ap75=[0.1, 0.2, 0.1, 0.2])
     results += runs("direct", ap=[0.40, 0.412, 0.418, 0.43], ap75=[0.2, 0.1, 0.2, 0.1])
     rows = claim_rows(claims, results)
-    assert [row["verdict"] for row in rows] == [SUPPORTED, CONTRADICTED, NOT_DECIDED, NOT_DECIDED, "too few runs"]
+    assert [row["conclusion"] for row in rows] == [SUPPORTED, CONTRADICTED, NOT_DECIDED, NOT_DECIDED, "too few runs"]
     assert [row["n"] for row in rows] == [4, 4, 4, 4, 0]
     # Differences 0.100, 0.098, 0.102, 0.100.
     assert rows[0]["difference"] == pytest.approx(0.1)
