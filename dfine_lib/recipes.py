@@ -1,4 +1,4 @@
-"""Recipes by name: every published one and the teaching size, stated as differences from their parents.
+"""Recipes by name: every published one and those of the teaching size.
 
 Names are `{size}_{schedule}`: sizes n s m l x; schedules coco, obj365, obj2coco, ch (CrowdHuman), custom,
 obj2custom. `pico` is the teaching recipe. Source: the authors' released configuration files.
@@ -6,74 +6,56 @@ obj2custom. `pico` is the teaching recipe. Source: the authors' released configu
 
 from __future__ import annotations
 
-import ast
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from dfine_lib.config import SIZES, DataConfig, Recipe, TrainConfig
 from dfine_lib.errors import DfineError
 
-# What a size's own runs share. Left out: as D-FINE-L.
-_SIZE_TRAIN: dict[str, dict[str, Any]] = {
-    "n": dict(lr=8e-4, backbone_lr=4e-4, weight_decay=1e-4, decay_bias=False),
-    "s": dict(lr=2e-4, backbone_lr=1e-4, weight_decay=1e-4, decay_bias=False),
-    "m": dict(lr=2e-4, backbone_lr=2e-5, weight_decay=1e-4, decay_bias=False),
-    "l": dict(),
-    "x": dict(backbone_lr=2.5e-6),
+# Of each schedule: classes of the data set, and by size the epochs and the first no-augmentation epoch.
+_SCHEDULES: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
+    "coco": (80, {"n": (160, 148), "s": (132, 120), "m": (132, 120), "l": (80, 72), "x": (80, 72)}),
+    "obj365": (366, {"n": (48, 500), "s": (36, 500), "m": (36, 500), "l": (24, 500), "x": (24, 500)}),
+    "obj2coco": (80, {"n": (64, 56), "s": (64, 56), "m": (56, 48), "l": (36, 30), "x": (36, 30)}),
+    "ch": (1, {"n": (220, 200), "s": (220, 200), "m": (220, 200), "l": (140, 120), "x": (140, 120)}),
+    "custom": (777, {"n": (220, 200), "s": (220, 200), "m": (132, 120), "l": (80, 72), "x": (80, 72)}),
+    "obj2custom": (777, {"s": (64, 56), "m": (56, 48), "l": (36, 30), "x": (36, 30)}),
 }
-_SIZE_DATA: dict[str, dict[str, Any]] = {
-    "n": dict(base_size_repeat=None, batch_size=128, eval_batch_size=256),
-    "s": dict(base_size_repeat=20),
-    "m": dict(base_size_repeat=6),
-    "l": dict(),
-    "x": dict(base_size_repeat=3),
-}
-# (epochs, first epoch of stage 2)
-_LENGTH: dict[str, dict[str, tuple[int, int]]] = {
-    "coco": {"n": (160, 148), "s": (132, 120), "m": (132, 120), "l": (80, 72), "x": (80, 72)},
-    "obj365": {"n": (48, 500), "s": (36, 500), "m": (36, 500), "l": (24, 500), "x": (24, 500)},
-    "obj2coco": {"n": (64, 56), "s": (64, 56), "m": (56, 48), "l": (36, 30), "x": (36, 30)},
-    "ch": {"n": (220, 200), "s": (220, 200), "m": (220, 200), "l": (140, 120), "x": (140, 120)},
-    "custom": {"n": (220, 200), "s": (220, 200), "m": (132, 120), "l": (80, 72), "x": (80, 72)},
-    "obj2custom": {"s": (64, 56), "m": (56, 48), "l": (36, 30), "x": (36, 30)},
-}
-_CLASSES = {"coco": 80, "obj365": 366, "obj2coco": 80, "ch": 1, "custom": 777, "obj2custom": 777}
-_BIGGER_STEPS = dict(lr=2.5e-4, weight_decay=1.25e-4)  # s and m, wherever they do not start from COCO's own schedule
-_SCHEDULE_TRAIN: dict[str, dict[str, Any]] = {
-    "obj365": dict(ema_restart_decay=None),
-    "obj2coco": dict(warmup_iterations=0, ema_ramp=0),
-    "obj2custom": dict(warmup_iterations=0, ema_ramp=0),
-}
-# One run's own settings, last word.
-_OWN_TRAIN: dict[str, dict[str, Any]] = {
-    "s_obj365": dict(_BIGGER_STEPS, backbone_lr=1.25e-4),
-    "s_obj2coco": dict(_BIGGER_STEPS, backbone_lr=1.25e-4),
-    "s_obj2custom": dict(_BIGGER_STEPS, backbone_lr=1.25e-4),
-    "s_ch": dict(lr=4e-4, backbone_lr=2e-4),
-    "s_custom": dict(lr=4e-4, backbone_lr=2e-4),
-    **{f"x_{s}": dict(ema_restart_decay=0.9998) for s in ("coco", "ch", "custom")},
-    **{f"m_{s}": dict(_BIGGER_STEPS, backbone_lr=2.5e-5) for s in _LENGTH if s != "coco"},
-}
-_OWN_DATA: dict[str, dict[str, Any]] = {
-    "s_obj2coco": dict(base_size_repeat=10),
-    "s_obj2custom": dict(base_size_repeat=10),
-    "s_ch": dict(batch_size=64, eval_batch_size=128),
-    "s_custom": dict(batch_size=64, eval_batch_size=128),
+# Of a run, or of all other runs of a size: batch size, base_size_repeat, lr, backbone_lr, weight_decay.
+_SETTINGS: dict[str, tuple[int, int | None, float, float, float]] = {
+    "n": (128, None, 8e-4, 4e-4, 1e-4),
+    "s_coco": (32, 20, 2e-4, 1e-4, 1e-4),
+    "s_obj365": (32, 20, 2.5e-4, 1.25e-4, 1.25e-4),
+    "s_obj2coco": (32, 10, 2.5e-4, 1.25e-4, 1.25e-4),
+    "s_obj2custom": (32, 10, 2.5e-4, 1.25e-4, 1.25e-4),
+    "s": (64, 20, 4e-4, 2e-4, 1e-4),
+    "m_coco": (32, 6, 2e-4, 2e-5, 1e-4),
+    "m": (32, 6, 2.5e-4, 2.5e-5, 1.25e-4),
+    "l": (32, 4, 2.5e-4, 1.25e-5, 1.25e-4),
+    "x": (32, 3, 2.5e-4, 2.5e-6, 1.25e-4),
 }
 
 
 def _published(size: str, schedule: str) -> Recipe:
-    name = f"{size}_{schedule}"
-    epochs, stop_epoch = _LENGTH[schedule][size]
-    train = _SIZE_TRAIN[size] | _SCHEDULE_TRAIN.get(schedule, {}) | _OWN_TRAIN.get(name, {})
+    name, (num_classes, lengths) = f"{size}_{schedule}", _SCHEDULES[schedule]
+    batch_size, base_size_repeat, lr, backbone_lr, weight_decay = _SETTINGS.get(name) or _SETTINGS[size]
+    train = TrainConfig(
+        epochs=lengths[size][0], stop_epoch=lengths[size][1], lr=lr, backbone_lr=backbone_lr,
+        weight_decay=weight_decay, decay_bias=size in ("l", "x"),
+    )  # fmt: skip
+    if schedule == "obj365":
+        train = replace(train, ema_restart_decay=None)
+    elif schedule.startswith("obj2"):  # from weights that have learned already
+        train = replace(train, warmup_iterations=0, ema_ramp=0)
+    elif size == "x":
+        train = replace(train, ema_restart_decay=0.9998)
     return Recipe(
         name=name,
-        model=replace(SIZES[size], num_classes=_CLASSES[schedule]),
-        data=DataConfig(**_SIZE_DATA[size] | _OWN_DATA.get(name, {})),
-        train=TrainConfig(epochs=epochs, stop_epoch=stop_epoch, **train),
+        model=replace(SIZES[size], num_classes=num_classes),
+        data=DataConfig(batch_size=batch_size, eval_batch_size=2 * batch_size, base_size_repeat=base_size_repeat),
+        train=train,
     )
 
 
@@ -98,7 +80,7 @@ _PICO_CUSTOM = replace(
 _PICO_DIGITS = replace(_PICO_CUSTOM, name="pico_digits", data=replace(_PICO.data, flip=0.0))
 
 RECIPES: dict[str, Recipe] = {
-    f"{size}_{schedule}": _published(size, schedule) for schedule, sizes in _LENGTH.items() for size in sizes
+    f"{size}_{schedule}": _published(size, schedule) for schedule, (_, sizes) in _SCHEDULES.items() for size in sizes
 } | {recipe.name: recipe for recipe in (_PICO, _PICO_CUSTOM, _PICO_DIGITS)}
 
 
@@ -127,28 +109,20 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with fields replaced, by dotted name: `{"train.lr": 1e-3}`. Text is read as Python would read it.
+    """The recipe with fields replaced, by dotted name: `{"train.lr": 1e-3}`.
 
     A batch size given here counts as chosen, whatever it is: `data.fit_batch_size` becomes false.
 
     Raises:
-        ValueError: no such field (the nearest names are given), or a value of another type than the field's.
+        ValueError: no such field (the nearest names are given), or a value out of the field's range.
     """
     for name, value in settings.items():
         known = flat(recipe)
         if name not in known:
             raise DfineError(f"a recipe has no setting {name!r}; {_nearest(name, known)}")
         part, field = name.split(".")
-        config = getattr(recipe, part)
-        hint = get_type_hints(type(config))[field]
-        try:
-            fitting = _as_type(_literal(value) if isinstance(value, str) else value, hint)
-        except (TypeError, ValueError, OverflowError) as error:
-            wanted = hint if get_args(hint) else hint.__name__
-            example = ", such as 320 or 384,640" if name == "data.image_size" else ""
-            raise DfineError(f"{name} must be {wanted}{example}, got {value!r}") from error
         chosen = {"fit_batch_size": False} if name == "data.batch_size" else {}
-        recipe = replace(recipe, **{part: replace(config, **{field: fitting}, **chosen)})
+        recipe = replace(recipe, **{part: replace(getattr(recipe, part), **{field: value}, **chosen)})
     return recipe
 
 
@@ -156,33 +130,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     """What a person may have meant by an unknown name."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}."
-
-
-def _literal(text: str) -> Any:
-    """The Python value that a text writes (none, true and false in any case), or the text itself."""
-    try:
-        return ast.literal_eval(text.capitalize() if text.lower() in ("none", "true", "false") else text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _as_type(value: Any, hint: Any) -> Any:
-    """The value as that type: whole floats pass as int, ints as float, lists as tuples.
-
-    Raises:
-        TypeError, ValueError, OverflowError: it is of another type, or of another length than the tuple.
-    """
-    for option in get_args(hint) if isinstance(hint, UnionType) else (hint,):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if option in (int, float) and number and option(value) == value:
-            return option(value)
-        if get_origin(option) is tuple and isinstance(value, list | tuple):
-            first, *rest = get_args(option)
-            kinds = [first] * len(value) if rest == [Ellipsis] else [first, *rest]
-            return tuple(_as_type(entry, kind) for entry, kind in zip(value, kinds, strict=True))
-        if type(value) is option:
-            return value
-    raise TypeError(f"{value!r} is no {hint}")
 
 
 def scaled(recipe: Recipe, batch: int) -> Recipe:

@@ -12,7 +12,7 @@ from data_tools.doctor.finding import ERROR, LEVELS, NOTE, WARNING, Check, Exami
 from data_tools.doctor.reading import Split, locate, read_split
 from data_tools.image_frames import Frame
 from data_tools.parts import no_shards
-from dfine_lib.config import Recipe
+from dfine_lib.config import Recipe, parse_hw
 from dfine_lib.data.images import DataError
 from dfine_lib.recipes import changed, get_recipe
 
@@ -108,7 +108,7 @@ def examine(
     """
     data, recipe = Path(data), get_recipe(recipe)
     if image_size is not None:
-        recipe = changed(recipe, {"data.image_size": image_size})
+        recipe = changed(recipe, {"data.image_size": parse_hw(image_size)})
     splits, lost = [], []
     for name in ("train", "val"):
         file, folder, message = locate(data, name)

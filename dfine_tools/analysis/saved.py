@@ -17,8 +17,9 @@ from dfine_lib.distributed import current_ranks
 from dfine_lib.evaluate.coco_ap import ENGINES, CocoEvaluator, CocoMetrics, evaluate_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, load_weights
-from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.recipes import get_recipe
 from dfine_tools.forms.compilation import compile_model
+from dfine_tools.runs.settings import with_settings
 from dfine_tools.weights.sources import locate, read
 
 
@@ -104,7 +105,7 @@ def open_saved(
         recipe = Recipe(name=stored.path.stem, model=stored.model_config(), data=stored.data or DataConfig())
     if stored.data is not None:  # the size that the model was trained with
         recipe = replace(recipe, data=replace(recipe.data, image_size=stored.data.image_size))
-    recipe = changed(recipe, settings or {})
+    recipe = with_settings(recipe, settings or {})
 
     annotation_file, image_folder = find_split(data, "val")
     source = LargeFolder()

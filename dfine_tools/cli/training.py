@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.errors import DfineError
-from dfine_lib.recipes import changed, for_epochs, get_recipe, scaled
+from dfine_lib.recipes import for_epochs, get_recipe, scaled
 from dfine_tools.cli.remedies import with_remedy
+from dfine_tools.runs.settings import with_settings
 
 if TYPE_CHECKING:
     from dfine_lib.distributed import Ranks
@@ -302,7 +303,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Recipe:
         if not equals:
             raise DfineError(f"--set wants FIELD=VALUE, as train.lr=1e-3, got {setting!r}")
         settings[name.strip()] = value.strip()
-    return changed(recipe, settings)
+    return with_settings(recipe, settings)
 
 
 def _rows_of(arguments: argparse.Namespace) -> dict[str, str]:

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
-from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.recipes import get_recipe
 from dfine_tools.runs.launch import last_lines, start_training, stop, training_command
+from dfine_tools.runs.settings import with_settings
 
 _KEYS = ("recipe", "data", "epochs", "image_size", "batch_size", "weights", "device", "seeds", "set")
 
@@ -90,7 +91,7 @@ def read_sweep(file: str | Path, out: str | Path, **shared: Any) -> list[Trial]:
             if not values.get(key):
                 raise SweepError(f"{where}: no {key!r}, neither there nor for all")
         try:
-            changed(get_recipe(values["recipe"]), values["set"])
+            with_settings(get_recipe(values["recipe"]), values["set"])
         except ValueError as error:
             raise SweepError(f"{where}: {error}") from error
         for seed in _seeds(where, values.pop("seeds", [0])):

@@ -196,45 +196,13 @@ def test_parents():
     assert parent_of(get_recipe("pico")).name == "l_coco"
 
 
-def test_settings_are_read_as_python_reads_them_and_keep_the_type_of_their_field():
-    recipe = changed(
-        get_recipe("l_coco"),
-        {
-            "train.lr": "1e-3",
-            "train.epochs": "3",
-            "train.ema_restart_decay": "none",
-            "train.faithful": "true",
-            "data.image_size": "320,480",
-            "data.base_size_repeat": "none",
-            "model.points_per_level": [4, 4, 4],
-            "model.backbone": "B0",
-            "loss.ddf": 0,
-        },
-    )
-    assert (recipe.train.lr, recipe.train.epochs, recipe.train.ema_restart_decay) == (1e-3, 3, None)
-    assert recipe.train.faithful is True
-    assert (recipe.data.image_size, recipe.data.base_size_repeat) == ((320, 480), None)
-    assert (recipe.model.points_per_level, recipe.model.backbone) == ((4, 4, 4), "B0")
-    assert isinstance(recipe.loss.ddf, float)
+def test_fields_are_replaced_by_their_dotted_names_and_an_unknown_one_is_answered_with_the_nearest():
+    recipe = changed(get_recipe("l_coco"), {"train.lr": 1e-3, "data.batch_size": 32})
+    assert (recipe.train.lr, recipe.data.batch_size, recipe.data.fit_batch_size) == (1e-3, 32, False)
     assert set(flat(recipe)) == set(flat(get_recipe("l_coco")))
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "says"),
-    [
-        ("train.learning_rate", "1", "train.lr"),
-        ("lr", "1", "train.lr"),
-        ("train.epochs", "many", "train.epochs must be int"),
-        ("train.epochs", "2.5", "train.epochs must be int"),
-        ("train.faithful", "1", "train.faithful must be bool"),
-        ("data.image_size", "1,2,3", "data.image_size must be int | tuple"),
-        ("train.epochs", "0", "epochs must be at least 1"),
-        ("data.image_size", "100", "multiple of 32"),
-    ],
-)
-def test_a_setting_that_does_not_fit_is_refused(setting, value, says):
-    with pytest.raises(ValueError, match=re.escape(says)):
-        changed(get_recipe("l_coco"), {setting: value})
+    for name in ("train.learning_rate", "lr"):
+        with pytest.raises(ValueError, match=r"train\.lr"):
+            changed(recipe, {name: 1e-3})
 
 
 # ---- another batch, size, length ----------------------------------------------------------------------------------
@@ -274,7 +242,7 @@ def test_image_size_is_one_number():
     small = changed(recipe, {"data.image_size": 320})
     assert small.data.image_hw == (320, 320)
     assert changed(small, {"data.image_size": 640}) == recipe
-    assert changed(recipe, {"data.image_size": [320, 480]}).data.image_hw == (320, 480)
+    assert changed(recipe, {"data.image_size": (320, 480)}).data.image_hw == (320, 480)
     with pytest.raises(ValueError, match="multiple of 32"):
         changed(recipe, {"data.image_size": 100})
 
