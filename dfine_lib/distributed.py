@@ -1,16 +1,15 @@
-"""Several processes that train as one, started by torchrun: rank and size of this one, and collectives.
+"""Several processes that train as one: rank and size of this one, and collectives.
 
-One process is the ordinary case: then nothing here does anything.
+One process is the ordinary case: then nothing here does anything. Several have joined a process group of
+`torch.distributed`, as `dfine_tools.runs.processes.joined_processes` does for those that torchrun started.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,13 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
-TIMEOUT = timedelta(hours=1)  # of a collective: rank zero decodes every image before the first step
-STARTING = timedelta(minutes=10)  # for all processes to start
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; the only one, unless torchrun started several."""
+    """This process among those that train together; the only one, unless several have joined."""
 
     rank: int = 0
     size: int = 1
@@ -84,38 +81,6 @@ def current_ranks() -> Ranks:
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
-
-
-def torchrun_store() -> dist.Store:
-    """Where the processes that torchrun started meet; waits until all are there."""
-    store, _, _ = next(dist.rendezvous("env://", timeout=STARTING))
-    # torchrun keeps one store over restarts, with the addresses of processes that are gone.
-    return dist.PrefixStore(f"dfine_lib/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-
-
-@contextlib.contextmanager
-def process_group(device: str = "auto", meet: Callable[[], dist.Store] = torchrun_store) -> Iterator[Ranks]:
-    """Join the processes that torchrun started with this one, for as long as the block runs.
-
-    Where there is a group already, or torchrun started one process only or not at all, nothing is joined. A process
-    that meets an error leaves the others waiting, for torchrun to end them.
-
-    Args:
-        device: as for `pick_device`; decides how tensors travel (NCCL between GPUs, gloo otherwise).
-        meet: returns the store through which the processes find each other.
-    """
-    if current_ranks().size > 1 or not (dist.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1):
-        yield current_ranks()
-        return
-    with_gpus = not device.startswith("cpu") and torch.cuda.is_available()
-    if with_gpus and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # With GPUs two backends: plain values travel by gloo.
-    backend = f"cpu:gloo,cuda:{'nccl' if dist.is_nccl_available() else 'gloo'}" if with_gpus else "gloo"
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(backend, store=meet(), rank=rank, world_size=size, timeout=TIMEOUT)
-    yield current_ranks()
-    dist.destroy_process_group()
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What the caller of a training may add to it: notes on the machine, curves, samples."""
+"""What the caller of a training may add to it: a lock, notes on the machine, curves, samples."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class RunCallback:
 
     Of several ranks only rank zero calls it. `dfine train` hands in `dfine_tools.runs.recorder.RunRecorder`.
     """
+
+    def open(self, folder: Path) -> None:
+        """The run folder is there; nothing in it was read or written yet. An error raised here ends the run."""
 
     def describe(self, device: torch.device) -> dict[str, Any]:
         """What `run.json` and the session rows say of machine and code, besides device and versions."""

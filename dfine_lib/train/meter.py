@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from typing import Any
@@ -34,16 +33,6 @@ class Meter:
         }  # fmt: skip
         self._begin()
         return reading
-
-
-def over_a_run(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """From the rows of `metrics.jsonl`: the median of images/s in training, and the peak memory in MiB."""
-    speeds = [row["images_per_second"] for row in rows if row["kind"] == "train"]
-    memory = [row["memory_mb"] for row in rows if row.get("memory_mb") is not None]
-    return {
-        "images_per_second": statistics.median(speeds) if speeds else None,
-        "memory_mb": max(memory, default=None),
-    }
 
 
 def memory_mb(device: torch.device) -> float:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
-from dfine_lib.errors import DfineError
 from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.train.checkpoint import save_state
-
-LOCK_WAIT = 10.0  # seconds: DataLoader workers of a killed run hold its lock until they notice
 
 
 class RunFolder:
@@ -36,7 +30,6 @@ class RunFolder:
 
     def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
-        self._lock = FileLock(self.path / ".lock")
         self.about = self.path / "run.json"
         self.rows = self.path / "metrics.jsonl"
         self.last = self.path / "last.pt"
@@ -51,30 +44,6 @@ class RunFolder:
         except OSError as error:
             message = f"the output folder {self.path} cannot be written ({error.strerror})"
             raise OSError(error.errno, message) from error
-
-    def lock(self) -> None:
-        """Keep the folder for this process: two that write one run would spoil it.
-
-        The lock goes with the process, however it ends. Files that a killed run had half written are removed.
-
-        Raises:
-            DfineError: another process holds the folder.
-        """
-        if not self.writes:
-            return
-        holder = self.path / ".holder"  # beside the lock, which is empty
-        try:
-            self._lock.acquire(timeout=LOCK_WAIT, poll_interval=0.2)
-        except Timeout as error:
-            process = holder.read_text().strip() if holder.exists() else "unknown"
-            raise DfineError(f"{self.path}: process {process} is training into this folder", "folder_in_use") from error
-        holder.write_text(str(os.getpid()))
-        for leftover in self.path.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
-
-    def release(self) -> None:
-        """Let another process write here."""
-        self._lock.release()
 
     def begin(self, about: dict[str, Any]) -> None:
         """Write `run.json`, and remove the rows of a run that saved no state."""
@@ -92,10 +61,6 @@ class RunFolder:
         except OSError as error:
             raise OSError(error.errno, f"{self.rows} could not be written ({error.strerror})") from error
 
-    def read_rows(self) -> list[dict[str, Any]]:
-        """All whole lines of `metrics.jsonl`."""
-        return read_rows(self.rows)
-
     def forget_rows_after(self, step: int, evaluate_again: int | None = None) -> None:
         """Drop the lines of steps that a resumed run takes again, and a line cut off by a kill.
 
@@ -104,7 +69,7 @@ class RunFolder:
             evaluate_again: epoch whose evaluation is repeated, if one is.
         """
         if self.writes and self.rows.exists():
-            kept = [row for row in self.read_rows() if row["step"] <= step or row["kind"] == "session"]
+            kept = [row for row in read_rows(self.rows) if row["step"] <= step or row["kind"] == "session"]
             kept = [row for row in kept if row["kind"] != "eval" or row["epoch"] != evaluate_again]
             write_atomically(self.rows, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
@@ -121,29 +86,8 @@ class RunFolder:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Whole lines of a `metrics.jsonl`; none where it does not exist. What was cut off, or is no row, is left out."""
-    return [row for row in read_lines(path)[0] if "kind" in row] if path.exists() else []
-
-
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a file, one a line, and how many other lines there are, as one that was cut off."""
-    rows, unreadable = [], 0
-    for line in filter(str.strip, path.read_text(encoding="utf-8-sig", errors="replace").splitlines()):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            unreadable += 1
-    return rows, unreadable
-
-
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe of which `values` is `dataclasses.asdict`, back from JSON; missing fields get their defaults."""
-    parts = {"model": ModelConfig, "loss": LossConfig, "data": DataConfig, "train": TrainConfig}
-    made = {
-        name: part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
-        for name, part in parts.items()
-    }
-    return Recipe(name=values["name"], **made)
+    rows = []
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and "kind" in row]

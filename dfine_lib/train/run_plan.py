@@ -20,7 +20,7 @@ from dfine_lib.device import usable_precision
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
-from dfine_lib.train.run_folder import RunFolder, recipe_from_dict
+from dfine_lib.train.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 LEAST_STEPS = 8  # steps an epoch that a batch of the recipe's own size should leave
@@ -56,11 +56,7 @@ class RunPlan:
             "rows": dict(self.class_rows) if self.class_rows else None,
         }
 
-    def paths(self) -> dict[str, str]:
-        """Where data and weights are now, for the run's folder."""
-        return {"data": str(self.train.annotation_file), "weights_file": str(self.weights or "")}
-
-    def compare_with_earlier(self, folder: RunFolder) -> None:
+    def check_same_run(self, folder: RunFolder) -> None:
         """Refuse a folder with another run's files.
 
         Raises:
@@ -72,20 +68,18 @@ class RunPlan:
                     f"{folder.path} holds weights but no run to resume", "other_out_from", weights=folder.model
                 )
             return
-        about = json.loads(folder.about.read_text(encoding="utf-8"))
+        about, now = json.loads(folder.about.read_text(encoding="utf-8")), self.identity()
         # Fields that have come since the run was started were at their defaults.
-        about["recipe"] = asdict(recipe_from_dict(about["recipe"]))
-        now = _flat(self.identity())
-        before = _flat({name: about.get(name) for name in self.identity()})
+        before = _flat({"recipe": asdict(Recipe(name=""))}) | _flat({name: about.get(name) for name in now})
+        now = _flat(now)
         differing = [key for key in before | now if key not in _FREE and before.get(key) != now.get(key)]
         if differing:
             pairs = "; ".join(f"{key} {before.get(key)!r} then, {now.get(key)!r} now" for key in differing)
             raise CheckpointError(
                 f"{folder.path} holds a run with other settings ({pairs}). Repeat the settings it was started with, or "
                 "train into another folder",
-                "other_out_from" if folder.model.exists() else "other_out",
-                weights=folder.model,
-            )
+                "other_out_from" if folder.model.exists() else "other_out", weights=folder.model,
+            )  # fmt: skip
 
 
 def plan_run(
@@ -169,12 +163,12 @@ def _digest(file: Path) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _flat(values: dict[str, Any], parent: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
     """Nested values under names as `recipe.train.lr`; tuples as lists, which they are in JSON."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{parent}{name}.")
         else:
-            flat[parent + name] = json.loads(json.dumps(value))
+            flat[parent + name] = list(value) if isinstance(value, tuple) else value
     return flat

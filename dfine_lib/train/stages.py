@@ -8,8 +8,7 @@ did not improve the best AP, each time with a slightly lower EMA decay.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from dfine_lib.config import TrainConfig
 
@@ -33,10 +32,6 @@ class Progress:
     def steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps taken since the start of the run."""
         return self.epoch * steps_per_epoch + self.step_in_epoch
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the state file."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dfine_lib.data.samples import Batch
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
 from dfine_lib.device import describe_device, pick_device, set_backends
-from dfine_lib.distributed import Ranks, process_group
+from dfine_lib.distributed import Ranks, current_ranks
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, evaluate_model
 from dfine_lib.model.dfine import DFINE
@@ -30,9 +31,9 @@ from dfine_lib.recipes import get_recipe
 from dfine_lib.train.callback import RunCallback
 from dfine_lib.train.checkpoint import CheckpointError, load_state
 from dfine_lib.train.ema import ModelEMA
-from dfine_lib.train.meter import Meter, memory_mb, over_a_run
+from dfine_lib.train.meter import Meter, memory_mb
 from dfine_lib.train.optim import build_optimizer, lr_multiplier
-from dfine_lib.train.run_folder import RunFolder
+from dfine_lib.train.run_folder import RunFolder, read_rows
 from dfine_lib.train.run_plan import RunPlan, plan_run
 from dfine_lib.train.stages import Action, Progress, after_evaluation, begin_epoch
 from dfine_lib.train.step import NonFiniteLoss, StepResult, TrainStep
@@ -61,8 +62,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume a run that was stopped; of a finished run only the result is returned.
 
-    Started by torchrun in several processes, they train as one: each batch is sharded over ranks, and rank zero writes
-    the folder.
+    Several processes that have joined (`dfine_tools.runs.processes.joined_processes`) train as one: each batch is
+    sharded over ranks, and rank zero writes the folder.
 
     Args:
         recipe: a name or a recipe.
@@ -89,26 +90,24 @@ def train(
         OSError: the folder cannot be written.
         NonFiniteLoss: the loss stayed non-finite; `last.pt` holds the last good state.
     """
-    with process_group(device) as ranks:
-        where = pick_device(device, ranks)
-        plan = plan_run(
-            get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, device=where,
-            source=source,
-        )  # fmt: skip
-        folder = RunFolder(out, writes=ranks.is_zero)
-        folder.lock()
-        callback = (callback or RunCallback()) if ranks.is_zero else RunCallback()
-        try:
-            result = ranks.on_rank_zero(lambda: _earlier_result(plan, folder, resume))
-            return _Run(plan, folder, where, ranks, read, forms, callback).train() if result is None else result
-        finally:
-            callback.end()
-            folder.release()
+    ranks = current_ranks()
+    where = pick_device(device, ranks)
+    plan = plan_run(
+        get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, device=where, source=source
+    )
+    folder = RunFolder(out, writes=ranks.is_zero)
+    callback = callback if callback and ranks.is_zero else RunCallback()
+    try:
+        callback.open(folder.path)
+        result = ranks.on_rank_zero(lambda: _earlier_result(plan, folder, resume))
+        return _Run(plan, folder, where, ranks, read, forms, callback).train() if result is None else result
+    finally:
+        callback.end()
 
 
 def _earlier_result(plan: RunPlan, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
     """The result of the run, if it is finished; an error where the folder holds another one or none may be resumed."""
-    plan.compare_with_earlier(folder)
+    plan.check_same_run(folder)
     if not resume and (folder.last.exists() or folder.result.exists()):
         raise DfineError(f"{folder.path} already holds a run", "other_out")
     if not folder.result.exists():
@@ -161,7 +160,8 @@ class _Run:
             "numerics": numerics | {"precision": plan.precision}, "forms": put_on,
         }  # fmt: skip
         if state is None:
-            folder.begin(plan.identity() | plan.paths() | {"class_rows": class_rows} | here)
+            paths = {"data": str(plan.train.annotation_file), "weights_file": str(plan.weights or "")}
+            folder.begin(plan.identity() | paths | {"class_rows": class_rows} | here)
             self._save()
         else:
             self._restore(state)
@@ -188,27 +188,27 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         """All epochs that are still to do."""
-        config, metrics = self.recipe.train, None
-        for epoch in range(self.progress.epoch, config.epochs):
-            self._apply(begin_epoch(config, self.progress))
-            self._train_epoch(epoch)
-            if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
-                self._save(step_in_epoch=self.steps_per_epoch)  # if the evaluation fails, the epoch is not lost
-                metrics = self._evaluate(epoch)
-            self._save(epoch=epoch + 1, step_in_epoch=0)
-        return self.ranks.on_rank_zero(lambda: self._finish(metrics))
+        config = self.recipe.train
+        with tqdm(
+            total=self.total, initial=self._steps(), unit="step", dynamic_ncols=True, mininterval=1.0,
+            disable=not self.ranks.is_zero,
+        ) as bar:  # fmt: skip
+            for epoch in range(self.progress.epoch, config.epochs):
+                bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
+                self._apply(begin_epoch(config, self.progress))
+                self._train_epoch(epoch, bar)
+                if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
+                    self._save(step_in_epoch=self.steps_per_epoch)  # if the evaluation fails, the epoch is not lost
+                    self._evaluate(epoch)
+                self._save(epoch=epoch + 1, step_in_epoch=0)
+        return self.ranks.on_rank_zero(self._finish)
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int, bar: tqdm) -> None:
         config, first = self.recipe.train, self.progress.step_in_epoch
         batches = self.loader.epoch(epoch, first * config.accumulate)
         self.model.train()
-        bar = tqdm(
-            range(first, self.steps_per_epoch), initial=first, total=self.steps_per_epoch, unit="step",
-            desc=f"epoch {epoch + 1}/{config.epochs}", dynamic_ncols=True, mininterval=1.0,
-            disable=not self.ranks.is_zero,
-        )  # fmt: skip
         meter, saved = Meter(self.device), time.perf_counter()
-        for i in bar:
+        for i in range(first, self.steps_per_epoch):
             number, last = epoch * self.steps_per_epoch + i, i + 1 == self.steps_per_epoch
             before = time.perf_counter()
             micro_batches = [next(batches) for _ in range(config.accumulate)]
@@ -219,28 +219,24 @@ class _Run:
             # Denoising draws are a function of seed and step, different on each rank.
             torch.manual_seed(derived_seed(Draw.NOISE, self.plan.seed, number) + self.ranks.rank)
             result = self.step(micro_batches)
+            bar.update()
             position = {"step": number, "epoch": epoch}
             self._note_skipped(result, position, micro_batches)
             if (number + 1) % ROW_EVERY == 0 or last:
-                reading = meter.read()
-                self._record_step(result, position | {"lr": config.lr * factor, **reading})
-                bar.set_postfix_str(self._status(result, number, reading))
+                self._record_step(result, position | {"lr": config.lr * factor, **meter.read()}, bar)
             if time.perf_counter() - saved > STATE_EVERY and not last:
                 self._save(epoch=epoch, step_in_epoch=i + 1)
                 saved = time.perf_counter()
 
-    def _status(self, result: StepResult, number: int, reading: Mapping[str, float]) -> str:
-        ap = f"AP {self.progress.best_ap:.3f}, " if self.progress.best_ap >= 0 else ""
-        left = tqdm.format_interval((self.total - number - 1) * reading["seconds_per_step"])
-        return f"loss {result.loss:.2f}, {ap}waiting for data {reading['data_wait_share']:.0%}, {left} left"
-
-    def _record_step(self, result: StepResult, measured: dict[str, Any]) -> None:
+    def _record_step(self, result: StepResult, measured: dict[str, Any], bar: tqdm) -> None:
         self.progress = replace(self.progress, seconds=self.progress.seconds + measured["seconds"])
         row = {"kind": "train", **measured, "total": self.total, "loss": result.loss, "losses": result.losses}
         row["grad_norm"] = result.grad_norm
         if self.plan.precision == "fp16":
             row["overflowed_steps"] = self.progress.overflowed
         self._record(row)
+        ap = f"AP {self.progress.best_ap:.3f}, " if self.progress.best_ap >= 0 else ""
+        bar.set_postfix_str(f"loss {result.loss:.2f}, {ap}waiting for data {measured['data_wait_share']:.0%}")
 
     def _record(self, row: dict[str, Any]) -> None:
         self.folder.record(row)
@@ -269,7 +265,7 @@ class _Run:
                 "lower_lr", lr=f"{self.recipe.train.lr / 3:.1g}", weights=self.folder.model,
             )  # fmt: skip
 
-    def _evaluate(self, epoch: int) -> dict[str, dict[str, Any]]:
+    def _evaluate(self, epoch: int) -> None:
         start, models = time.perf_counter(), {"ema": self.ema.module, "raw": self.model}
         metrics = {
             name: evaluate_model(model, self.val_loader, self.evaluator, self.device, ranks=self.ranks)
@@ -278,14 +274,14 @@ class _Run:
         seconds = time.perf_counter() - start
         row = {"step": (epoch + 1) * self.steps_per_epoch - 1, "epoch": epoch}
         self.callback.after_evaluation(models["ema"], self.val_loader, row)
-        plain = {name: value.to_dict() for name, value in metrics.items()}
-        images_per_second = len(models) * len(self.plan.val) / seconds
-        row |= {"seconds": seconds, "images_per_second": images_per_second, "memory_mb": memory_mb(self.device)}
-        self._record({"kind": "eval", **row, **plain})
+        self._record({
+            "kind": "eval", **row, "seconds": seconds,
+            "images_per_second": len(models) * len(self.plan.val) / seconds, "memory_mb": memory_mb(self.device),
+            **{name: value.to_dict() for name, value in metrics.items()},
+        })  # fmt: skip
         ap = self.ranks.on_rank_zero(lambda: metrics["ema"].ap)  # NaN if the split has no box
         self.progress = replace(self.progress, seconds=self.progress.seconds + seconds)
         self._apply(after_evaluation(self.recipe.train, self.progress, ap))
-        return plain
 
     def _apply(self, action: Action) -> None:
         """Do with weights, state and EMA what the stage has decided."""
@@ -312,7 +308,7 @@ class _Run:
 
     def _save(self, **position: int) -> None:
         self.progress = replace(self.progress, **position)
-        state = self.step.state_dict() | {"progress": self.progress.to_dict(), "ema_decay_in_use": self.ema.decay}
+        state = self.step.state_dict() | {"progress": asdict(self.progress), "ema_decay_in_use": self.ema.decay}
         self.folder.save_state(self.folder.last, state | {"step": self._steps()})
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -327,16 +323,17 @@ class _Run:
         self.folder.forget_rows_after(state["step"] - 1, self.progress.epoch if not_evaluated else None)
         log.info("resuming %s at epoch %d", self.folder.path, self.progress.epoch + 1)
 
-    def _finish(self, metrics: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
-        rows, progress = self.folder.read_rows(), self.progress
-        if metrics is None:  # stopped between the last state and here
-            last = [row for row in rows if row["kind"] == "eval"][-1]
-            metrics = {name: last[name] for name in ("ema", "raw")}
+    def _finish(self) -> dict[str, Any]:
+        rows, progress = read_rows(self.folder.rows), self.progress
+        train_rows, evaluations, sessions = ([r for r in rows if r["kind"] == k] for k in ("train", "eval", "session"))
+        memory = [row["memory_mb"] for row in rows if row.get("memory_mb") is not None]
         result = {
             "ap": None if progress.best_ap < 0 else progress.best_ap, "best_epoch": progress.best_epoch,
-            "last": metrics, "sessions": [row for row in rows if row["kind"] == "session"],
+            "last": {name: evaluations[-1][name] for name in ("ema", "raw")}, "sessions": sessions,
             "steps": self.total, "skipped_steps": progress.skipped, "overflowed_steps": progress.overflowed,
-            "seconds": progress.seconds, **over_a_run(rows), "compiled": getattr(self.model, "compiled", False),
+            "seconds": progress.seconds, "memory_mb": max(memory, default=None),
+            "images_per_second": statistics.median(row["images_per_second"] for row in train_rows),
+            "compiled": getattr(self.model, "compiled", False),
             **json.loads(self.folder.about.read_text(encoding="utf-8")),
         }  # fmt: skip
         self.folder.write_json(self.folder.result, result)

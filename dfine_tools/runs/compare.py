@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dfine_lib.errors import DfineError
-from dfine_lib.train.run_folder import read_lines
 
 # Index in their list of the 12 COCO metrics: AP, AP50, AP75, then by size, then recalls.
 _INDEX = {"ap": 0, "ap50": 1, "ap75": 2}
@@ -91,7 +90,7 @@ def read_run(path: str | Path) -> RunCurve:
             raise CompareError(f"{given}: neither metrics.jsonl nor log.txt is in this folder, so it holds no run.")
     if not file.is_file():
         raise CompareError(f"{file}: no such file. Give a run's folder, its metrics.jsonl, or a log.txt.")
-    rows, unreadable = read_lines(file)
+    rows, unreadable = _read_lines(file)
     name = file.resolve().parent.name if file.name in _OWN_FILES else file.stem
     if any("kind" in row for row in rows):
         return _ours(name, file, [row for row in rows if "kind" in row], unreadable)
@@ -101,6 +100,21 @@ def read_run(path: str | Path) -> RunCurve:
         f"{file}: no line is of our metrics.jsonl (key 'kind') or of the authors' log.txt (keys 'epoch' and "
         f"'test_coco_eval_bbox'); {unreadable} of {unreadable + len(rows)} lines are no JSON objects."
     )
+
+
+def _read_lines(file: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a file, one a line, and how many other lines there are, as one that was cut off."""
+    rows, unreadable = [], 0
+    for line in filter(str.strip, file.read_text(encoding="utf-8-sig", errors="replace").splitlines()):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            unreadable += 1
+    return rows, unreadable
 
 
 def comparison(runs: Sequence[RunCurve], most: int | None = None) -> list[dict[str, Any]]:

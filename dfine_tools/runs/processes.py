@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dfine_lib.errors import DfineError
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 STARTED_BY = "DFINE_STARTED_BY"  # variable: the process that a run ends with
 USERS_ERROR = 2  # exit code of the command for what its caller can put right; it has said what
 PEERS_ENDING = 10.0  # seconds in which torchrun ends a process once another one has failed
+TIMEOUT = timedelta(hours=1)  # of a collective: rank zero decodes every image before the first step
+STARTING = timedelta(minutes=10)  # for all processes to start
 ENDING = 15  # seconds that processes have to end by themselves; less than `launch.PATIENCE`, or they outlive us
 
 
@@ -54,7 +57,13 @@ class ProcessLost(RuntimeError):
 
 @contextlib.contextmanager
 def joined_processes(device: str) -> Iterator[Ranks]:
-    """`dfine_lib.distributed.process_group`, with each error raised in one process: the first that meets one.
+    """Join the processes that torchrun started with this one, for as long as the block runs.
+
+    Where there is a group already, or torchrun started one process only or not at all, nothing is joined. An error is
+    raised in one process, the first that meets one, which leaves the others waiting, for torchrun to end them.
+
+    Args:
+        device: as for `pick_device`; decides how tensors travel (NCCL between GPUs, gloo otherwise).
 
     Raises:
         DfineError: the processes do not find each other at MASTER_ADDR and MASTER_PORT, or have too few GPUs.
@@ -62,29 +71,53 @@ def joined_processes(device: str) -> Iterator[Ranks]:
     """
     import torch.distributed as dist
 
-    from dfine_lib.distributed import process_group, torchrun_store
+    from dfine_lib.distributed import current_ranks
 
-    stores: list[dist.Store] = []  # one, once the processes have met
-
-    def meet() -> dist.Store:
-        try:
-            stores.append(torchrun_store())
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
-            address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']} ({str(error).splitlines()[0]})"
-            raise DfineError(f"the processes of this run cannot meet at {address}", "free_port") from error
-        return stores[0]
-
+    if current_ranks().size > 1 or not (dist.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        yield current_ranks()
+        return
+    store: dist.Store | None = None
     try:
-        with process_group(device, meet) as ranks:
-            if ranks.size > 1 and device in ("auto", "cuda"):
-                check_gpus(ranks.local_rank + 1, needed=device == "cuda")
-            yield ranks
+        backend = _backend(device)
+        store = _meet()
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        ranks = current_ranks()
+        if device in ("auto", "cuda"):
+            check_gpus(ranks.local_rank + 1, needed=device == "cuda")
+        yield ranks
+        dist.destroy_process_group()
     except Exception as error:
-        reported = bool(stores) and _errors_reported(stores[0]) > 1
-        if reported or (stores and _is_lost_peer(error)):
+        reported = store is not None and _errors_reported(store) > 1
+        if reported or (store is not None and _is_lost_peer(error)):
             time.sleep(PEERS_ENDING)
             raise ProcessLost(reported) from error
         raise
+
+
+def _backend(device: str) -> str:
+    """How tensors travel; the GPU of this process, if it has one, becomes the current one."""
+    import torch
+    import torch.distributed as dist
+
+    if device.startswith("cpu") or not torch.cuda.is_available():
+        return "gloo"
+    if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return f"cpu:gloo,cuda:{'nccl' if dist.is_nccl_available() else 'gloo'}"  # plain values travel by gloo
+
+
+def _meet() -> dist.Store:
+    """Where the processes that torchrun started meet; waits until all are there."""
+    import torch.distributed as dist
+
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=STARTING))
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']} ({str(error).splitlines()[0]})"
+        raise DfineError(f"the processes of this run cannot meet at {address}", "free_port") from error
+    # torchrun keeps one store over restarts, with the addresses of processes that are gone.
+    return dist.PrefixStore(f"dfine_lib/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def check_gpus(processes: int, needed: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What `dfine train` adds to a run's folder: notes on the machine, curves for TensorBoard, detections to look at."""
+"""What `dfine train` adds to a run: a lock on its folder, notes on the machine, curves, detections to look at."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 from dfine_lib.data.loader import EvalLoader
 from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.train.callback import RunCallback
+from dfine_tools.runs.folder_lock import FolderLock
 from dfine_tools.runs.machine import describe_machine
 from dfine_tools.runs.samples import sample_detections
 
@@ -24,7 +25,7 @@ _CURVES = ("loss", "grad_norm", "lr", "images_per_second", "data_wait_share", "m
 
 
 class RunRecorder(RunCallback):
-    """Writes `tensorboard/` and `samples.json`, and describes the machine for `run.json`.
+    """Locks the folder, writes `tensorboard/` and `samples.json`, and describes the machine for `run.json`.
 
     `samples.json` holds detections of the EMA weights on a few validation images at the latest evaluation, with the
     ground truth: `step`, `epoch`, `category_names`, and `images` as `sample_detections` returns them.
@@ -33,6 +34,12 @@ class RunRecorder(RunCallback):
     def __init__(self) -> None:
         self._curves: SummaryWriter | None = None
         self._samples = Path()
+        self._lock: FolderLock | None = None
+
+    def open(self, folder: Path) -> None:
+        """Keep the folder for this process; DfineError where another one holds it."""
+        self._lock = FolderLock(folder)
+        self._lock.acquire()
 
     def describe(self, device: torch.device) -> dict[str, Any]:
         """See `describe_machine`."""
@@ -59,9 +66,11 @@ class RunRecorder(RunCallback):
         write_atomically(self._samples, (json.dumps(json_safe(content), indent=1) + "\n").encode())
 
     def end(self) -> None:
-        """Close the curves."""
+        """Close the curves, and let another process write into the folder."""
         if self._curves is not None:
             self._curves.close()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Settings of a recipe as people write them, in a command or in a list of runs: text, read as Python would read it."""
+"""Recipes from outside: settings as people write them, in a command or a list of runs; the recipe of a run's folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from dfine_lib.config import Recipe
+from dfine_lib.config import DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
 from dfine_lib.errors import DfineError
 from dfine_lib.recipes import changed
 
@@ -25,6 +25,16 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             is out of its range.
     """
     return changed(recipe, {name: _value(recipe, name, value) for name, value in settings.items()})
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of which `values` is `dataclasses.asdict`, back from JSON; missing fields get their defaults."""
+    parts = {"model": ModelConfig, "loss": LossConfig, "data": DataConfig, "train": TrainConfig}
+    made = {
+        name: part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
+        for name, part in parts.items()
+    }
+    return Recipe(name=values["name"], **made)
 
 
 def _value(recipe: Recipe, name: str, value: Any) -> Any:

@@ -6,7 +6,6 @@ PLUMBING: dict[str, str] = {
     # Reading and checking files: the lessons show the messages, not the code behind each of them.
     "DfineError": "the base class of every error that names a mistake and the way out",
     "json_safe": "null for NaN and infinity in JSON",
-    "read_lines": "the JSON objects of a metrics.jsonl or of the authors' log",
     "read_json": "opens a JSON file and says what is wrong with it",
     "why_no_json": "the same in words, also of a number too long for Python",
     "objects_of": "the records of one list of a COCO file",
@@ -53,8 +52,6 @@ PLUMBING: dict[str, str] = {
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # Several processes that train as one: started, joined, ended.
     "Ranks": "this process among those that train together",
-    "torchrun_store": "where the processes that torchrun started meet",
-    "process_group": "the processes that torchrun started, as one group",
     "current_ranks": "which process this is",
     "running_statistics": "what batch norms keep, to be averaged over processes",
     "parse_hw": "height and width of the input, however they are written",
@@ -63,7 +60,6 @@ PLUMBING: dict[str, str] = {
     "has_bf16": "whether a device computes in bf16",
     "describe_device": "a device by name",
     "set_backends": "what torch keeps for the whole process, set in one place",
-    "over_a_run": "speed and memory of a run from its rows",
     "term_names": "names of all loss terms, the same in every process",
     # The model once more, as a graph of few nodes; tests compare it with the one that is taught.
 }

@@ -23,6 +23,7 @@ from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.checkpoint import load_state
 from dfine_lib.train.run_folder import RunFolder, read_rows
 from dfine_tools import cli
+from dfine_tools.runs.folder_lock import FolderLock
 from dfine_tools.runs.launch import launch_training, training_command
 from dfine_tools.runs.processes import ProcessesFailed, check_gpus, run_in_processes
 
@@ -178,7 +179,7 @@ def test_a_run_that_is_stopped_leaves_no_process_and_goes_on(data, tmp_path, how
     if how == signal.SIGINT:
         assert words.count("interrupted. The last whole epoch is saved") == 1
     assert load_state(out / "last.pt")["step"] >= 2
-    RunFolder(out).lock()  # nobody holds it
+    FolderLock(out).acquire()  # nobody holds it
 
 
 @pytest.mark.slow
@@ -275,12 +276,10 @@ def test_a_port_that_is_taken_is_told_with_the_way_out(data, tmp_path, monkeypat
 
 def test_a_second_rank_writes_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run", writes=False)
-    folder.lock()
     folder.begin({})
     folder.record({"kind": "train", "step": 0})
     folder.save_state(folder.last, {})
     folder.forget_rows_after(0)
-    folder.release()
     assert not (tmp_path / "run").exists()
 
 
@@ -298,4 +297,4 @@ def test_a_run_ends_with_the_notebook_that_started_it(data, tmp_path, nproc, how
     notebook.wait(60)
     assert gone(processes, seconds=60)
     assert load_state(out / "last.pt")["step"] >= 2
-    RunFolder(out).lock()  # nobody holds it
+    FolderLock(out).acquire()  # nobody holds it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -20,7 +21,7 @@ def run(train: TrainConfig, aps: list[float]) -> list[tuple[Action, Action]]:
         begin = begin_epoch(train, progress)
         after = after_evaluation(train, begin.progress, ap)
         decided.append((begin, after))
-        progress = Progress(**after.progress.to_dict() | {"epoch": epoch + 1})
+        progress = Progress(**asdict(after.progress) | {"epoch": epoch + 1})
     return decided
 
 
@@ -46,7 +47,7 @@ def test_an_epoch_of_the_second_stage_that_does_not_improve_returns_to_the_first
 def test_an_evaluation_that_is_repeated_after_a_kill_decides_the_same(repeated):
     """State is saved before the evaluation: what it decided is lost with the process, and decided again."""
     before = run(TRAIN, [0.2, 0.4, 0.3, 0.4])[repeated][0].progress
-    stored = Progress(**before.to_dict() | {"step_in_epoch": 7})
+    stored = Progress(**asdict(before) | {"step_in_epoch": 7})
     ap = [0.2, 0.4, 0.3, 0.4][repeated]
     assert begin_epoch(TRAIN, stored) == Action(stored)  # in the middle of an epoch nothing begins
     assert after_evaluation(TRAIN, stored, ap) == after_evaluation(TRAIN, stored, ap)
@@ -55,7 +56,7 @@ def test_an_evaluation_that_is_repeated_after_a_kill_decides_the_same(repeated):
 
 def test_a_run_resumed_before_the_first_step_of_the_second_stage_begins_that_stage_again():
     progress = Progress(epoch=3, best_ap=0.4, best_stage1_ap=0.4, ema_decay=0.9999)
-    again = Progress(**begin_epoch(TRAIN, progress).progress.to_dict())
+    again = Progress(**asdict(begin_epoch(TRAIN, progress).progress))
     assert begin_epoch(TRAIN, again) == begin_epoch(TRAIN, progress)
 
 

@@ -23,14 +23,18 @@ from dfine_lib.data.images import DataError
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.weights import WeightsError, read_weights
 from dfine_lib.recipes import changed, get_recipe
-from dfine_lib.train import run_folder, trainer
 from dfine_lib.train import step as step_module
+from dfine_lib.train import trainer
 from dfine_lib.train.checkpoint import CheckpointError, load_state
-from dfine_lib.train.run_folder import RunFolder, read_rows, recipe_from_dict
+from dfine_lib.train.run_folder import read_rows
 from dfine_lib.train.run_plan import fitted_to_data
 from dfine_lib.train.step import NonFiniteLoss
 from dfine_tools.forms import FORMS
 from dfine_tools.forms.compilation import compile_model
+from dfine_tools.runs import folder_lock
+from dfine_tools.runs.folder_lock import FolderLock
+from dfine_tools.runs.recorder import RunRecorder
+from dfine_tools.runs.settings import recipe_from_dict
 
 
 def train(recipe, data, out, score=score_by_weights, **options):
@@ -275,22 +279,24 @@ def test_a_full_disk_leaves_the_last_good_state(finished, tmp_path, monkeypatch)
 
 
 def test_two_processes_do_not_train_into_one_folder(small_recipe, data_folder, tmp_path, monkeypatch):
-    holder = RunFolder(tmp_path / "run")
-    hold = "import sys, time; from dfine_lib.train.run_folder import RunFolder; f = RunFolder(sys.argv[1]); f.lock()"
+    out = tmp_path / "run"
+    out.mkdir()
+    hold = "import sys, time; from pathlib import Path; from dfine_tools.runs.folder_lock import FolderLock"
+    hold += "; lock = FolderLock(Path(sys.argv[1])); lock.acquire()"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{hold}; print('held', flush=True); time.sleep(600)", str(holder.path)],
+        [sys.executable, "-c", f"{hold}; print('held', flush=True); time.sleep(600)", str(out)],
         stdout=subprocess.PIPE,
     )
     try:
-        monkeypatch.setattr(run_folder, "LOCK_WAIT", 0.5)
+        monkeypatch.setattr(folder_lock, "LOCK_WAIT", 0.5)
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(ValueError, match=f"process {process.pid} is training into this folder"):
-            train(small_recipe, data_folder, holder.path)
+            train(small_recipe, data_folder, out, callback=RunRecorder())
     finally:
         process.kill()
         process.wait()
     monkeypatch.undo()
-    holder.lock()  # the lock went with its process
+    FolderLock(out).acquire()  # the lock went with its process
 
 
 def test_a_finished_run_without_its_state_is_still_finished(finished, tmp_path, monkeypatch):

@@ -14,13 +14,14 @@ from dfine_lib.criterion import build_criterion
 from dfine_lib.data import EvalLoader, find_split, read_coco
 from dfine_lib.data.samples import Batch
 from dfine_lib.data.targets import Targets
-from dfine_lib.distributed import ALONE, Ranks, current_ranks, process_group
+from dfine_lib.distributed import ALONE, Ranks, current_ranks
 from dfine_lib.evaluate.coco_ap import evaluate_model
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.model.outputs import DFINEOutput
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train.ema import ModelEMA
 from dfine_lib.train.step import TrainStep
+from dfine_tools.runs.processes import joined_processes
 
 # Boxes of each of eight images. The most on both ranks are the same where denoising queries are to be the same.
 USUAL, EMPTY_HALF = (
@@ -163,7 +164,7 @@ def evaluation(data: Path, images: int, ranks: Ranks = ALONE) -> dict:
 
 
 def main(data: Path, out: Path) -> None:
-    with process_group("cpu") as ranks:
+    with joined_processes("cpu") as ranks:
         assert ranks == current_ranks() and ranks.size == 2
         results = {case: steps(case, ranks) for case in CASES}
         results["evaluation"] = {images: evaluation(data, images, ranks) for images in (9, 1)}

@@ -14,7 +14,7 @@ from dfine_lib.evaluate import postprocess
 from dfine_lib.model.dfine import DFINE
 from dfine_lib.recipes import changed, get_recipe
 from dfine_lib.train import trainer
-from dfine_lib.train.run_folder import RunFolder
+from dfine_lib.train.run_folder import RunFolder, read_rows
 from dfine_tools.runs import recorder, samples
 from dfine_tools.runs.recorder import RunRecorder
 from dfine_tools.runs.samples import LEAST_SCORE, MOST, sample_detections
@@ -48,7 +48,7 @@ def test_the_samples_say_of_which_step_and_image_they_are(run):
     data, _, folder, _ = run
     content = json.loads((folder.path / "samples.json").read_text())
     assert (content["step"], content["epoch"], content["category_names"]) == (3, 1, ["dot", "bar"])
-    assert [row["step"] for row in folder.read_rows() if row["kind"] == "eval"][-1] == content["step"]
+    assert [row["step"] for row in read_rows(folder.rows) if row["kind"] == "eval"][-1] == content["step"]
     assert [image["image_id"] for image in content["images"]] == [1, 2, 3, 4]
     assert all(Path(image["file"]).is_file() and image["size_wh"] == [64, 64] for image in content["images"])
     truth = json.loads((data / "annotations" / "instances_val.json").read_text())["annotations"]
