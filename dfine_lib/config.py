@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from dfine_lib.errors import DfineError
@@ -40,8 +41,9 @@ def _check_fields(config: Any) -> None:
         if name in _RANGE_OF and value is not None:
             words, low, high = _RANGE_OF[name]
             entries = value if isinstance(value, tuple) else (value,)
-            if not all(low <= entry <= high for entry in entries):  # false for NaN too
-                raise DfineError(f"{name} must be {words}, got {value}")
+            # The comparisons are false for NaN.
+            if not all(isinstance(entry, Real) and low <= entry <= high for entry in entries):
+                raise DfineError(f"{name} must be {words}, got {value!r}")
 
 
 def parse_hw(value: int | str | Sequence[int]) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.errors import DfineError
 
 log = logging.getLogger(__name__)
@@ -43,13 +42,14 @@ def take_rows(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Ten
 
 
 def source_rows(
-    path: Path, stored_names: Sequence[str], num_rows: int, names: Sequence[str], rows: Mapping[str, str]
-) -> list[int | None]:
+    path: Path, stored_names: Sequence[str], num_rows: int, names: Sequence[str], rows: Mapping[str, str],
+    aliases: Mapping[str, str],
+) -> list[int | None]:  # fmt: skip
     """The file's row for each class of the model; None: it has no such class.
 
-    A class takes the row that `rows` names, else the row of its own name, else by the authors' table from Objects365 to
-    COCO. Of a file without names only `rows` counts, or, where it names none, the order of the rows. Arguments and
-    errors are those of `load_weights`.
+    A class takes the row that `rows` names, else the row of its own name, else the one that `aliases` names. Of a file
+    without names only `rows` counts, or, where it names none, the order of the rows. Arguments and errors are those of
+    `load_weights`.
     """
     if not stored_names and not rows:
         return _in_order(path, num_rows, names)
@@ -61,8 +61,7 @@ def source_rows(
         if source not in row_of:
             what = "class" if stored_names else "class names, and no row"
             raise WeightsError(f"{path}: the file has no {what} {source!r}; it has {_first_names(tuple(row_of))}.")
-    of_coco = dict(zip(COCO, (OBJECTS365[i] for i in OBJECTS365_OF_COCO), strict=True))
-    by_name = {name: name if name in row_of else of_coco.get(name) for name in names} if stored_names else {}
+    by_name = {name: name if name in row_of else aliases.get(name) for name in names} if stored_names else {}
     sources = [(by_name | dict(rows)).get(name) for name in names]
     for source in sources:
         if source and own.count(source) > 1:

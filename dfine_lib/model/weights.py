@@ -7,7 +7,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dfine_lib.categories import OBJECTS365
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.files import write_atomically
 from dfine_lib.model.class_rows import WeightsError, by_class, of_heads, source_rows, take_rows
@@ -39,10 +38,12 @@ class Weights:
     category_ids: tuple[int, ...] = ()  # one for each name that is not ""; () where not known
     model: ModelConfig | None = None
     data: DataConfig | None = None
+    # The class to take in place of one that the file does not have, as COCO's "person" is "Person" in Objects365.
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names, num_rows = tuple(self.category_names), self.num_classes or 0
-        if len(names) == len(OBJECTS365) == num_rows - 1:
+        if len(names) == 365 == num_rows - 1:  # Objects365
             names = (*names, "")  # trained by an earlier version: the row that stands for no class is last
         if not any(names) or names == tuple(f"LABEL_{i}" for i in range(num_rows)):
             names = ()
@@ -220,9 +221,9 @@ def load_weights(
 ) -> dict[str, object]:
     """Fill a model; where its classes are others than the file's, carry over the rows of classes that both know.
 
-    Rows are matched by class name; from Objects365 to COCO by the authors' table. A file without class names is taken
-    in the order of its rows where it has as many as the model, or not at all, with a warning. Rows without a match, and
-    the denoising embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
+    Rows are matched by class name, or else by `weights.aliases`. A file without class names is taken in the order of
+    its rows where it has as many as the model, or not at all, with a warning. Rows without a match, and the denoising
+    embedding, keep their fresh values. Weights of a backbone alone fill the backbone.
 
     Args:
         model: to be filled.
@@ -250,7 +251,7 @@ def load_weights(
                 f"{path}: {weights.num_classes} class rows, for a model with {model.config.num_classes} whose classes "
                 "are not named. Name them, or build the model with as many."
             )
-        sources = source_rows(path, weights.category_names, weights.num_classes, category_names, rows)
+        sources = source_rows(path, weights.category_names, weights.num_classes, category_names, rows, weights.aliases)
         state |= _carried_rows(model, state, sources)
         names = weights.category_names or range(weights.num_classes)
         taken = {name: None if j is None else names[j] for name, j in zip(category_names, sources, strict=True)}

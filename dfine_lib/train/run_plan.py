@@ -11,12 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.source import CocoFolder
-from dfine_lib.device import usable_precision
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
@@ -40,7 +37,6 @@ class RunPlan:
     train: CocoIndex
     val: CocoIndex
     seed: int
-    precision: str  # of autocast, as the device can compute it
     weights: Path | None
     class_rows: Mapping[str, str] | None  # the weights' class to take for a class of the data
 
@@ -89,7 +85,6 @@ def plan_run(
     seed: int = 0,
     weights: str | Path | None = None,
     class_rows: Mapping[str, str] | None = None,
-    device: torch.device | str = "cpu",
     source: CocoFolder | None = None,
 ) -> RunPlan:
     """Read both splits and fit the recipe to them; no image is opened. Arguments are those of `train`.
@@ -105,8 +100,7 @@ def plan_run(
     _check_names(train, val)
     return RunPlan(
         recipe=fitted_to_data(recipe, train, source.samples_per_epoch(train, recipe)), source=source, train=train,
-        val=val, seed=seed, precision=usable_precision(recipe.train.precision, torch.device(device)),
-        weights=Path(weights) if weights else None, class_rows=class_rows,
+        val=val, seed=seed, weights=Path(weights) if weights else None, class_rows=class_rows,
     )  # fmt: skip
 
 

@@ -29,10 +29,6 @@ class Progress:
     ema_decay: float = 0.9999  # of the stage; the published code lowers it without using it
     seconds: float = 0.0  # of training and evaluation
 
-    def steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps taken since the start of the run."""
-        return self.epoch * steps_per_epoch + self.step_in_epoch
-
 
 @dataclass(frozen=True)
 class Action:

@@ -21,7 +21,7 @@ from dfine_lib.criterion import Criterion
 from dfine_lib.data.samples import Batch
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.source import CocoFolder
-from dfine_lib.device import describe_device, pick_device, set_backends
+from dfine_lib.device import describe_device, pick_device, set_backends, usable_precision
 from dfine_lib.distributed import Ranks, current_ranks
 from dfine_lib.errors import DfineError
 from dfine_lib.evaluate.coco_ap import CocoEvaluator, evaluate_model
@@ -76,7 +76,7 @@ def train(
         weights: fine-tune from this file; None: train from scratch.
         class_rows: the class of the weights file to take for a class of the data, where names differ:
             `{"taxi": "car"}`.
-        read: opens the weights file; `dfine_tools.weights.sources.read` knows the classes of the authors' files too.
+        read: opens the weights file; `dfine_tools.weights.sources.read` knows the classes of published files too.
         forms: functions of model, recipe and device, called in this order once the model is on its device. Each may
             change how the model computes (never what), and returns whether it did.
         source: opens the data and makes the loaders; None: a `CocoFolder`.
@@ -92,9 +92,7 @@ def train(
     """
     ranks = current_ranks()
     where = pick_device(device, ranks)
-    plan = plan_run(
-        get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, device=where, source=source
-    )
+    plan = plan_run(get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, source=source)
     folder = RunFolder(out, writes=ranks.is_zero)
     callback = callback if callback and ranks.is_zero else RunCallback()
     try:
@@ -131,7 +129,7 @@ class _Run:
     ) -> None:
         self.plan, self.recipe, self.folder, self.device, self.ranks = plan, plan.recipe, folder, device, ranks
         self.callback = callback
-        recipe = self.recipe
+        recipe = plan.recipe
         state = self._stored(folder.last)
         stored = read(plan.weights) if plan.weights and state is None else None
         self.evaluator = CocoEvaluator(plan.val, plan.train.category_ids)
@@ -142,7 +140,8 @@ class _Run:
         self.model, class_rows = self._model(stored, fresh=state is None)
         put_on = [form.__name__ for form in forms if form(self.model, recipe, device)]
         numerics = set_backends(recipe.train.matmul_precision, device, recipe.train.cudnn_benchmark)
-        config = replace(recipe.train, precision=plan.precision)
+        self.precision = usable_precision(recipe.train.precision, device)
+        config = replace(recipe.train, precision=self.precision)
         self.optimizer = build_optimizer(self.model, config)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = ModelEMA(self.model, config)
@@ -157,7 +156,7 @@ class _Run:
         here = {
             "device": describe_device(device), "versions": {"dfine_lib": __version__, "torch": torch.__version__},
             **callback.describe(device), "processes": ranks.size,
-            "numerics": numerics | {"precision": plan.precision}, "forms": put_on,
+            "numerics": numerics | {"precision": self.precision}, "forms": put_on,
         }  # fmt: skip
         if state is None:
             paths = {"data": str(plan.train.annotation_file), "weights_file": str(plan.weights or "")}
@@ -232,7 +231,7 @@ class _Run:
         self.progress = replace(self.progress, seconds=self.progress.seconds + measured["seconds"])
         row = {"kind": "train", **measured, "total": self.total, "loss": result.loss, "losses": result.losses}
         row["grad_norm"] = result.grad_norm
-        if self.plan.precision == "fp16":
+        if self.precision == "fp16":
             row["overflowed_steps"] = self.progress.overflowed
         self._record(row)
         ap = f"AP {self.progress.best_ap:.3f}, " if self.progress.best_ap >= 0 else ""
@@ -300,7 +299,8 @@ class _Run:
             self.ema.decay = action.ema_decay
 
     def _steps(self) -> int:
-        return self.progress.steps(self.steps_per_epoch)
+        """Optimizer steps taken since the start of the run."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
 
     def _stored(self, path: Path) -> dict[str, Any] | None:
         """A state file, read by rank zero for all."""

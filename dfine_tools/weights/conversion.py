@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from dfine_lib.categories import OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.files import write_atomically
 from dfine_lib.model.class_rows import of_heads, take_rows
@@ -18,6 +17,7 @@ from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.weights import Weights, WeightsError, save_weights
 from dfine_lib.recipes import SIZES, get_recipe
+from dfine_tools.weights.categories import OBJECTS365, PUBLISHED_IDS
 from dfine_tools.weights.huggingface import only_ours, save_huggingface
 from dfine_tools.weights.sources import read
 

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dfine_lib.categories import PUBLISHED_IDS
 from dfine_lib.config import DataConfig, ModelConfig
 from dfine_lib.errors import DfineError
 from dfine_lib.files import write_atomically
 from dfine_lib.model.hgnetv2 import ARCHITECTURES
 from dfine_lib.model.weights import Weights, WeightsError
+from dfine_tools.weights.categories import PUBLISHED_IDS
 
 # Beginnings of names, ours and theirs; # stands for a number, the same on both sides.
 _BEGINNINGS = (

@@ -11,11 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from data_tools.download.file import download
-from dfine_lib.categories import COCO, OBJECTS365, PUBLISHED_IDS
 from dfine_lib.config import SIZES, ModelConfig
 from dfine_lib.errors import DfineError
 from dfine_lib.model.hgnetv2 import ARCHITECTURES
 from dfine_lib.model.weights import Weights
+from dfine_tools.weights.categories import COCO, OBJECTS365, PUBLISHED_IDS
 
 log = logging.getLogger(__name__)
 

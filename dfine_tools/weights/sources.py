@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from data_tools.download.file import wrong_checksum
 from dfine_lib.model.weights import Weights, WeightsError, read_weights
+from dfine_tools.weights.categories import OBJECTS365_NAMES_OF_COCO
 from dfine_tools.weights.huggingface import is_huggingface, read_huggingface
 from dfine_tools.weights.published import PUBLISHED, fetch, of_authors
 
@@ -43,10 +45,14 @@ def locate(source: str | Path, sha256: str | None = None) -> Path:
 
 
 def read(source: str | Path, *, sha256: str | None = None, unnamed_rows: bool = False) -> Weights:
-    """What `read_weights` reads, from any source that `locate` finds; arguments and errors are those of both."""
+    """What `read_weights` reads, from any source that `locate` finds; arguments and errors are those of both.
+
+    COCO's classes are known by the names of the nearest classes of Objects365, too.
+    """
     weights = read_weights(locate(source, sha256), unnamed_rows=unnamed_rows)
     if is_huggingface(weights.state_dict):
         weights = read_huggingface(weights)
     elif weights.model is None:
         weights = of_authors(weights)
+    weights = replace(weights, aliases=OBJECTS365_NAMES_OF_COCO)
     return weights if unnamed_rows else weights.named_rows()

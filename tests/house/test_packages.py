@@ -18,7 +18,7 @@ BELOW = {  # what each package may import of ours, besides itself
     "dfine_tools": {"dfine_lib", "data_tools"},
     "workbook": {"dfine_lib", "data_tools", "dfine_tools"},
 }
-GROUND = ("errors", "boxes", "categories", "config", "recipes", "device", "distributed", "files")
+GROUND = ("errors", "boxes", "config", "recipes", "device", "distributed", "files")
 ORDER = ("data", "model", "criterion", "evaluate", "train")  # each above the ground and the ones before it
 CORE_DEPENDENCIES = {
     *("torch", "torchvision", "numpy", "scipy", "PIL", "safetensors", "tqdm", "tensorboard"),

@@ -200,6 +200,8 @@ def test_fields_are_replaced_by_their_dotted_names_and_an_unknown_one_is_answere
     recipe = changed(get_recipe("l_coco"), {"train.lr": 1e-3, "data.batch_size": 32})
     assert (recipe.train.lr, recipe.data.batch_size, recipe.data.fit_batch_size) == (1e-3, 32, False)
     assert set(flat(recipe)) == set(flat(get_recipe("l_coco")))
+    with pytest.raises(ValueError, match="lr must be positive and finite, got '1e-3'"):
+        changed(recipe, {"train.lr": "1e-3"})  # text is read in dfine_tools.runs.settings
     for name in ("train.learning_rate", "lr"):
         with pytest.raises(ValueError, match=r"train\.lr"):
             changed(recipe, {name: 1e-3})

@@ -85,7 +85,3 @@ def test_the_faithful_second_stage_lowers_a_decay_that_nobody_reads():
     assert decided[1][0].rewind and decided[1][0].ema_decay is None
     assert decided[1][1].rewind and decided[1][1].ema_decay is None
     assert decided[1][1].progress.ema_decay == pytest.approx(0.9899)
-
-
-def test_steps_are_counted_over_epochs():
-    assert Progress(epoch=2, step_in_epoch=3).steps(10) == 23

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dfine_lib.categories import COCO, COCO_IDS
 from dfine_lib.evaluate.postprocess import Detections
 from dfine_lib.model.dfine import DFINE
 from dfine_tools.deploy.backends.backend import Backend, BackendError
@@ -25,6 +24,7 @@ from dfine_tools.deploy.backends.onnx_runtime import open_onnxruntime
 from dfine_tools.deploy.backends.openvino_runtime import open_openvino
 from dfine_tools.deploy.backends.pytorch import open_torch
 from dfine_tools.deploy.backends.tensorrt_runtime import open_tensorrt
+from dfine_tools.weights.categories import COCO, COCO_IDS
 
 log = logging.getLogger(__name__)
 KINDS = {  # what runs a file, by its suffix

@@ -16,12 +16,12 @@ from sklearn import datasets
 
 from dfine_lib import DFINE
 from dfine_lib.boxes import box_cxcywh_to_xyxy
-from dfine_lib.categories import COCO
 from dfine_lib.data.transforms import Sample, stretch
 from dfine_tools.deploy.backends import BackendError, open_backend
 from dfine_tools.deploy.images import SourceError, read_image
 from dfine_tools.deploy.predict import MANY, Predictor, network_input
 from dfine_tools.deploy.ties import Limits, compare
+from dfine_tools.weights.categories import COCO
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"

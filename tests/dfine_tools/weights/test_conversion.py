@@ -12,10 +12,10 @@ from published import filled
 from safetensors.torch import load_file, save_file
 
 from dfine_lib import DFINE
-from dfine_lib.categories import OBJECTS365
 from dfine_lib.config import SIZES, DataConfig
 from dfine_lib.model.weights import WeightsError, load_weights, save_weights
 from dfine_tools.cli import main
+from dfine_tools.weights.categories import OBJECTS365
 from dfine_tools.weights.conversion import convert_weights, describe_weights
 from dfine_tools.weights.huggingface import save_huggingface
 from dfine_tools.weights.sources import read

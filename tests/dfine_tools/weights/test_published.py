@@ -14,10 +14,10 @@ import torch
 
 from data_tools.download.file import DownloadError
 from dfine_lib import DFINE
-from dfine_lib.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_lib.config import SIZES
 from dfine_lib.model.weights import WeightsError, load_weights
 from dfine_tools.weights import published
+from dfine_tools.weights.categories import COCO, OBJECTS365, OBJECTS365_OF_COCO
 from dfine_tools.weights.conversion import convert_weights
 from dfine_tools.weights.published import PUBLISHED, described, fetch
 from dfine_tools.weights.sources import read

@@ -66,6 +66,7 @@ OBJECTS365_OF_COCO = (
     152, 234, 143, 150, 97, 2, 50, 25, 75, 98, 153, 37, 73, 115, 132, 106, 61, 163, 134, 277, 81, 133, 18, 94, 30,
     169, 70, 328, 226,
 )  # fmt: skip
+OBJECTS365_NAMES_OF_COCO = {name: OBJECTS365[i] for name, i in zip(COCO, OBJECTS365_OF_COCO, strict=True)}
 # The category id that each class has in the annotation files, by the classes.
 PUBLISHED_IDS = {
     COCO: COCO_IDS,
