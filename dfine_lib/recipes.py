@@ -132,34 +132,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}."
 
 
-def scaled(recipe: Recipe, batch: int) -> Recipe:
-    """The recipe at another batch size: learning rates, EMA window, EMA ramp and warm-up keep their length in images.
-
-    For a batch larger by the factor k: rates times k, EMA decay 1 - (1 - d) k, ramp and warm-up divided by k.
-    """
-    data, train = replace(recipe.data, batch_size=batch), recipe.train
-    k = batch / recipe.data.batch_size
-    decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
-    train = replace(
-        train,
-        lr=train.lr * k,
-        backbone_lr=train.backbone_lr * k,
-        warmup_iterations=round(train.warmup_iterations / k),
-        ema_ramp=round(train.ema_ramp / k),
-        **{name: d if d is None else max(round(1 - (1 - d) * k, 12), 0.0) for name, d in decays.items()},
-    )
-    return replace(recipe, data=data, train=train)
-
-
-def for_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe over another number of epochs; stage 2, where it has one, keeps its share of them, at least one."""
-    train = recipe.train
-    stop_epoch = train.stop_epoch
-    if stop_epoch < train.epochs:
-        stop_epoch = min(round(epochs * stop_epoch / train.epochs), epochs - 1)
-    return replace(recipe, train=replace(train, epochs=epochs, stop_epoch=stop_epoch))
-
-
 def adapted_to_length(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with a warm-up and an EMA window that fit into a run of so many optimizer steps.
 

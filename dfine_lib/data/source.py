@@ -9,6 +9,7 @@ from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
 from dfine_lib.data.images import check_images
 from dfine_lib.data.loader import EvalLoader, TrainLoader
+from dfine_lib.errors import DataError
 
 
 class CocoFolder:
@@ -22,11 +23,13 @@ class CocoFolder:
         """The training and the validation split, both with the classes of the training split; no image is opened.
 
         Raises:
-            DataError: an annotation file is missing or cannot be used.
+            DataError: an annotation file is missing or cannot be used, or a category id has two names.
         """
         train = self.read(*find_split(data, "train"))
         classes = {"category_ids": train.category_ids, "category_names": train.category_names}
-        return train, self.read(*find_split(data, "val"), training=False, **classes)
+        val = self.read(*find_split(data, "val"), training=False, **classes)
+        _check_names(train, val)
+        return train, val
 
     def read(self, annotation_file: Path, image_folder: Path, **options: Any) -> CocoIndex:
         """One split; options and errors are those of `read_coco`."""
@@ -47,3 +50,13 @@ class CocoFolder:
     def eval_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> EvalLoader:
         """Validation batches; options are those of `EvalLoader`."""
         return EvalLoader(index, recipe, **options)
+
+
+def _check_names(train: CocoIndex, val: CocoIndex) -> None:
+    names = dict(zip(train.category_ids, train.category_names, strict=True))
+    for category_id, name in zip(val.category_ids, val.category_names, strict=True):
+        if names.get(category_id, name) != name:
+            raise DataError(
+                f"{val.annotation_file}: category id {category_id} is {name!r}, but {names[category_id]!r} in "
+                f"{train.annotation_file}; give both files the same list of categories"
+            )

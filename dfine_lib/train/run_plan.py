@@ -14,7 +14,7 @@ from typing import Any
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex
 from dfine_lib.data.source import CocoFolder
-from dfine_lib.errors import DataError, DfineError
+from dfine_lib.errors import DfineError
 from dfine_lib.recipes import RECIPES, adapted_to_length
 from dfine_lib.train.checkpoint import CheckpointError
 from dfine_lib.train.run_folder import RunFolder
@@ -97,7 +97,6 @@ def plan_run(
         raise DfineError("class rows say which classes of a weights file to take: name the weights too")
     source = source or CocoFolder()
     train, val = source.open(data)
-    _check_names(train, val)
     return RunPlan(
         recipe=fitted_to_data(recipe, train, source.samples_per_epoch(train, recipe)), source=source, train=train,
         val=val, seed=seed, weights=Path(weights) if weights else None, class_rows=class_rows,
@@ -134,16 +133,6 @@ def fitted_to_data(recipe: Recipe, index: CocoIndex, images: int | None = None) 
         ),
     )
     return adapted_to_length(recipe, steps)
-
-
-def _check_names(train: CocoIndex, val: CocoIndex) -> None:
-    names = dict(zip(train.category_ids, train.category_names, strict=True))
-    for category_id, name in zip(val.category_ids, val.category_names, strict=True):
-        if names.get(category_id, name) != name:
-            raise DataError(
-                f"{val.annotation_file}: category id {category_id} is {name!r}, but {names[category_id]!r} in "
-                f"{train.annotation_file}; give both files the same list of categories"
-            )
 
 
 def _digest(file: Path) -> str | None:

@@ -188,26 +188,26 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """All epochs that are still to do."""
         config = self.recipe.train
-        with tqdm(
-            total=self.total, initial=self._steps(), unit="step", dynamic_ncols=True, mininterval=1.0,
-            disable=not self.ranks.is_zero,
-        ) as bar:  # fmt: skip
-            for epoch in range(self.progress.epoch, config.epochs):
-                bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
-                self._apply(begin_epoch(config, self.progress))
-                self._train_epoch(epoch, bar)
-                if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
-                    self._save(step_in_epoch=self.steps_per_epoch)  # if the evaluation fails, the epoch is not lost
-                    self._evaluate(epoch)
-                self._save(epoch=epoch + 1, step_in_epoch=0)
+        for epoch in range(self.progress.epoch, config.epochs):
+            self._apply(begin_epoch(config, self.progress))
+            self._train_epoch(epoch)
+            if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
+                self._save(step_in_epoch=self.steps_per_epoch)  # if the evaluation fails, the epoch is not lost
+                self._evaluate(epoch)
+            self._save(epoch=epoch + 1, step_in_epoch=0)
         return self.ranks.on_rank_zero(self._finish)
 
-    def _train_epoch(self, epoch: int, bar: tqdm) -> None:
+    def _train_epoch(self, epoch: int) -> None:
         config, first = self.recipe.train, self.progress.step_in_epoch
         batches = self.loader.epoch(epoch, first * config.accumulate)
         self.model.train()
+        bar = tqdm(
+            range(first, self.steps_per_epoch), initial=first, total=self.steps_per_epoch, unit="step",
+            desc=f"epoch {epoch + 1}/{config.epochs}", dynamic_ncols=True, mininterval=1.0,
+            disable=not self.ranks.is_zero,
+        )  # fmt: skip
         meter, saved = Meter(self.device), time.perf_counter()
-        for i in range(first, self.steps_per_epoch):
+        for i in bar:
             number, last = epoch * self.steps_per_epoch + i, i + 1 == self.steps_per_epoch
             before = time.perf_counter()
             micro_batches = [next(batches) for _ in range(config.accumulate)]
@@ -218,7 +218,6 @@ class _Run:
             # Denoising draws are a function of seed and step, different on each rank.
             torch.manual_seed(derived_seed(Draw.NOISE, self.plan.seed, number) + self.ranks.rank)
             result = self.step(micro_batches)
-            bar.update()
             position = {"step": number, "epoch": epoch}
             self._note_skipped(result, position, micro_batches)
             if (number + 1) % ROW_EVERY == 0 or last:
@@ -235,7 +234,9 @@ class _Run:
             row["overflowed_steps"] = self.progress.overflowed
         self._record(row)
         ap = f"AP {self.progress.best_ap:.3f}, " if self.progress.best_ap >= 0 else ""
-        bar.set_postfix_str(f"loss {result.loss:.2f}, {ap}waiting for data {measured['data_wait_share']:.0%}")
+        left = tqdm.format_interval((self.total - measured["step"] - 1) * measured["seconds_per_step"])
+        waiting = f"waiting for data {measured['data_wait_share']:.0%}"
+        bar.set_postfix_str(f"loss {result.loss:.2f}, {ap}{waiting}, {left} left")
 
     def _record(self, row: dict[str, Any]) -> None:
         self.folder.record(row)

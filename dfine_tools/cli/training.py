@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.errors import DfineError
-from dfine_lib.recipes import for_epochs, get_recipe, scaled
+from dfine_lib.recipes import get_recipe
 from dfine_tools.cli.remedies import with_remedy
-from dfine_tools.runs.settings import with_settings
+from dfine_tools.runs.settings import for_epochs, scaled, with_settings
 
 if TYPE_CHECKING:
     from dfine_lib.distributed import Ranks

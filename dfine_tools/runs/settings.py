@@ -1,9 +1,10 @@
-"""Recipes from outside: settings as people write them, in a command or a list of runs; the recipe of a run's folder."""
+"""Recipes of runs: settings as people write them, another batch size or length, the recipe of an earlier run."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,34 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             is out of its range.
     """
     return changed(recipe, {name: _value(recipe, name, value) for name, value in settings.items()})
+
+
+def scaled(recipe: Recipe, batch: int) -> Recipe:
+    """The recipe at another batch size: learning rates, EMA window, EMA ramp and warm-up keep their length in images.
+
+    For a batch larger by the factor k: rates times k, EMA decay 1 - (1 - d) k, ramp and warm-up divided by k.
+    """
+    data, train = replace(recipe.data, batch_size=batch), recipe.train
+    k = batch / recipe.data.batch_size
+    decays = {"ema_decay": train.ema_decay, "ema_restart_decay": train.ema_restart_decay}
+    train = replace(
+        train,
+        lr=train.lr * k,
+        backbone_lr=train.backbone_lr * k,
+        warmup_iterations=round(train.warmup_iterations / k),
+        ema_ramp=round(train.ema_ramp / k),
+        **{name: d if d is None else max(round(1 - (1 - d) * k, 12), 0.0) for name, d in decays.items()},
+    )
+    return replace(recipe, data=data, train=train)
+
+
+def for_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe over another number of epochs; stage 2, where it has one, keeps its share of them, at least one."""
+    train = recipe.train
+    stop_epoch = train.stop_epoch
+    if stop_epoch < train.epochs:
+        stop_epoch = min(round(epochs * stop_epoch / train.epochs), epochs - 1)
+    return replace(recipe, train=replace(train, epochs=epochs, stop_epoch=stop_epoch))
 
 
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dfine_lib.config import SIZES, DataConfig, LossConfig, ModelConfig, Recipe, TrainConfig
-from dfine_lib.recipes import RECIPES, adapted_to_length, changed, flat, for_epochs, get_recipe, scaled
+from dfine_lib.recipes import RECIPES, adapted_to_length, changed, flat, get_recipe
 from dfine_tools.cli.recipes import parent_of
+from dfine_tools.runs.settings import for_epochs, scaled
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())
 PUBLISHED = sorted(GOLDEN)
