@@ -25,10 +25,11 @@ from dfine_lib.errors import DfineError
 from dfine_lib.files import json_safe, write_atomically
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.weights import save_weights
-from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.recipes import get_recipe
 from dfine_tools.analysis.localization import localization
 from dfine_tools.analysis.paired import conclusion, holm, paired_effect
 from dfine_tools.runs.launch import training_command
+from dfine_tools.runs.settings import with_settings
 from dfine_tools.runs.sweep import Trial
 
 _SHARED_PARTS = ("backbone.", "encoder.")  # of the weights that every run starts from
@@ -65,7 +66,7 @@ class Claims:
 
     def recipe_of(self, condition: str) -> Recipe:
         """The recipe of a condition."""
-        return changed(get_recipe(self.recipe), {**self.settings, **self.conditions[condition]})
+        return with_settings(get_recipe(self.recipe), {**self.settings, **self.conditions[condition]})
 
 
 def read_claims(file: str | Path) -> Claims:
@@ -111,7 +112,7 @@ def initial_model(claims: Claims, condition: str, seed: int, index: CocoIndex) -
         return DFINE.from_recipe(recipe, num_classes=index.num_classes)
 
     model = fresh(claims.recipe_of(condition))
-    start, reference = open_model(claims.weights)[0], fresh(changed(get_recipe(claims.recipe), claims.settings))
+    start, reference = open_model(claims.weights)[0], fresh(with_settings(get_recipe(claims.recipe), claims.settings))
     state = model.state_dict()
     for key, own in state.items():
         shared = (start if key.startswith(_SHARED_PARTS) else reference).state_dict().get(key)
