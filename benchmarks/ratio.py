@@ -103,8 +103,8 @@ def record(name: str, rows: list[Row], seed: int = 0, device: str = "cpu", **abo
     """
     path = RESULTS / f"{name}.json"
     here = {
-        "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "commit": _commit(), "command": command(), "seed": seed,
-        "device": device, "machine": machine(), **about,
+        "measured": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "commit": commit("dfine_lib"), "command": command(),
+        "seed": seed, "device": device, "machine": machine(), **about,
     }  # fmt: skip
     earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     new = [asdict(row) | here for row in rows]
@@ -193,7 +193,7 @@ def _name(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["what"], row["case"], row["against"]
 
 
-def _commit() -> str:
-    """The commit, with `+` where files of the library differ from it."""
+def commit(*paths: str) -> str:
+    """The commit, with `+` where tracked files in the paths differ from it; they are of git, relative to the root."""
     run = lambda *words: subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()  # noqa: E731
-    return run("git", "rev-parse", "HEAD") + ("+" if run("git", "status", "--porcelain", "dfine_lib") else "")
+    return run("git", "rev-parse", "HEAD") + ("+" if run("git", "status", "--porcelain", "--", *paths) else "")

@@ -1,6 +1,6 @@
-"""Fill the table of docs/speed.md from what is recorded in `benchmarks/results/`. Numbers are never typed.
+"""Fill the tables of docs/speed.md from what is recorded in `benchmarks/results/`. Numbers are never typed.
 
-python -m benchmarks.table write    rewrite the table
+python -m benchmarks.table write    rewrite the tables
 python -m benchmarks.table check    exit 1 where page and files disagree
 """
 
@@ -12,10 +12,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.page import as_table
 from benchmarks.ratio import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- speed: made by benchmarks/table.py -->", "<!-- end of speed -->"
+GPU_BEGIN, GPU_END = "<!-- gpu: made by benchmarks/table.py -->", "<!-- end of gpu -->"
+GPU = "gpu.json"  # of benchmarks/gpu.sh
 HEAD = (
     "| what | case | compared with | ours | theirs | ratio (interquartile range) | target |\n"
     "|---|---|---|---|---|---|---|"
@@ -24,7 +27,8 @@ HEAD = (
 
 def table(results: Path = RESULTS) -> str:
     """The markdown table of all recorded rows, by file name, with machines and commands below."""
-    rows = [row for file in sorted(results.glob("*.json")) for row in json.loads(file.read_text("utf-8"))["rows"]]
+    files = (file for file in sorted(results.glob("*.json")) if file.name != GPU)
+    rows = [row for file in files for row in json.loads(file.read_text("utf-8"))["rows"]]
     if not rows:
         return "Nothing has been measured yet."
     commands = sorted({f"`{portable(row['command'])}` (`{row['commit'][:7]}`)" for row in rows})
@@ -65,10 +69,30 @@ def _machine(row: dict[str, Any]) -> str:
     )
 
 
+def gpu_table(results: Path = RESULTS) -> str:
+    """The markdown table of benchmarks/gpu.sh; without results, that it was not run.
+
+    Raises:
+        ValueError: results of the dry mode.
+    """
+    file = results / GPU
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if found is not None and found["dry"]:
+        raise ValueError(f"{file}: results of the dry mode are not recorded; remove the file")
+    return as_table(found)
+
+
 def filled(page: str) -> str:
-    """The page with the table put between its two marks."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    """The page with the tables put between their marks."""
+    for begin, end, made in ((BEGIN, END, table), (GPU_BEGIN, GPU_END, gpu_table)):
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{made()}\n{end}{rest.split(end)[1]}"
+    return page
+
+
+def write() -> None:
+    """Rewrite the tables of the page."""
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> int:
@@ -77,7 +101,7 @@ def main() -> int:
     action = parser.parse_args().action
     page = PAGE.read_text(encoding="utf-8")
     if action == "write":
-        PAGE.write_text(filled(page), encoding="utf-8")
+        write()
     elif page != filled(page):
         print("docs/speed.md and benchmarks/results/ disagree: python -m benchmarks.table write")
         return 1

@@ -117,20 +117,31 @@ class Authors:
 
 def step(
     model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, ema: Any, clip: float,
-    images: Tensor, targets: list[dict[str, Tensor]], clock: Any,
+    images: Tensor, targets: list[dict[str, Tensor]], clock: Any, scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """One step as in their `train_one_epoch`, in float32; the losses as numbers, as they log them."""
-    with clock("forward"):
+    """One step as in their `train_one_epoch`, in float32, or with a scaler in AMP; the losses as numbers, as they log.
+
+    AMP is autocast in the device's own type, float16 on a GPU.
+    """
+    with clock("forward"), torch.autocast(images.device.type, enabled=scaler is not None):
         outputs = model(images, targets=targets)
+        if scaler is not None and (outputs["pred_boxes"].isnan().any() or outputs["pred_boxes"].isinf().any()):
+            raise ArithmeticError("the authors' boxes are not finite")
     with clock("criterion"):
         losses = criterion(outputs, targets)
         loss = sum(losses.values())
     with clock("backward"):
         optimizer.zero_grad()
-        loss.backward()
+        (loss if scaler is None else scaler.scale(loss)).backward()
     with clock("optimizer"):
+        if scaler is not None:
+            scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
     with clock("average"):
         ema.update(model)
     return {name: value.item() for name, value in losses.items()}

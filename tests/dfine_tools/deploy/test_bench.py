@@ -225,7 +225,7 @@ def test_nothing_to_measure_is_refused():
 
 @pytest.mark.gpu
 def test_an_engine_is_timed_as_the_authors_do(tmp_path):
-    """Needs a CUDA device and an engine in DFINE_ENGINE; not run yet."""
+    """Needs an engine in DFINE_ENGINE, which benchmarks/gpu.sh gives."""
     import os
 
     from dfine_tools.deploy.backends import open_backend

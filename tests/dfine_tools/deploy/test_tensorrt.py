@@ -114,10 +114,10 @@ def test_where_nothing_builds_engines_the_way_to_it_is_named(monkeypatch, tmp_pa
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_detects_what_the_weights_detect(trt, tmp_path, photographs, precision):
+@pytest.mark.parametrize("number_format", ["fp32", "fp16"])
+def test_an_engine_detects_what_the_weights_detect(trt, tmp_path, photographs, number_format):
     model = DFINE.from_pretrained(WEIGHTS)
-    file = export_onnx(model, tmp_path / "x.onnx", 160, precision=precision)
+    file = export_onnx(model, tmp_path / "x.onnx", 160, number_format=number_format)
     build_engine(file, tmp_path / "x.engine", largest_batch=4)  # batches of 7 go in two parts
     report = validate_export(WEIGHTS, tmp_path / "x.engine")
     assert report.passed, str(report)
