@@ -26,7 +26,7 @@ CHECKS = (
     Check("synchronisations", speed.synchronisations, 60),
     Check("steps_n", speed.steps_n, 90),
     Check("steps_l", speed.steps_l, 120),
-    Check("make_run", runs.make_run, 150),
+    Check("make_run", runs.make_run, 240),
     Check("attention", speed.attention, 60),
     Check("layout", speed.layout, 60),
     Check("engine_pico", engines.engine_pico, 100),

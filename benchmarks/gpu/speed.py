@@ -206,10 +206,11 @@ def _beside_authors(made: Case, batch: Batch, ours: Step, found: Measured, setti
             what="peak memory", case=about, value=found.peak_gb / other.peak_gb, at_most=OF_AUTHORS,
             text=f"{found.peak_gb:.2f} and {other.peak_gb:.2f} GB",
         )  # fmt: skip
-    yield Row(
-        what="launches", case=about, value=found.launches / other.launches,
-        text=f"{found.launches} and {other.launches}",
-    )  # fmt: skip
+    if other.launches:  # none are seen where the profiler may not use the device
+        yield Row(
+            what="launches", case=about, value=found.launches / other.launches,
+            text=f"{found.launches} and {other.launches}",
+        )  # fmt: skip
 
 
 def _compiled(made: Case, setting: Setting) -> Iterator[Row]:
