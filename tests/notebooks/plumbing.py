@@ -44,6 +44,7 @@ PLUMBING: dict[str, str] = {
     "as_tokens": "a feature map flattened to tokens, past a bug of torch",
     "num_dn_groups": "number of denoising groups of a batch",
     "pick": "tokens at chosen indices",
+    "max_2x2": "the stem's max pooling, by whichever of two functions is faster",
     # Which row of a class head is which class.
     "of_heads": "whether an entry of a state dict is of a class head",
     "by_class": "whether an entry of a state dict has a row for each class",

@@ -58,7 +58,7 @@ def test_a_list_becomes_a_trial_a_condition_and_seed_all_conditions_of_a_seed_fi
 
 def test_the_ablations_of_the_notebook_are_settings_that_the_recipe_has(tmp_path):
     trials = read_sweep(ABLATIONS, tmp_path, recipe="pico", data="d")
-    assert trials[0].condition == "full" and len(trials) == 8
+    assert trials[0].condition == "full" and len(trials) == 9
 
 
 @pytest.mark.parametrize(
