@@ -16,13 +16,13 @@ from data_tools.convert.records import LARGEST, ImageRecord, number, size_or_non
 from data_tools.large.tars import SHARD_INDEX
 from dfine_lib.data.coco import find_split
 from dfine_lib.data.coco_checks import check_lists, raise_first
-from dfine_lib.data.coco_columns import TABLES, read_columns, read_json, short, where
+from dfine_lib.data.coco_columns import TABLES, CocoColumns, read_json, short, where
 from dfine_lib.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_IDS = {f"{one}_id_{what}" for one in TABLES.values() for what in ("invalid", "text", "repeated")}
-_IDS |= {"image_id_as_text", "annotation_orphan", "category_id_as_text", "category_unknown"}
+_IDS = {f"{one}_id_{what}" for one in TABLES.values() for what in ("invalid", "repeated")}
+_IDS |= {"annotation_orphan", "category_unknown"}
 SPLITS = ("train", "val", "test")
 Record = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Part:
 
 def read_part(file: Path, folder: Path) -> Part:
     """Read one annotation file; ids are checked to be whole, unique, and known where they are referred to."""
-    columns = read_columns(file)
+    columns = CocoColumns(file, read_json(file))
     check_lists(columns)
     raise_first(columns, names=_IDS)
     images, annotations, categories = columns.images, columns.annotations, columns.categories

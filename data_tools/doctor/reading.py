@@ -17,8 +17,9 @@ import numpy as np
 from data_tools.convert.records import LARGEST, number
 from data_tools.convert.segmentation import box_around
 from data_tools.layouts import with_hint
+from dfine_lib.data import coco_columns
 from dfine_lib.data.coco import find_split
-from dfine_lib.data.coco_columns import CocoColumns, key_of, objects_of, read_json
+from dfine_lib.data.coco_columns import CocoColumns, Key, objects_of, read_json
 from dfine_lib.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def shown(value: Any, most: int = 60) -> str:
         return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def key_of(value: Any) -> Key:
+    """What an id means: a whole number (also as 12.0 or "12"), other text, or None for anything else."""
+    if not isinstance(value, str):
+        return coco_columns.key_of(value)
+    text = value.strip()
+    if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 19:
+        return int(text) if text.count("-") <= 1 else text
+    return text or None
 
 
 def _plain(name: Any) -> str:
@@ -101,7 +112,7 @@ class Split(CocoColumns):
         # is not of this image.
         self.placements: dict[int, Placement | None] = {}
 
-    number = number_in_text = staticmethod(_from_text)
+    key, number = staticmethod(key_of), staticmethod(_from_text)
 
     @cached_property
     def _by_image(self) -> tuple[np.ndarray, np.ndarray]:

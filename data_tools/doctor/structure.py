@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from data_tools.doctor.finding import ERROR, NOTE, WARNING, Check, Examination
-from data_tools.doctor.reading import Split, shown
+from data_tools.doctor.reading import Split, key_of, shown
 from dfine_lib.data.coco_checks import CHECKS as CHECKS_OF_TRAINING
 from dfine_lib.data.coco_checks import repeated
 from dfine_lib.data.coco_columns import TABLES
@@ -113,9 +113,18 @@ def _lists(case: Examination, split: Split) -> None:
 
 
 def _ids(case: Examination, split: Split) -> None:
-    for one in TABLES.values():
-        for problem in ("invalid", "text", "repeated"):
-            _shared(case, split, f"{one}_id_{problem}")
+    for table, one in TABLES.items():
+        _shared(case, split, f"{one}_id_invalid")
+        case.found(f"{one}_id_text", split, table, _as_text(split, table, "id"))
+        _shared(case, split, f"{one}_id_repeated")
+
+
+def _as_text(split: Split, table: str, key: str) -> list[int]:
+    """The records whose id is written as text."""
+    values = [record.get(key) for record in getattr(split, table)]
+    if str not in set(map(type, values)):
+        return []
+    return [i for i, value in enumerate(values) if isinstance(value, str) and key_of(value) is not None]
 
 
 def _shared(case: Examination, split: Split, name: str, say: Callable[[int], str] | None = None) -> None:
@@ -125,8 +134,8 @@ def _shared(case: Examination, split: Split, name: str, say: Callable[[int], str
 
 
 def _references(case: Examination, split: Split) -> None:
-    text = [CHECKS_OF_TRAINING[f"{one}_id_as_text"].failing(split) for one in ("image", "category")]
-    case.found("reference_text", split, "annotations", sorted({*text[0].tolist(), *text[1].tolist()}))
+    text = {i for key in ("image_id", "category_id") for i in _as_text(split, "annotations", key)}
+    case.found("reference_text", split, "annotations", sorted(text))
     _shared(case, split, "annotation_orphan")
     _shared(case, split, "category_unknown", lambda i: f"category_id {shown(split.annotations[i].get('category_id'))}")
     odd = [

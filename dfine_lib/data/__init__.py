@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfine_lib.data.coco import CocoIndex, check_images, find_split, read_coco
-from dfine_lib.data.images import read_image
+from dfine_lib.data.coco import CocoIndex, find_split, read_coco
+from dfine_lib.data.images import check_images, read_image
 from dfine_lib.errors import DataError
 
 if TYPE_CHECKING:

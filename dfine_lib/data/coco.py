@@ -10,16 +10,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from dfine_lib.data.coco_checks import check_lists, raise_first
-from dfine_lib.data.coco_columns import CocoColumns, indices_in, read_columns, read_json
-from dfine_lib.data.images import check_images
+from dfine_lib.data.coco_columns import CocoColumns, indices_in, read_json
 from dfine_lib.errors import DataError
-
-__all__ = ["CocoIndex", "DataError", "check_images", "find_split", "read_coco"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +43,13 @@ def find_split(data: Path | str, split: Literal["train", "val", "test"]) -> tupl
         if annotation_file.is_file() and image_folder.is_dir():
             return annotation_file, image_folder
     expected = " or ".join(f"{file.relative_to(data)} with {folder.relative_to(data)}/" for file, folder in layouts)
+    paths = [*sorted(data.glob("*")), *sorted(data.glob("*/*.json"))]
+    names = [f"{path.relative_to(data)}{'/' * path.is_dir()}" for path in paths]
+    found = f"found {', '.join(names[:12])}{', …' * (len(names) > 12)}" if names else "but the folder is empty"
+    found = found if data.is_dir() else "but there is no such folder"
     raise DataError(
-        f"{data}: no {split} split; expected {expected}, {_listing(data)}", "another_layout", folder=data, split=split
+        f"{data}: no {split} split; expected {expected}, {found}", "another_layout", folder=data, split=split
     )
-
-
-def _listing(folder: Path, most: int = 12) -> str:
-    """What a folder holds, in words."""
-    if not folder.is_dir():
-        return "but there is no such folder"
-    names = sorted(str(path.relative_to(folder)) + "/" * path.is_dir() for path in folder.glob("*"))
-    names += sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.json"))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"found {', '.join(names[:most])}{more}" if names else "but the folder is empty"
 
 
 def _named_split(file: Path, split: str) -> tuple[Path, Path]:
@@ -69,29 +60,10 @@ def _named_split(file: Path, split: str) -> tuple[Path, Path]:
     if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("annotations", "images")):
         raise DataError(f"{file}: {split!r} should be an object with 'annotations' and 'images', both paths as text.")
     annotation_file, image_folder = (file.parent / named[key] for key in ("annotations", "images"))
-    for key, found, path in (
-        ("annotations", annotation_file.exists(), annotation_file),
-        ("images", image_folder.is_dir(), image_folder),
-    ):
+    for key, found in (("annotations", annotation_file.exists()), ("images", image_folder.is_dir())):
         if not found:
-            raise DataError(f"{file}: {split!r}, {key!r}: there is no {path}.")
+            raise DataError(f"{file}: {split!r}, {key!r}: there is no {file.parent / named[key]}.")
     return annotation_file, image_folder
-
-
-@dataclass(frozen=True, eq=False)
-class GroundTruth:
-    """What an evaluation reads of an annotation file: `M` boxes as the file has them, categories in its order."""
-
-    annotation_file: Path  # for messages
-    image_ids: np.ndarray  # int64 [I]
-    category_ids: tuple[int, ...]
-    category_names: tuple[str, ...]
-    image_of: np.ndarray  # int64 [M], index in `image_ids`; -1: none
-    category_of: np.ndarray  # int64 [M], index in `category_ids`; -1: none
-    boxes_xywh: np.ndarray  # float64 [M, 4] pixels
-    areas: np.ndarray  # float64 [M] pixels; width times height where the file has none
-    iscrowd: np.ndarray  # bool [M]
-    marked: np.ndarray  # bool [M], `ignore` or `difficult`, and no crowd
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +87,7 @@ class CocoIndex:
     category_names: tuple[str, ...]  # [C]
     # Counts of boxes: crowd (also what is marked `ignore`) and zero_area, both left out; clamped, kept.
     dropped: dict[str, int] = field(default_factory=dict)
-    ground_truth: GroundTruth | None = None  # None in a training index
+    columns: CocoColumns | None = None  # what the evaluation reads, without JSON records; None in a training index
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -154,7 +126,7 @@ def read_coco(
         image_folder: folder that `file_name` is relative to.
         training: crowd and zero-area boxes, and those marked `ignore`, are left out and boxes clamped to the image
             (counted in `dropped`). Boxes marked `difficult` are of real objects: they are trained on, which is logged.
-            Otherwise every box stays as the file has it, and `ground_truth` is there for the evaluation.
+            Otherwise every box stays as the file has it, and `columns` are there for the evaluation.
         category_ids: those of the train split, so that labels agree; None takes the file's own.
         category_names: their names, for ids that this file does not list.
 
@@ -162,14 +134,20 @@ def read_coco(
         DataError: the file is missing, no JSON, or one of `coco_checks.CHECKS` fails; no images; in training no boxes.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    columns = read_columns(file, category_ids)
+    columns = CocoColumns(file, read_json(file), category_ids)
     check_lists(columns)
     if not columns.images:
         raise DataError(f"{file}: no images; 'images' is an empty list. Is this the right annotation file?")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such image folder, needed by {file}.")
     raise_first(columns, training)
-    ids, names, labels = _classes(columns, category_names)
+    own = columns.class_keys is columns.category_keys
+    ids = tuple(sorted(columns.class_keys) if own else columns.class_keys)  # labels go by rising id
+    if not ids:
+        raise DataError(f"{file}: no categories; 'categories' is an empty list. List id and name of every class.")
+    listed = {key: record["name"] for key, record in zip(columns.category_keys, columns.categories, strict=True)}
+    names = tuple(listed.get(i, name) for i, name in zip(ids, category_names or map(str, ids), strict=True))
+    labels = indices_in(ids, columns.class_keys)[columns.category_of]
     names_utf8 = [name.encode() for name in columns.file_names]
     boxes_xyxy = columns.boxes_xywh.copy()
     boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
@@ -193,69 +171,8 @@ def read_coco(
         category_ids=ids,
         category_names=names,
         dropped=dropped,
-        ground_truth=None if training else _ground_truth(columns),
+        columns=None if training else columns.without_records(),
     )
-
-
-def read_ground_truth(source: Path | str | dict[str, Any]) -> GroundTruth:
-    """What an evaluation needs of a COCO file, or of its content; images need no size and no file name for that.
-
-    Raises:
-        DataError: the file is missing or no JSON, has no `images` or `annotations`, or a box or an area is no number.
-    """
-    file, content = (Path("ground truth"), source) if isinstance(source, dict) else (Path(source), None)
-    content = read_json(file) if content is None else content
-    for key in ("images", "annotations"):
-        if key not in content:
-            raise DataError(f"{file}: no {key!r} in this COCO file")
-    for annotation in content["annotations"]:
-        for key in ("image_id", "category_id", "bbox"):
-            if key not in annotation:
-                raise DataError(f"{file}: annotation id {annotation.get('id', '(none)')} has no {key!r}")
-    if not content.get("categories"):
-        ids = sorted({annotation["category_id"] for annotation in content["annotations"]})
-        content = content | {"categories": [{"id": i} for i in ids]}
-    columns = CocoColumns(file, content)
-    raise_first(columns, training=False, names=("image_id_invalid", "box_unreadable", "area_invalid"))
-    return _ground_truth(columns)
-
-
-def _ground_truth(columns: CocoColumns) -> GroundTruth:
-    category_of = columns.category_of
-    if columns.class_keys is not columns.category_keys:  # the classes of the train split
-        category_of = indices_in(columns.category_keys, columns.class_keys)[category_of]
-    areas, product = columns.areas, columns.boxes_xywh[:, 2:].prod(1)
-    return GroundTruth(
-        annotation_file=columns.annotation_file,
-        image_ids=np.array(columns.image_keys, np.int64),
-        category_ids=tuple(columns.category_keys),
-        category_names=tuple(str(record.get("name", record["id"])) for record in columns.categories),
-        image_of=columns.image_of,
-        category_of=category_of,
-        boxes_xywh=columns.boxes_xywh,
-        areas=np.where(np.isnan(areas), product, areas),
-        iscrowd=columns.iscrowd,
-        marked=(columns.ignore | columns.difficult) & ~columns.iscrowd,
-    )
-
-
-def _classes(
-    columns: CocoColumns, wanted_names: Sequence[str] | None
-) -> tuple[tuple[int, ...], tuple[str, ...], np.ndarray]:
-    """Category ids, names, and the label of every annotation."""
-    own = {key: record["name"] for key, record in zip(columns.category_keys, columns.categories, strict=True)}
-    if columns.class_keys is columns.category_keys:  # labels go by rising id
-        ids = tuple(sorted(own))
-        label_of = np.argsort(np.argsort(np.array(columns.category_keys, np.int64)))
-        labels = label_of[columns.category_of] if ids else columns.category_of
-    else:
-        ids, labels = tuple(columns.class_keys), columns.category_of
-    if not ids:
-        raise DataError(
-            f"{columns.annotation_file}: no categories; 'categories' is an empty list. List id and name of every class."
-        )
-    fallback = wanted_names if wanted_names is not None else map(str, ids)
-    return ids, tuple(own.get(identity, other) for identity, other in zip(ids, fallback, strict=True)), labels
 
 
 def _for_training(columns: CocoColumns, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:

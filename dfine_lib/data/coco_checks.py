@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfine_lib.data.coco_columns import TABLES, CocoColumns, Key, key_of, kind_of, leaves_folder, short, where
+from dfine_lib.data.coco_columns import TABLES, CocoColumns, Key, Record, key_of, kind_of, leaves_folder, short, where
 from dfine_lib.errors import DataError
 
 TINY_IMAGE_PX = 8  # a side up to which a box of one pixel is no surprise
@@ -21,11 +21,9 @@ class Check:
     name: str  # as the doctor lists it
     table: str
     rows: Callable[[CocoColumns], Rows]  # the records that fail
-    # What is wrong with the first of them; or the key that is wrong, and what it should be.
-    words: Callable[[CocoColumns, np.ndarray], str] | tuple[str, str]
+    # What is wrong with the first of them; or the key that is wrong, what it should be, and perhaps the way out.
+    words: Callable[[CocoColumns, int], str] | tuple[str, ...]
     remedy: str | None = None
-    says_count: bool = False  # the words say how many records fail
-    after: str = ""  # what to do about it
 
     def failing(self, columns: CocoColumns) -> np.ndarray:
         """Indices of the records that fail, int64."""
@@ -33,12 +31,6 @@ class Check:
         if isinstance(rows, np.ndarray) and rows.dtype == bool:
             return np.flatnonzero(rows)
         return np.asarray(rows, np.int64)
-
-    def says(self, columns: CocoColumns, failing: np.ndarray) -> str:
-        """What is wrong with the first record that fails."""
-        if isinstance(self.words, tuple):
-            return _wrong(columns, self.table, failing[0], *self.words) + self.after
-        return self.words(columns, failing)
 
 
 def raise_first(columns: CocoColumns, training: bool = True, names: Collection[str] | None = None) -> None:
@@ -57,12 +49,15 @@ def raise_first(columns: CocoColumns, training: bool = True, names: Collection[s
             continue
         failing = check.failing(columns)
         if len(failing):
-            place = where(check.table, getattr(columns, check.table), int(failing[0]))
-            if check.table == "annotations" and (image := columns.image_of[failing[0]]) >= 0:
+            records, first = getattr(columns, check.table), int(failing[0])
+            place = where(check.table, records, first)
+            if check.table == "annotations" and (image := columns.image_of[first]) >= 0:
                 place += f" of image id {columns.image_keys[image]}"
-            message = f"{columns.annotation_file}: {place}: {check.says(columns, failing)}"
-            if len(failing) > 1 and not check.says_count:
-                message += f" ({len(failing)} such {check.table})"
+            words = (
+                _wrong(records[first], *check.words) if isinstance(check.words, tuple) else check.words(columns, first)
+            )
+            count = f" ({len(failing)} such {check.table} of {len(records)})" if len(failing) > 1 else ""
+            message = f"{columns.annotation_file}: {place}: {words}{count}"
             raise DataError(message, check.remedy) if check.remedy else DataError(message + ".")
 
 
@@ -85,23 +80,20 @@ def check_lists(columns: CocoColumns) -> None:
 
 def repeated(keys: Sequence[Key]) -> list[int]:
     """Indices of keys that occurred before; None is no key."""
-    if set(map(type, keys)) <= {int} and len(np.unique(np.array(keys, np.int64))) == len(keys):
+    if len(set(keys)) == len(keys):
         return []
-    seen, again = set(), []
-    for i, key in enumerate(keys):
-        if key is None:
-            continue
-        if key in seen:
-            again.append(i)
-        seen.add(key)
-    return again
+    first: dict[Key, int] = {}
+    return [i for i, key in enumerate(keys) if key is not None and first.setdefault(key, i) != i]
 
 
-def _wrong(columns: CocoColumns, table: str, i: int, key: str, should: str) -> str:
-    record = getattr(columns, table)[i]
+def _wrong(record: Record, key: str, should: str, way_out: str = "") -> str:
     if key not in record:
         return f"key {key!r} is missing"
-    return f"{key!r} should be {should}, got {short(record[key])}"
+    return f"{key!r} should be {should}, got {short(record[key])}{way_out}"
+
+
+def _whole(key: str) -> tuple[str, ...]:
+    return key, "a whole number", ". Write it as a number, here and wherever it is referred to"
 
 
 def _ids(table: str) -> list[Check]:
@@ -109,11 +101,10 @@ def _ids(table: str) -> list[Check]:
     one = TABLES[table]
     keys: Callable[[CocoColumns], list[Key]] = lambda c: getattr(c, f"{one}_keys")  # noqa: E731
     return [
-        Check(f"{one}_id_invalid", table, lambda c: _none(keys(c)), ("id", "a whole number")),
-        _text(f"{one}_id_text", table, "id"),
+        Check(f"{one}_id_invalid", table, lambda c: _none(keys(c)), _whole("id")),
         Check(f"{one}_id_repeated", table, lambda c: repeated(keys(c)),
-              lambda c, rows: f"duplicate id in {table!r}. Give every entry an id of its own (files that were merged "
-              "need renumbering)"),
+              lambda c, i: f"duplicate id in {table!r}. Give every entry an id of its own (files that were merged need "
+              "renumbering)"),
     ]  # fmt: skip
 
 
@@ -121,33 +112,18 @@ def _none(keys: Sequence[Key]) -> list[int]:
     return [i for i, key in enumerate(keys) if key is None] if None in keys else []
 
 
-def _text(name: str, table: str, key: str) -> Check:
-    """The check of ids that are written as text."""
+def _unlisted(key: str, table: str) -> Callable[[CocoColumns, int], str]:
+    """What is wrong with a reference to a record that is not in the table."""
 
-    def rows(columns: CocoColumns) -> list[int]:
-        values = [record.get(key) for record in getattr(columns, table)]
-        if str not in set(map(type, values)):
-            return []
-        return [i for i, value in enumerate(values) if isinstance(value, str) and key_of(value) is not None]
+    def words(columns: CocoColumns, i: int) -> str:
+        record = columns.annotations[i]
+        if key_of(record.get(key)) is None:
+            return _wrong(record, *_whole(key))
+        foreign = table == "categories" and columns.class_keys is not columns.category_keys
+        place = "a category of the train split" if foreign else f"an entry of {table!r}"
+        return f"{key} {short(record[key])} is not {place}. Add the entry or remove these annotations"
 
-    return Check(
-        name, table, rows, (key, "a whole number"),
-        after=". Write it as a number, here and wherever it is referred to",
-    )  # fmt: skip
-
-
-def _unlisted(columns: CocoColumns, rows: np.ndarray, key: str, known: str) -> str:
-    value = columns.annotations[rows[0]].get(key)
-    if type(key_of(value)) is not int:
-        return _wrong(columns, "annotations", rows[0], key, "a whole number")
-    return f"{key} {short(value)} is not {known}. Add the entry or remove these annotations"
-
-
-def _unknown_category(columns: CocoColumns, rows: np.ndarray) -> str:
-    own = columns.class_keys is columns.category_keys
-    return _unlisted(
-        columns, rows, "category_id", "an entry of 'categories'" if own else "a category of the train split"
-    )
+    return words
 
 
 def _bad_sizes(columns: CocoColumns) -> np.ndarray:
@@ -155,24 +131,18 @@ def _bad_sizes(columns: CocoColumns) -> np.ndarray:
     return ~np.isfinite(sizes).all(1) | (np.nan_to_num(sizes) % 1 != 0).any(1)
 
 
-def _size_words(columns: CocoColumns, rows: np.ndarray) -> str:
-    record = columns.images[rows[0]]
-    for key in ("width", "height"):
-        if type(record.get(key)) is not int:
-            return _wrong(columns, "images", rows[0], key, "a whole number")
-    return f"width and height are [{short(record['width'])}, {short(record['height'])}]; give pixels"
+def _size_words(columns: CocoColumns, i: int) -> str:
+    record = columns.images[i]
+    return next(
+        (_wrong(record, key, "a whole number") for key in ("width", "height") if type(record.get(key)) is not int),
+        f"width and height are [{short(record.get('width'))}, {short(record.get('height'))}]; give pixels",
+    )
 
 
-def _without_path(leaving: bool) -> Callable[[CocoColumns], list[int]]:
-    """The images without a usable file name: those whose name leaves the image folder, or all others."""
-
-    def rows(columns: CocoColumns) -> list[int]:
-        raw = {i: columns.images[i].get("file_name") for i in _none(columns.file_names)}
-        return [
-            i for i, name in raw.items() if leaving == (isinstance(name, str) and name != "" and leaves_folder(name))
-        ]
-
-    return rows
+def _leaving(columns: CocoColumns) -> list[int]:
+    """The images whose file name leaves the image folder."""
+    names = {i: columns.images[i].get("file_name") for i in _none(columns.file_names)}
+    return [i for i, name in names.items() if isinstance(name, str) and name and leaves_folder(name)]
 
 
 def _odd_crowd(columns: CocoColumns) -> list[int]:
@@ -182,20 +152,15 @@ def _odd_crowd(columns: CocoColumns) -> list[int]:
     return [i for i, v in enumerate(values) if type(v) not in (int, bool) and not (type(v) is float and v.is_integer())]
 
 
-def _box(columns: CocoColumns, i: int) -> str:
-    return "bbox [" + ", ".join(f"{value:g}" for value in columns.boxes_xywh[i]) + "]"
+def _of_image(words: str) -> Callable[[CocoColumns, int], str]:
+    """What is wrong with a box, in words that name the box and the size of its image."""
 
+    def filled(columns: CocoColumns, i: int) -> str:
+        width, height = columns.sizes_wh[columns.image_of[i]]
+        box = "bbox [" + ", ".join(f"{value:g}" for value in columns.boxes_xywh[i]) + "]"
+        return words.format(box=box, size=f"the image is {width:.0f} x {height:.0f}")
 
-def _size_of(columns: CocoColumns, i: int) -> str:
-    width, height = columns.sizes_wh[columns.image_of[i]]
-    return f"the image is {width:.0f} x {height:.0f}"
-
-
-def _unreadable_words(columns: CocoColumns, rows: np.ndarray) -> str:
-    box = columns.annotations[rows[0]].get("bbox")
-    if type(box) is list and len(box) == 4 and set(map(type, box)) <= {int, float}:
-        return f"{_box(columns, rows[0])} has a number that is not finite. Correct or remove the annotation"
-    return _wrong(columns, "annotations", rows[0], "bbox", "[left, top, width, height] in pixels")
+    return filled
 
 
 def _outside(columns: CocoColumns) -> np.ndarray:
@@ -235,43 +200,34 @@ def written_as_fractions(boxes_xywh: np.ndarray, sizes_wh: np.ndarray, image_of:
     return (agreed & (boxes >= 2))[image_of]
 
 
-def _fraction_words(columns: CocoColumns, rows: np.ndarray) -> str:
-    total = len(columns.boxes_xywh)
-    count = f"all {total} boxes" if len(rows) == total else f"{len(rows)} of {total} boxes"
-    box, size = _box(columns, rows[0]), _size_of(columns, rows[0])
-    return f"{count} lie within 0..1: these are fractions of the image, not pixels ({box}; {size})"
-
-
 CHECKS = {check.name: check for check in (
     *_ids("categories"),
     Check("category_name_missing", "categories",
           lambda c: [i for i, record in enumerate(c.categories) if not isinstance(record.get("name"), str)],
           ("name", "text")),
     Check("category_name_repeated", "categories", lambda c: repeated([record.get("name") for record in c.categories]),
-          lambda c, rows: f"a second category named {c.categories[rows[0]]['name']!r}; rename it", "merge_classes"),
+          lambda c, i: f"a second category named {c.categories[i]['name']!r}; rename it", "merge_classes"),
     *_ids("images"),
     Check("image_size_invalid", "images", _bad_sizes, _size_words),
-    Check("file_name_missing", "images", _without_path(leaving=False), ("file_name", "a path inside the image folder")),
-    Check("file_name_leaves_folder", "images", _without_path(leaving=True),
-          lambda c, rows: f"file_name {short(c.images[rows[0]]['file_name'])} leaves the image folder. Make it "
-          "relative to the image folder, without '..'", "find_images_by_name"),
+    Check("file_name_missing", "images", lambda c: sorted({*_none(c.file_names)} - {*_leaving(c)}),
+          ("file_name", "a path inside the image folder")),
+    Check("file_name_leaves_folder", "images", _leaving,
+          lambda c, i: f"file_name {short(c.images[i]['file_name'])} leaves the image folder. Make it relative to the "
+          "image folder, without '..'", "find_images_by_name"),
     *_ids("annotations"),
-    _text("image_id_as_text", "annotations", "image_id"),
-    Check("annotation_orphan", "annotations", lambda c: c.image_of < 0,
-          lambda c, rows: _unlisted(c, rows, "image_id", "an entry of 'images'")),
-    _text("category_id_as_text", "annotations", "category_id"),
-    Check("category_unknown", "annotations", lambda c: c.category_of < 0, _unknown_category),
+    Check("annotation_orphan", "annotations", lambda c: c.image_of < 0, _unlisted("image_id", "images")),
+    Check("category_unknown", "annotations", lambda c: c.category_of < 0, _unlisted("category_id", "categories")),
     Check("crowd_invalid", "annotations", _odd_crowd, ("iscrowd", "0 or 1")),
-    Check("box_unreadable", "annotations", lambda c: ~np.isfinite(c.boxes_xywh).all(1), _unreadable_words),
+    Check("box_unreadable", "annotations", lambda c: ~np.isfinite(c.boxes_xywh).all(1),
+          ("bbox", "four finite numbers, [left, top, width, height] in pixels", ". Correct or remove the annotation")),
     Check("box_negative_side", "annotations", lambda c: (c.boxes_xywh[:, 2:] < 0).any(1),
-          lambda c, rows: f"{_box(c, rows[0])} has a negative width or height; {_size_of(c, rows[0])}. COCO boxes are "
-          "[left, top, width, height]"),
+          _of_image("{box} has a negative width or height; {size}. COCO boxes are [left, top, width, height]")),
     Check("box_outside", "annotations", _outside,
-          lambda c, rows: f"{_box(c, rows[0])} lies wholly outside its image; {_size_of(c, rows[0])}. Are these pixels "
-          "of this image? Correct or remove it"),
+          _of_image("{box} lies wholly outside its image; {size}. Are these pixels of this image? Correct or "
+                    "remove it")),
     Check("boxes_as_fractions", "annotations",
           lambda c: written_as_fractions(c.boxes_xywh, c.sizes_wh[c.image_of], c.image_of),
-          _fraction_words, "boxes_in_pixels", says_count=True),
+          _of_image("{box} lies within 0..1: a fraction of the image, not pixels; {size}"), "boxes_in_pixels"),
     Check("area_invalid", "annotations",
           lambda c: [i for i in np.flatnonzero(~np.isfinite(c.areas)) if c.annotations[i].get("area") is not None],
           ("area", "a number")),

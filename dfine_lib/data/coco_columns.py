@@ -5,6 +5,7 @@ Training, evaluation, `data_tools.doctor` and `data_tools.parts` read the same c
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 from collections.abc import Callable, Sequence
@@ -18,8 +19,14 @@ import numpy as np
 from dfine_lib.errors import DataError
 
 TABLES = {"images": "image", "annotations": "annotation", "categories": "category"}  # list → one of its records
-Key = int | str | None
+Key = int | str | None  # an id; text only where the doctor reads the file
 Record = dict[str, Any]
+
+
+def key_of(value: Any) -> Key:
+    """What an id means: a whole number, also as 12.0, or None for anything else."""
+    whole = type(value) is int or (type(value) is float and value.is_integer() and abs(value) < 2**53)
+    return int(value) if whole and -(2**63) <= value < 2**63 else None
 
 
 class CocoColumns:
@@ -31,22 +38,24 @@ class CocoColumns:
         class_ids: category ids that annotations may refer to; default: those of the file's categories.
     """
 
+    key = staticmethod(key_of)
+
     def __init__(self, annotation_file: Path, content: Record, class_ids: Sequence[int] | None = None) -> None:
         self.annotation_file, self.content = annotation_file, content
         self.images, self.annotations, self.categories = (objects_of(content, key) for key in TABLES)
-        self.image_keys = _keys(self.images, "id")  # ids as `key_of` reads them
-        self.annotation_keys = _keys(self.annotations, "id")
-        self.category_keys = _keys(self.categories, "id")
+        self.image_keys = self._keys(self.images, "id")  # ids as `key` reads them
+        self.annotation_keys = self._keys(self.annotations, "id")
+        self.category_keys = self._keys(self.categories, "id")
         self.file_names = [_safe_name(record.get("file_name")) for record in self.images]
-        sizes = np.stack([_numbers(self.images, key, self.number) for key in ("width", "height")], axis=1)
+        sizes = np.stack([_floats(_values(self.images, key), self.number) for key in ("width", "height")], axis=1)
         self.sizes_wh = np.where(((sizes >= 1) & (sizes < 2**31)).all(1, keepdims=True), sizes, np.nan)  # [I, 2] pixels
-        self.image_of = indices_in(self.image_keys, _keys(self.annotations, "image_id"))  # int64 [M], in `images`
+        self.image_of = indices_in(self.image_keys, self._keys(self.annotations, "image_id"))  # int64 [M], in `images`
         self.class_keys = self.category_keys if class_ids is None else [int(i) for i in class_ids]
-        self.category_of = indices_in(self.class_keys, _keys(self.annotations, "category_id"))  # in `class_keys`
-        self.boxes_xywh = _boxes(self.annotations, self.number)  # float64 [M, 4] pixels
-        self.areas = _numbers(self.annotations, "area", self.number_in_text)  # float64 [M]
+        self.category_of = indices_in(self.class_keys, self._keys(self.annotations, "category_id"))  # in `class_keys`
+        self.boxes_xywh = _boxes(_values(self.annotations, "bbox"), self.number)  # float64 [M, 4] pixels
+        self.areas = _floats(_values(self.annotations, "area"), _from_text)  # float64 [M]
         self.iscrowd, self.ignore, self.difficult = (  # bool [M]
-            _flags(self.annotations, key) for key in ("iscrowd", "ignore", "difficult")
+            _flags(_values(self.annotations, key)) for key in ("iscrowd", "ignore", "difficult")
         )
 
     @staticmethod
@@ -54,13 +63,10 @@ class CocoColumns:
         """What a side of an image or a box means that is neither int nor float: no number. The doctor reads text."""
         return float("nan")
 
-    @staticmethod
-    def number_in_text(value: Any) -> float:
-        """The same of an area, which may be written as text."""
-        try:
-            return float(value) if isinstance(value, str) else float("nan")
-        except ValueError:
-            return float("nan")
+    def _keys(self, records: Sequence[Record], name: str) -> list[Key]:
+        values = _values(records, name)
+        plain = set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63)))
+        return values if plain else [self.key(value) for value in values]
 
     @property
     def crowd(self) -> np.ndarray:
@@ -74,17 +80,13 @@ class CocoColumns:
         found = {key: [i for i, one in enumerate(records) if type(one) is not dict] for key, records in lists.items()}
         return {key: rows for key, rows in found.items() if rows}
 
-
-def read_columns(file: Path, class_ids: Sequence[int] | None = None) -> CocoColumns:
-    """Read one annotation file; `class_ids`: as for `CocoColumns`.
-
-    Raises:
-        DataError: the file is missing, cut off, no JSON or no object.
-    """
-    return CocoColumns(file, read_json(file), class_ids)
+    def without_records(self) -> CocoColumns:
+        """These columns, which let go of images and annotations as JSON: ten times the memory of the columns."""
+        self.content, self.images, self.annotations, self.annotation_keys, self.file_names = {}, [], [], [], []
+        return self
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Record:
     """The object that the file holds; `DataError` if it is missing, cut off, no JSON or no object."""
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe is waited for, a device has no end
@@ -100,7 +102,9 @@ def read_json(file: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise DataError(f"{file}: nested too deeply to be an annotation file. Export it again.") from error
     except ValueError as error:  # also UnicodeDecodeError
-        way_out = "The file looks cut off: copy or export it again." if _cut_off(text, error) else "Export it again."
+        unfinished = isinstance(error, json.JSONDecodeError) and not error.doc[error.pos :].strip()
+        cut_off = unfinished or (isinstance(error, json.JSONDecodeError) and not error.doc.rstrip().endswith("}"))
+        way_out = "The file looks cut off: copy or export it again." if cut_off else "Export it again."
         raise DataError(f"{file}: no valid JSON: {why_no_json(error)}. {way_out}") from error
     finally:
         if collecting:
@@ -115,16 +119,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def why_no_json(error: ValueError) -> str:
     """What `json.loads` found, in words for whoever wrote the file."""
-    if "set_int_max_str_digits" in str(error):  # Python's advice is for programmers
-        return "a whole number of thousands of digits"
-    return str(error)
-
-
-def _cut_off(text: bytes, error: ValueError) -> bool:
-    text = text.rstrip()
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return not text.endswith(b"}") or error.pos >= len(error.doc.rstrip())
+    too_long = "set_int_max_str_digits" in str(error)  # Python's advice is for programmers
+    return "a whole number of thousands of digits" if too_long else str(error)
 
 
 def objects_of(content: Record, key: str) -> list[Record]:
@@ -135,28 +131,6 @@ def objects_of(content: Record, key: str) -> list[Record]:
     return records if set(map(type, records)) <= {dict} else [one for one in records if type(one) is dict]
 
 
-def key_of(value: Any) -> Key:
-    """What an id means: a whole number (also as 12.0 or "12"), other text, or None for anything else."""
-    kind = type(value)
-    if kind is int:
-        return value if -(2**63) <= value < 2**63 else None
-    if kind is float:
-        return int(value) if value.is_integer() and abs(value) < 2**53 else None
-    if kind is str:
-        text = value.strip()
-        if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 19:
-            return int(text) if text.count("-") <= 1 else text
-        return text or None
-    return None
-
-
-def _keys(records: Sequence[Record], name: str) -> list[Key]:
-    """`key_of` every record's `name`."""
-    values = [record.get(name) for record in records]
-    plain = set(map(type, values)) <= {int} and (not values or (max(values) < 2**63 and min(values) >= -(2**63)))
-    return values if plain else [key_of(value) for value in values]
-
-
 def indices_in(known: Sequence[Key], wanted: Sequence[Key]) -> np.ndarray:
     """Index of each wanted key in `known`, the first where it occurs twice; int64, -1: not there."""
     if known and set(map(type, known)) | set(map(type, wanted)) <= {int}:
@@ -164,23 +138,19 @@ def indices_in(known: Sequence[Key], wanted: Sequence[Key]) -> np.ndarray:
         order = np.argsort(known, kind="stable")
         index = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
         return np.where(known[index] == wanted, index, -1)
-    first: dict[Key, int] = {}
-    for i, key in enumerate(known):
-        first.setdefault(key, i)
-    return np.array([-1 if key is None else first.get(key, -1) for key in wanted], np.int64)
+    first = {key: i for i, key in reversed(list(enumerate(known))) if key is not None}
+    return np.array([first.get(key, -1) for key in wanted], np.int64)
 
 
-def _numbers(records: Sequence[Record], name: str, other: Callable[[Any], float]) -> np.ndarray:
-    """Column of numbers, float64 `[records]`. `other` reads what is neither int nor float: NaN if it is no number."""
-    return _as_float([record.get(name) for record in records], other)
+def _values(records: Sequence[Record], name: str) -> list[Any]:
+    return [record.get(name) for record in records]
 
 
-def _as_float(values: list[Any], other: Callable[[Any], float]) -> np.ndarray:
+def _floats(values: list[Any], other: Callable[[Any], float]) -> np.ndarray:
+    """float64 `[values]`. `other` reads what is neither int nor float: NaN if it is no number."""
     if set(map(type, values)) <= {int, float}:
-        try:
+        with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
             return np.array(values, np.float64)
-        except OverflowError:  # an integer of hundreds of digits
-            pass
     return np.array([_number(value, other) for value in values], np.float64)
 
 
@@ -191,13 +161,20 @@ def _number(value: Any, other: Callable[[Any], float]) -> float:
         return float("inf")
 
 
-def _boxes(annotations: Sequence[Record], other: Callable[[Any], float]) -> np.ndarray:
-    """Column `bbox`, float64 `[M, 4]`; NaN where a box is no list of four."""
-    values = [annotation.get("bbox") for annotation in annotations]
+def _from_text(value: Any) -> float:
+    """A number written as text, NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, str) else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+def _boxes(values: list[Any], other: Callable[[Any], float]) -> np.ndarray:
+    """float64 `[M, 4]`; NaN where a box is no list of four."""
     if not (set(map(type, values)) <= {list} and set(map(len, values)) <= {4}):
         nothing = [float("nan")] * 4
         values = [value if type(value) is list and len(value) == 4 else nothing for value in values]
-    return _as_float(list(chain.from_iterable(values)), other).reshape(-1, 4)
+    return _floats(list(chain.from_iterable(values)), other).reshape(-1, 4)
 
 
 def is_set(flag: Any) -> bool:
@@ -205,9 +182,7 @@ def is_set(flag: Any) -> bool:
     return bool(flag) and str(flag).strip().lower() not in ("", "0", "0.0", "false", "no", "none")
 
 
-def _flags(annotations: Sequence[Record], name: str) -> np.ndarray:
-    """Column of a mark such as `iscrowd`, bool `[M]`: 1, true, also as text."""
-    values = [annotation.get(name) for annotation in annotations]
+def _flags(values: list[Any]) -> np.ndarray:
     plain = set(map(type, values)) <= {int, bool, type(None)}
     return np.fromiter(map(bool if plain else is_set, values), bool, len(values))
 

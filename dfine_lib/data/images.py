@@ -84,10 +84,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode not in _PLAIN_MODES:
         raise DfineError(f"images of mode {image.mode} have no known range of values; save it with 8 bits a channel")
+    image.load()
     if image.mode != "RGB":
         image = image.convert("RGB")
-    else:
-        image.load()
     return image.transpose(_UPRIGHT[orientation]) if orientation != 1 else image
 
 
@@ -121,12 +120,8 @@ def open_image(path: Path | str, content: bytes | None = None) -> Image.Image:
     Raises:
         OSError: and nearly any other class, from Pillow's decoders.
     """
-    try:
-        return Image.open(path if content is None else io.BytesIO(content))
-    except Image.UnidentifiedImageError:
-        if not register_heif():  # once in every process: DataLoader workers too
-            raise
-        return Image.open(path if content is None else io.BytesIO(content))
+    register_heif()  # once in every process: DataLoader workers too
+    return Image.open(path if content is None else io.BytesIO(content))
 
 
 def decode_opened(image: Image.Image, path: Path | str, content: bytes | None = None) -> Tensor:
@@ -148,13 +143,10 @@ def _decoded(path: Path | str, content: bytes | None) -> Tensor | None:
     try:
         from torchvision.io import ImageReadMode  # loads the operator too
 
-        decode, rgb = torch.ops.image.decode_jpeg, ImageReadMode.RGB.value
-    except (ImportError, AttributeError):
-        return None
-    try:
         data = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8).copy()
-        return decode(torch.from_numpy(data), rgb, False)  # not turned by its EXIF: callers do
-    except RuntimeError:  # damaged: PIL says how
+        rgb, turned = ImageReadMode.RGB.value, False  # not turned by its EXIF: callers do
+        return torch.ops.image.decode_jpeg(torch.from_numpy(data), rgb, turned)
+    except (ImportError, AttributeError, RuntimeError):  # no such operator; or a damaged file: PIL says how
         return None
 
 
@@ -214,7 +206,7 @@ def _problem(path: Path, size_wh: tuple[int, int], every: bool) -> str | None:
     return f"{says}. Was it resized after labelling? Boxes and sizes must be scaled with it."
 
 
-def check_images(index: CocoIndex, *, every: bool) -> None:
+def check_images(index: CocoIndex, every: bool) -> None:
     """Open every image of the index: it exists, is readable, whole, and as large as the annotation file says.
 
     The size is that of the upright image, EXIF orientation applied.
@@ -234,13 +226,9 @@ def check_images(index: CocoIndex, *, every: bool) -> None:
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda key: _problem(Path(key[0]), key[1:], every), first)
         found = tqdm(found, "checking images", len(first), leave=False, unit="image", dynamic_ncols=True, delay=2.0)
-        problems = [
-            (i, name, problem) for ((name, _, _), i), problem in zip(first.items(), found, strict=True) if problem
-        ]
-    if problems:
-        lines = [f"  image id {index.image_ids[i]}, {name}: {problem}" for i, name, problem in problems[:5]]
-        more = [f"  … and {len(problems) - 5} more"] if len(problems) > 5 else []
-        count = (
-            f"{len(problems)} of {len(first)} images cannot be used" if len(first) > 1 else "the image cannot be used"
-        )
-        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines, *more]), "leave_out_images")
+        bad = [(i, name, why) for ((name, _, _), i), why in zip(first.items(), found, strict=True) if why]
+    if bad:
+        lines = [f"  image id {index.image_ids[i]}, {name}: {why}" for i, name, why in bad[:5]]
+        lines += [f"  … and {len(bad) - 5} more"] * (len(bad) > 5)
+        count = f"{len(bad)} of {len(first)} images cannot be used"
+        raise DataError("\n".join([f"{index.annotation_file}: {count}:", *lines]), "leave_out_images")

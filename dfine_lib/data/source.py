@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from dfine_lib.config import Recipe
 from dfine_lib.data.coco import CocoIndex, find_split, read_coco
@@ -19,6 +18,10 @@ class CocoFolder:
     images in tar shards.
     """
 
+    read = staticmethod(read_coco)  # one split
+    check = staticmethod(check_images)
+    train_loader, eval_loader = TrainLoader, EvalLoader
+
     def open(self, data: Path | str) -> tuple[CocoIndex, CocoIndex]:
         """The training and the validation split, both with the classes of the training split; no image is opened.
 
@@ -31,25 +34,9 @@ class CocoFolder:
         _check_names(train, val)
         return train, val
 
-    def read(self, annotation_file: Path, image_folder: Path, **options: Any) -> CocoIndex:
-        """One split; options and errors are those of `read_coco`."""
-        return read_coco(annotation_file, image_folder, **options)
-
-    def check(self, index: CocoIndex, every: bool) -> None:
-        """Open the images of an index; arguments and errors are those of `check_images`."""
-        check_images(index, every=every)
-
     def samples_per_epoch(self, index: CocoIndex, recipe: Recipe) -> int:
         """Samples of one epoch: every image once."""
         return len(index)
-
-    def train_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> TrainLoader:
-        """Training batches; options are those of `TrainLoader`."""
-        return TrainLoader(index, recipe, **options)
-
-    def eval_loader(self, index: CocoIndex, recipe: Recipe, **options: Any) -> EvalLoader:
-        """Validation batches; options are those of `EvalLoader`."""
-        return EvalLoader(index, recipe, **options)
 
 
 def _check_names(train: CocoIndex, val: CocoIndex) -> None:

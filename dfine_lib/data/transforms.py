@@ -37,12 +37,8 @@ def stretch(sample: Sample, image_hw: tuple[int, int]) -> Sample:
 
 def drop_small(sample: Sample, least_px: float = 1.0) -> Sample:
     """The sample without boxes that are narrower or lower than `least_px` pixels."""
-    return Sample(sample.image, *_without_small(sample.labels, sample.boxes_xyxy, least_px))
-
-
-def _without_small(labels: Tensor, boxes_xyxy: Tensor, least_px: float = 1.0) -> tuple[Tensor, Tensor]:
-    keep = ((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) >= least_px).all(1)
-    return (labels, boxes_xyxy) if bool(keep.all()) else (labels[keep], boxes_xyxy[keep])
+    keep = ((sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]) >= least_px).all(1)
+    return Sample(sample.image, sample.labels[keep], sample.boxes_xyxy[keep])
 
 
 def normalised_cxcywh(sample: Sample) -> Tensor:
@@ -116,32 +112,17 @@ def resize_window(image: Tensor, window: Window, image_hw: tuple[int, int], *, f
         image_hw: height and width of the result.
         flip: mirror left and right.
     """
-    height, width = image.shape[-2:]
-    left, top = max(0, window.left), max(0, window.top)
-    part = image[:, top : max(top, min(height, window.top + window.height))]
-    part = part[:, :, left : max(left, min(width, window.left + window.width))]
-    before, above = left - window.left, top - window.top
+    top, bottom = max(0, window.top), min(image.shape[-2], window.top + window.height)
+    if bottom <= top or not -window.width < window.left < image.shape[-1]:  # beside the image
+        return torch.zeros(3, *image_hw, dtype=torch.uint8)
+    part = functional.crop_image(image, top, window.left, bottom - top, window.width)  # 0 beside the image
+    part = part.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     if flip:
-        part, before = part.flip(-1), window.width - before - part.shape[-1]
-    if part.shape[-1] < window.width:
-        part = _pad_with_zeros(part, (part.shape[-2], window.width), above=0, before=before)
-    if part.shape[-2] < window.height:
-        part = functional.resize_image(part, [part.shape[-2], image_hw[1]], antialias=True) if part.numel() else part
-        part = _pad_with_zeros(part, (window.height, image_hw[1]), above=above, before=0)
-    if tuple(part.shape[-2:]) == image_hw:
-        return part
-    return functional.resize_image(_channels_last(part), list(image_hw), antialias=True)
-
-
-def _pad_with_zeros(part: Tensor, size_hw: tuple[int, int], *, above: int, before: int) -> Tensor:
-    rows = torch.zeros(*size_hw, 3, dtype=torch.uint8)
-    if part.numel():
-        rows[above : above + part.shape[-2], before : before + part.shape[-1]] = part.permute(1, 2, 0)
-    return rows.permute(2, 0, 1)
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        part = part.flip(-1)
+    if bottom - top < window.height:
+        part = functional.resize_image(part, [bottom - top, image_hw[1]], antialias=True)
+        part = functional.pad_image(part, [0, top - window.top, 0, window.top + window.height - bottom])
+    return functional.resize_image(part, list(image_hw), antialias=True)
 
 
 class TrainTransform:
@@ -157,6 +138,7 @@ class TrainTransform:
     def __init__(self, data: DataConfig, *, strong: bool) -> None:
         self.image_hw = data.image_hw
         self.colours = v2.RandomPhotometricDistort(p=data.photometric) if strong and data.photometric > 0 else None
+        self.zoom_out = v2.RandomZoomOut()
         self.zoom_out_probability = data.zoom_out if strong else 0.0
         self.crop = IoUCrop() if strong and data.iou_crop > 0 else None
         self.crop_probability = data.iou_crop
@@ -172,17 +154,19 @@ class TrainTransform:
             image, order = distort(image, changes), changes["channel_permutation"]
         window = Window(0, 0, width, height)
         if _happens(self.zoom_out_probability):
-            window, boxes_xyxy = _zoomed_out(window, boxes_xyxy)
+            left, top, right, bottom = self.zoom_out.make_params([image])["padding"]
+            window = Window(-left, -top, left + width + right, top + height + bottom)
+            boxes_xyxy = boxes_xyxy + torch.tensor([left, top] * 2)
         if self.crop and len(boxes_xyxy) and _happens(self.crop_probability):  # no crop is without a box
             window, labels, boxes_xyxy = self.crop.crop(window, labels, boxes_xyxy)
-        labels, boxes_xyxy = _without_small(labels, boxes_xyxy)
+        _, labels, boxes_xyxy = drop_small(Sample(image, labels, boxes_xyxy))
         flip = _happens(self.flip_probability)
         if flip:
             left, top, right, bottom = boxes_xyxy.unbind(1)
             boxes_xyxy = torch.stack([window.width - right, top, window.width - left, bottom], dim=1)
         image = resize_window(image, window, self.image_hw, flip=flip)
         scale = torch.tensor([self.image_hw[1] / window.width, self.image_hw[0] / window.height] * 2)
-        return Sample(planes(image, order), *_without_small(labels, boxes_xyxy * scale))
+        return drop_small(Sample(planes(image, order), labels, boxes_xyxy * scale))
 
 
 def planes(image: Tensor, order: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -195,16 +179,6 @@ def planes(image: Tensor, order: Sequence[int] | Tensor | None = None) -> Tensor
 
 def _happens(probability: float) -> bool:
     return probability > 0 and float(torch.rand(1)) < probability
-
-
-def _zoomed_out(window: Window, boxes_xyxy: Tensor, most: float = 4.0) -> tuple[Window, Tensor]:
-    """The window up to `most` times as large, the old one anywhere in it; draws as torchvision's `RandomZoomOut`."""
-    factor = 1 + (most - 1) * torch.rand(1)
-    width, height = int(window.width * factor), int(window.height * factor)
-    position = torch.rand(2)
-    left, top = int((width - window.width) * position[0]), int((height - window.height) * position[1])
-    shifted = boxes_xyxy + torch.tensor([left, top] * 2, dtype=torch.float32)
-    return Window(window.left - left, window.top - top, width, height), shifted
 
 
 def multiscale_sizes(image_hw: tuple[int, int], base_size_repeat: int) -> list[tuple[int, int]]:

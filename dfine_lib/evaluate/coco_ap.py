@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dfine_lib.data.coco import CocoIndex, GroundTruth, read_ground_truth
-from dfine_lib.data.coco_columns import indices_in
+from dfine_lib.data.coco import CocoIndex
+from dfine_lib.data.coco_checks import raise_first
+from dfine_lib.data.coco_columns import CocoColumns, indices_in, read_json
 from dfine_lib.distributed import ALONE, Ranks
 from dfine_lib.errors import DataError, DfineError
 from dfine_lib.evaluate.postprocess import Detections, postprocess
@@ -85,37 +87,40 @@ class CocoEvaluator:
             DfineError: unknown engine.
         """
         indexed = isinstance(annotation_file, CocoIndex)
-        known = annotation_file.ground_truth if indexed else read_ground_truth(annotation_file)
-        if known is None:
+        columns = annotation_file.columns if indexed else _columns_of(annotation_file)
+        if columns is None:
             raise DataError(f"{annotation_file.annotation_file}: a training index has no ground truth to evaluate on")
-        self._names = dict(zip(known.category_ids, known.category_names, strict=True))
+        named = zip(columns.category_keys, columns.categories, strict=True)
+        self._names = {key: str(record.get("name", key)) for key, record in named}
         self._class_ids = sorted(self._names)
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
         self._class_of_label = indices_in(self._class_ids, self.category_ids.tolist())
-        self.image_ids = sorted(set(known.image_ids.tolist()))
+        self.image_ids = sorted(set(columns.image_keys))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}  # the engine's id of an image
         scored = self.image_ids if image_ids is None else sorted({int(i) for i in image_ids})
         if unknown := [i for i in scored if i not in self._index]:
-            raise DataError(f"{known.annotation_file}: no image with id {unknown[:5]}")
+            raise DataError(f"{columns.annotation_file}: no image with id {unknown[:5]}")
         self.scored = [self._index[i] for i in scored]
         self._engine = _engine(engine)
-        self.ground_truth = self._coco(self._annotations(known))
+        self.ground_truth = self._coco(self._annotations(columns))
         self.reset()
 
-    def _annotations(self, known: GroundTruth) -> list[dict[str, Any]]:
+    def _annotations(self, known: CocoColumns) -> list[dict[str, Any]]:
         """The objects as the engine takes them: images and classes numbered from 0, annotations from 1."""
-        if count := int(known.marked.sum()):
+        marked = (known.ignore | known.difficult) & ~known.iscrowd
+        if count := int(marked.sum()):
             words = "%s: %d objects marked ignore or difficult are ignored in the evaluation"
             logger.info(words, known.annotation_file, count)
-        ignored = known.iscrowd | known.marked
+        ignored = known.iscrowd | marked
         if ignored.all():
             logger.warning("%s: no boxes that count, so there is no AP to measure on it", known.annotation_file)
-        rows = np.flatnonzero((known.image_of >= 0) & (known.category_of >= 0))
-        images = np.searchsorted(self.image_ids, known.image_ids)[known.image_of[rows]]
-        classes = indices_in(self._class_ids, known.category_ids)[known.category_of[rows]]
-        columns = {"image_id": images, "category_id": classes, "bbox": known.boxes_xywh[rows]}
-        columns |= {"area": known.areas[rows], "iscrowd": ignored[rows].astype(int), "marked": known.marked[rows]}
-        records = zip(*(column.tolist() for column in columns.values()), strict=True)
+        images = _renumbered(known.image_of, known.image_keys, self.image_ids)
+        classes = _renumbered(known.category_of, known.class_keys, self._class_ids)
+        rows = np.flatnonzero((images >= 0) & (classes >= 0))
+        areas = np.where(np.isnan(known.areas), known.boxes_xywh[:, 2:].prod(1), known.areas)
+        columns = {"image_id": images, "category_id": classes, "bbox": known.boxes_xywh, "area": areas}
+        columns |= {"iscrowd": ignored.astype(int), "marked": marked}
+        records = zip(*(column[rows].tolist() for column in columns.values()), strict=True)
         return [{"id": i, **dict(zip(columns, record, strict=True))} for i, record in enumerate(records, start=1)]
 
     def _coco(self, annotations: list[dict[str, Any]]) -> Any:
@@ -267,6 +272,30 @@ def evaluate_model(
         model.train(was_training)
     evaluator.gather(ranks)
     return evaluator.metrics()
+
+
+def _columns_of(source: str | os.PathLike[str] | dict[str, Any]) -> CocoColumns:
+    """The columns of a COCO file, or of its content; images need no size and no file name for an evaluation."""
+    file = Path("ground truth" if isinstance(source, dict) else source)
+    content = source if isinstance(source, dict) else read_json(file)
+    for key in ("images", "annotations"):
+        if key not in content:
+            raise DataError(f"{file}: no {key!r} in this COCO file")
+    for annotation in content["annotations"]:
+        for key in ("image_id", "category_id", "bbox"):
+            if key not in annotation:
+                raise DataError(f"{file}: annotation id {annotation.get('id', '(none)')} has no {key!r}")
+    if not content.get("categories"):
+        ids = sorted({annotation["category_id"] for annotation in content["annotations"]})
+        content = content | {"categories": [{"id": i} for i in ids]}
+    columns = CocoColumns(file, content)
+    raise_first(columns, training=False, names=("image_id_invalid", "box_unreadable", "area_invalid"))
+    return columns
+
+
+def _renumbered(rows: np.ndarray, keys: Sequence[Any], known: Sequence[int]) -> np.ndarray:
+    """The index in `known` of what `rows` are indices of in `keys`; -1 for -1 and for what `known` lacks."""
+    return np.append(indices_in(known, keys), -1)[rows]
 
 
 def _engine(name: str) -> tuple[type, type]:

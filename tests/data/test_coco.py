@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from dfine_lib.data.coco import DataError, check_images, find_split, read_coco
+from dfine_lib.data import DataError, check_images, find_split, read_coco
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from dfine_lib.data.coco import DataError, check_images, read_coco
+from dfine_lib.data import DataError, check_images, read_coco
 from dfine_lib.data.images import read_image, upright_size
 
 ORIENTATION = 0x0112

@@ -51,9 +51,16 @@ def test_a_file_of_fractions_is_refused_with_what_was_found(write, content, trai
         x, y, w, h = annotation["bbox"]
         annotation["bbox"] = [x / 64, y / 48, w / 64, h / 48]
     file, folder = write(content)
-    with pytest.raises(DataError, match=r"all 3 boxes lie within 0\.\.1: these are fractions of the image") as e:
+    with pytest.raises(DataError, match=r"lies within 0\.\.1: a fraction of the image, not pixels") as e:
         read_coco(file, folder, training=training)
-    for word in (str(file), "annotation id 5 of image id 9", "bbox [0.15625, ", "64 x 48", "dfine doctor"):
+    for word in (
+        str(file),
+        "annotation id 5 of image id 9",
+        "bbox [0.15625, ",
+        "64 x 48",
+        "3 such annotations of 3",
+        "dfine doctor",
+    ):
         assert word in with_remedy(e.value)
 
 
@@ -71,7 +78,7 @@ def test_train_refuses_fractions_and_its_advice_works(content, tmp_path, capsys)
 
     assert main(["train", "--recipe", "pico", "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     message = capsys.readouterr().err
-    assert "fractions of the image" in message and "dfine doctor DATA --fix OUT" in message
+    assert "a fraction of the image" in message and "dfine doctor DATA --fix OUT" in message
     main(["doctor", str(data), "--fix", str(out)])
     meant = [[0.5, 1.5, 2.5, 4.5], [10, 20, 40, 28], [0, 0, 64, 48]]
     for split in ("train", "val"):

@@ -190,7 +190,7 @@ def test_pycocotools_scores_what_comes_out(tmp_path):
 
 @needs_bccd
 def test_what_comes_out_is_what_training_reads(tmp_path):
-    from dfine_lib.data.coco import check_images, find_split, read_coco
+    from dfine_lib.data import check_images, find_split, read_coco
 
     convert(DATA / "bccd", tmp_path / "yolo", read="coco", write="yolo", options=Options(**QUIET))
     convert(tmp_path / "yolo", tmp_path / "coco", read="yolo", options=Options(**QUIET))

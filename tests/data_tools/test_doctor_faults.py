@@ -11,7 +11,7 @@ from planted_faults import ALONE, FAULTS, Folder
 
 from data_tools.doctor import CHECKS, examine, repair
 from data_tools.shapes import make_shapes
-from dfine_lib.data.coco import check_images, read_coco
+from dfine_lib.data import check_images, read_coco
 
 BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
 COCO_FREE = Path(__file__).parents[3] / "shared" / "data" / "coco_free"

@@ -14,8 +14,9 @@ from planted_faults import FAULTS, Folder, noise
 from data_tools.doctor import examine, repair
 from data_tools.doctor.duplicates import near_pairs, perceptual_hashes
 from data_tools.doctor.pixels import look_at
+from data_tools.doctor.reading import key_of
 from data_tools.shapes import make_shapes
-from dfine_lib.data.coco_columns import key_of, leaves_folder
+from dfine_lib.data.coco_columns import leaves_folder
 from dfine_tools import cli
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_tools.stratify import divide
 from data_tools.subset import filter_data, merge_data, split_data, subset_data
-from dfine_lib.data.coco import check_images, find_split, read_coco
+from dfine_lib.data import check_images, find_split, read_coco
 from dfine_lib.data.images import DataError
 from dfine_tools.cli import main
 

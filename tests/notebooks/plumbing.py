@@ -15,7 +15,6 @@ PLUMBING: dict[str, str] = {
     "kind_of": "the JSON type of a value, in words",
     "repeated": "which keys occurred before",
     "check_lists": "the three lists of a COCO file are there",
-    "read_ground_truth": "what an evaluation reads of a file that no index was made of",
     "written_as_fractions": "boxes that are fractions of their image although pixels are meant, for messages",
     "looks_whole": "whether the end of an image file is that of a whole one",
     "open_image": "its header, by Pillow or the plug-in for HEIC",
