@@ -86,7 +86,7 @@ def test_a_training_step_stays_on_the_gpu_and_reaches_every_parameter(size, prec
         losses = criterion(outputs, targets)
         found = gradients(sum(losses.values()))
     assert outputs.pred_logits.dtype == DTYPES[precision]
-    names = term_names(criterion.config, config.num_decoder_layers)
+    names = term_names(criterion.config, config)
     assert set(losses) == {name for name in names if sum(counts) or "_dn_" not in name}
     assert {(value.dtype, value.device) for value in losses.values()} == {(torch.float32, CUDA)}
     for name, parameter in model.named_parameters():
