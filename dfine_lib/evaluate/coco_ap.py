@@ -93,6 +93,7 @@ class CocoEvaluator:
         named = zip(columns.category_keys, columns.categories, strict=True)
         self._names = {key: str(record.get("name", key)) for key, record in named}
         self._class_ids = sorted(self._names)
+        self.class_names = [self._names[i] for i in self._class_ids]  # of `ground_truth`'s classes
         self.category_ids = np.asarray(self._class_ids if category_ids is None else category_ids, dtype=np.int64)
         self._class_of_label = indices_in(self._class_ids, self.category_ids.tolist())
         self.image_ids = sorted(set(columns.image_keys))
@@ -176,7 +177,7 @@ class CocoEvaluator:
 
     def metrics(self) -> CocoMetrics:
         """Score what was added. Objects of images without detections are false negatives."""
-        precision, recall = self._tables()
+        precision, recall = self.tables()
         of_class = {i: _mean(precision[:, :, c, 0, 2]) for c, i in enumerate(self._class_ids)}
         return CocoMetrics(
             *(_mean(precision[iou, :, :, 0, 2]) for iou in (slice(None), 0, 5)),
@@ -186,20 +187,7 @@ class CocoEvaluator:
             per_class={name: of_class[i] for i, name in self._names.items()},
         )
 
-    @property
-    def class_names(self) -> list[str]:
-        """Of the file's categories, by rising id: the classes 0..C-1 of `ground_truth` and `detections`."""
-        return [self._names[i] for i in self._class_ids]
-
-    def precision(self) -> np.ndarray:
-        """Precision `[10, 101, C]` at IoU 0.50, 0.55, …, 0.95, at recall 0, 0.01, …, 1, of each class.
-
-        Interpolated as COCO does: the best precision at that recall or a higher one. NaN for a class without objects.
-        """
-        precision = self._tables()[0][:, :, :, 0, 2]
-        return np.where(precision < 0, np.nan, precision)
-
-    def _tables(self) -> tuple[np.ndarray, np.ndarray]:
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """COCO's precision `[10, 101, C, 4, 3]` and recall `[10, C, 4, 3]`; -1 where there is nothing to find.
 
         The last two axes are the areas all, small, medium and large, and at most 1, 10 and 100 detections. Classes are

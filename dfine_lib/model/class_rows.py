@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dfine_lib.errors import DfineError
@@ -29,16 +28,18 @@ def by_class(key: str) -> bool:
     return of_heads(key) or _EMBEDDING in key
 
 
-def take_rows(state: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
-    """The state dict with these class rows only, in this order."""
-    index = torch.tensor(rows, dtype=torch.int64)
-    taken = dict(state)
-    for key, value in state.items():
-        if of_heads(key):
-            taken[key] = value[index]
-        elif _EMBEDDING in key:
-            taken[key] = torch.cat([value[index], value[-1:]])
-    return taken
+def carried_rows(
+    fresh: Mapping[str, Tensor], stored: Mapping[str, Tensor], sources: Sequence[int | None]
+) -> dict[str, Tensor]:
+    """The entries by class of a model, with these rows of a file's; none where they are the file's as they are."""
+    if list(sources) == list(range(len(stored["decoder.enc_score_head.bias"]))):
+        return {}
+    carried = {key: value.clone() for key, value in fresh.items() if by_class(key)}
+    for key in filter(of_heads, carried):
+        for row, source in enumerate(sources):
+            if source is not None:
+                carried[key][row] = stored[key][source]
+    return carried
 
 
 def source_rows(

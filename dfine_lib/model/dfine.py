@@ -59,9 +59,8 @@ class DFINE(nn.Module):
             WeightsError: as in `open_model`, or there is no such source.
             DownloadError: a published file that cannot be downloaded.
         """
-        weights = read_weights(path) if Path(path).is_file() and sha256 is None else None
-        if weights is None or weights.model is None:  # not of ours: a package above knows, loaded only when asked for
-            weights = importlib.import_module("dfine_tools.weights.sources").read(path, sha256=sha256)
+        # A package above the core knows names, folders and the models of the authors' files; loaded when asked for.
+        weights = importlib.import_module("dfine_tools.weights.sources").read(path, sha256=sha256)
         return open_model(weights)[0]
 
     def forward(self, images: Tensor, targets: TargetsLike | None = None, keep_layers: bool = False) -> DFINEOutput:

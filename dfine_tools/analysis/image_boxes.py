@@ -1,4 +1,4 @@
-"""Ground truth and detections image by image: what error analysis looks at."""
+"""What an evaluator holds, as error analysis looks at it: boxes image by image, and precision by recall."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def boxes_by_image(evaluator: CocoEvaluator) -> list[ImageBoxes]:
             labels=found[:, 6].astype(np.int64), boxes_xyxy=_to_xyxy(found[:, 1:5]), scores=found[:, 5],
         ))  # fmt: skip
     return images
+
+
+def precision_by_recall(evaluator: CocoEvaluator) -> np.ndarray:
+    """Precision `[10, 101, C]` at IoU 0.50, 0.55, …, 0.95, at recall 0, 0.01, …, 1, of each class.
+
+    Interpolated as COCO does: the best precision at that recall or a higher one. NaN for a class without objects.
+    """
+    precision = evaluator.tables()[0][:, :, :, 0, 2]
+    return np.where(precision < 0, np.nan, precision)
 
 
 def _to_xyxy(boxes_xywh: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ import torch
 
 from dfine_lib.config import DataConfig, Recipe
 from dfine_lib.files import write_atomically
-from dfine_lib.model.class_rows import of_heads, take_rows
+from dfine_lib.model.class_rows import of_heads
 from dfine_lib.model.decoder import make_anchors
 from dfine_lib.model.dfine import DFINE, open_model
 from dfine_lib.model.weights import Weights, WeightsError, save_weights
 from dfine_lib.recipes import SIZES, get_recipe
 from dfine_tools.weights.categories import OBJECTS365, PUBLISHED_IDS
 from dfine_tools.weights.huggingface import only_ours, save_huggingface
+from dfine_tools.weights.named_rows import named_rows, take_rows, with_usable_names
 from dfine_tools.weights.sources import read
 
 
@@ -107,7 +108,7 @@ def _named(weights: Weights, names: tuple[str, ...]) -> Weights:
     if twice or len(names) != weights.num_classes or not any(names):
         why = f"{twice[0]!r} is there twice" if twice else f"{weights.num_classes} classes, but {len(names)} names"
         raise WeightsError(f"{weights.path}: {why} for them. Give one name a class row; an empty one is of no class.")
-    return replace(weights, category_names=names)
+    return with_usable_names(replace(weights, category_names=names))
 
 
 def _in_order_of(out: Path, weights: Weights) -> Weights:
@@ -115,7 +116,7 @@ def _in_order_of(out: Path, weights: Weights) -> Weights:
     names = weights.category_names
     classes = tuple(name for name in names if name)
     if out.suffix == ".safetensors":
-        return weights.named_rows()
+        return named_rows(weights)
     if classes != OBJECTS365:
         return weights
     model = replace(weights.model, num_classes=len(classes) + 1)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from data_tools.download.file import wrong_checksum
-from dfine_lib.model.weights import Weights, WeightsError, read_weights
+from dfine_lib.model.weights import Weights, WeightsError, configs_of, read_weights
 from dfine_tools.weights.categories import OBJECTS365_NAMES_OF_COCO
 from dfine_tools.weights.huggingface import is_huggingface, read_huggingface
+from dfine_tools.weights.named_rows import named_rows, with_usable_names
 from dfine_tools.weights.published import PUBLISHED, fetch, of_authors
 
 
@@ -45,14 +49,40 @@ def locate(source: str | Path, sha256: str | None = None) -> Path:
 
 
 def read(source: str | Path, *, sha256: str | None = None, unnamed_rows: bool = False) -> Weights:
-    """What `read_weights` reads, from any source that `locate` finds; arguments and errors are those of both.
+    """What `read_weights` reads, from any source that `locate` finds, with what is known of its model and classes.
 
     COCO's classes are known by the names of the nearest classes of Objects365, too.
+    Class rows without a name are left out here, as row 0 of the 366 rows of the published Objects365 files: no model
+    that is built from what this returns can detect them.
+
+    Args:
+        source: path or name.
+        sha256: refuse a file with another checksum.
+        unnamed_rows: keep class rows without a name; theirs is "", and they have no category id.
+
+    Raises:
+        WeightsError, DownloadError: as of `locate` and `read_weights`.
     """
-    weights = read_weights(locate(source, sha256), unnamed_rows=unnamed_rows)
+    weights = read_weights(locate(source, sha256))
     if is_huggingface(weights.state_dict):
         weights = read_huggingface(weights)
     elif weights.model is None:
-        weights = of_authors(weights)
-    weights = replace(weights, aliases=OBJECTS365_NAMES_OF_COCO)
-    return weights if unnamed_rows else weights.named_rows()
+        weights = _of_run(weights) or of_authors(weights)
+    weights = replace(with_usable_names(weights), aliases=OBJECTS365_NAMES_OF_COCO)
+    return weights if unnamed_rows else named_rows(weights)
+
+
+def _of_run(weights: Weights) -> Weights | None:
+    """The state of a run of ours holds tensors only; `run.json` in the same folder says which model they are of."""
+    try:
+        run = json.loads((weights.path.parent / "run.json").read_text(encoding="utf-8"))
+        about, classes = configs_of(run["recipe"]), tuple(map(str, run["classes"]))
+        if about["model"].num_classes == weights.num_classes and _is_state(weights.path):
+            return replace(weights, **about, category_names=classes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def _is_state(path: Path) -> bool:
+    return path.suffix != ".safetensors" and "progress" in torch.load(path, map_location="meta", weights_only=True)

@@ -454,7 +454,7 @@ def test_every_table_is_that_of_pycocotools(name, how, engine, monkeypatch):
     for seed in range(3):
         file, results = awkward(seed, **how)
         precision, recall = tables_of_pycocotools(file, results)
-        ours = filled(file, results, engine=engine)._tables()
+        ours = filled(file, results, engine=engine).tables()
         np.testing.assert_allclose(ours[0], precision, rtol=0, atol=1e-12)
         np.testing.assert_allclose(ours[1], recall, rtol=0, atol=1e-12)
         assert (precision[:, :, 3] == -1).all() and (name == "found nowhere near" or (precision > 0).any())

@@ -29,7 +29,7 @@ MAX_LINES = 350  # of a module
 LAZY = {  # modules of the core that reach a package above them, by importlib and only when it is asked for
     "dfine_lib": {"dfine_tools.deploy.predict"},  # `from dfine_lib import Predictor`
     "dfine_lib.cli": {"dfine_tools.cli"},  # `python -m dfine_lib.cli`, for users of the old path
-    "dfine_lib.model.dfine": {"dfine_tools.weights.sources"},  # `DFINE.from_pretrained` of a name or a folder
+    "dfine_lib.model.dfine": {"dfine_tools.weights.sources"},  # `DFINE.from_pretrained`, from any source
 }
 
 

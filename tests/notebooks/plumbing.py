@@ -47,7 +47,8 @@ PLUMBING: dict[str, str] = {
     # Which row of a class head is which class.
     "of_heads": "whether an entry of a state dict is of a class head",
     "by_class": "whether an entry of a state dict has a row for each class",
-    "take_rows": "a state dict with some class rows alone",
+    "carried_rows": "a model's entries by class, with the rows of a file's",
+    "configs_of": "the configs of a weights file, from JSON",
     "source_rows": "the file's class row for each class of a model",
     "is_set": "whether an annotation is marked, as by ignore or difficult",
     # Several processes that train as one: started, joined, ended.

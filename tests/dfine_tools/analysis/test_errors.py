@@ -21,7 +21,7 @@ from dfine_tools.analysis.errors import (
     match_detections,
     worst_images,
 )
-from dfine_tools.analysis.image_boxes import boxes_by_image
+from dfine_tools.analysis.image_boxes import boxes_by_image, precision_by_recall
 
 EVAL_PAIRS = Path(__file__).parents[4] / "shared" / "data" / "eval_pairs"
 GOLDEN = Path(__file__).parents[2] / "golden" / "tide.json"
@@ -198,7 +198,7 @@ def test_a_detection_of_a_class_that_the_file_lacks_is_left_out():
 
 def test_precision_is_what_ap_is_the_mean_of_and_not_a_number_without_objects():
     scored = evaluator([(1, 1, BOX), (1, 1, [40, 0, 10, 10])], [(1, 1, BOX, 0.9)])
-    precision = scored.precision()
+    precision = precision_by_recall(scored)
     assert precision.shape == (10, 101, 2) and np.isnan(precision[:, :, 1]).all()
     assert precision[0, :, 0].sum() == 51 and precision[0, 51:, 0].sum() == 0
     assert np.nanmean(precision) == pytest.approx(scored.metrics().ap)

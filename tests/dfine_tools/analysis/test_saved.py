@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from data_tools.shapes import make_shapes
-from dfine_lib.model.class_rows import take_rows
 from dfine_lib.model.weights import read_weights
 from dfine_tools import cli
 from dfine_tools.analysis import saved
 from dfine_tools.analysis.saved import open_saved
+from dfine_tools.weights.named_rows import take_rows
 
 ROOT = Path(__file__).parents[3]
 PICO = ROOT / "notebooks" / "assets" / "dfine_pico_shapes.safetensors"
