@@ -231,9 +231,9 @@ def _fitting(module: nn.Module, weights: Weights, what: str) -> dict[str, Tensor
     )
     other = [key for key in wanted | found if wanted.get(key) != found.get(key)]
     if other:
-        told = "; ".join(f"{key}: {found.get(key, 'missing')}, expected {wanted.get(key, 'none')}" for key in other[:3])
+        shapes = (f"{key}: {found.get(key, 'missing')}, expected {wanted.get(key, 'none')}" for key in other[:3])
         raise WeightsError(
-            f"{weights.path}: weights of another {what}. {len(other)} entries differ, the first are {told}. "
+            f"{weights.path}: weights of another {what}. {len(other)} entries differ, first {'; '.join(shapes)}. "
             "Choose the recipe of the size that these weights were trained with."
         )
     return {key: stored.get(key, value) for key, value in own.items()}

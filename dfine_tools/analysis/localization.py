@@ -20,6 +20,7 @@ from dfine_lib.boxes import box_cxcywh_to_xyxy, box_iou
 from dfine_lib.evaluate.coco_ap import CocoEvaluator
 from dfine_lib.evaluate.postprocess import Detections
 from dfine_lib.model.dfine import DFINE
+from dfine_tools.analysis.image_boxes import precision_by_recall
 
 IOUS = {"ap75": 5, "ap90": 8, "ap95": 9}  # their place in COCO's thresholds 0.50, 0.55, …, 0.95
 SIZES = {"small": (0.0, 24.0), "medium": (24.0, 48.0), "large": (48.0, np.inf)}  # mean side of the box, pixels
@@ -92,7 +93,7 @@ def localization(
                     found[k].append((_matched(scores[i], boxes[i], own, least_iou), own))
     rows = []
     for evaluator, of_layer in zip(evaluators, found, strict=True):
-        precision = evaluator.precision()  # [10, 101, 1]
+        precision = precision_by_recall(evaluator)  # [10, 101, 1]
         rows.append({name: float(precision[place].mean()) for name, place in IOUS.items()})
         rows[-1] |= _edge_errors(of_layer).summary()
     return rows
