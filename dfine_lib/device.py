@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dfine_lib.distributed import ALONE, Ranks
 from dfine_lib.errors import DfineError
@@ -45,6 +46,11 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DfineError(f"device {name!r} is not available here ({str(error).splitlines()[0]}); try cpu") from error
     return device
+
+
+def copy_to(device: torch.device, values: Tensor) -> Tensor:
+    """Copy values made on the host to a device; the host does not wait for a GPU, which copies from pinned memory."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
@@ -96,6 +102,9 @@ def set_backends(matmul_precision: str, device: torch.device, cudnn_benchmark: b
     if device.type == "cuda":
         torch.set_float32_matmul_precision(matmul_precision)
         torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"
+        # cuDNN's attention, which torch prefers on an H100 or B200, makes a plan for each new number of queries, in up
+        # to half a second. That number changes with the boxes of a batch; the other kernels take any.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         if cudnn_benchmark is not None:
             torch.backends.cudnn.benchmark = cudnn_benchmark
     return {

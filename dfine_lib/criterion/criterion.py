@@ -13,6 +13,7 @@ from dfine_lib.config import LossConfig, ModelConfig, Recipe
 from dfine_lib.criterion import losses
 from dfine_lib.criterion.matcher import MatchedIndices, match, union_set
 from dfine_lib.data.targets import Targets, TargetsLike
+from dfine_lib.device import copy_to
 from dfine_lib.model.distribution import encode_edges
 from dfine_lib.model.outputs import DecoderOutput, DenoisingPlan, DFINEOutput, LayerOutput
 from dfine_lib.recipes import get_recipe
@@ -59,7 +60,7 @@ class Normalizers:
         Losses are divided by means, so that the mean of the losses of all micro-batches of all ranks is the loss of all
         their images at once.
         """
-        mean = torch.tensor([astuple(own) for own in micro_batches], dtype=torch.float32, device=device).mean(0)
+        mean = copy_to(device, torch.tensor([astuple(own) for own in micro_batches], dtype=torch.float32)).mean(0)
         number = len(micro_batches)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(mean)
@@ -151,8 +152,9 @@ class Criterion:
         if outputs.decoder is None or outputs.encoder is None:
             raise ValueError("the criterion needs the outputs of all layers: call the model in training mode")
         logits, boxes, corner_logits = _predictions(outputs.decoder, outputs.encoder)
-        per_layer = match(logits.detach(), boxes.detach(), targets, self.config)
-        union = union_set(per_layer, logits.shape[2]) if self.config.union_set else per_layer
+        matched = match(logits.detach(), boxes.detach(), targets, self.config)
+        per_layer = matched.to(logits.device)
+        union = union_set(matched, logits.shape[2]).to(logits.device) if self.config.union_set else per_layer
         return _Queries(logits, boxes, corner_logits, per_layer, union, _suffixes_of(outputs.decoder)[0])
 
     def _terms(
@@ -178,9 +180,10 @@ class Criterion:
             # Means over the queries of this micro-batch, weighted by its part of the step's queries. Multiplying and
             # dividing by its own numbers changes nothing but the last bit, which repeats the recorded runs.
             pairs = queries.union.query.shape[1]
-            numbers = iou.new_tensor([pairs, queries.logits[0, :, :, 0].numel() - pairs]).clamp(min=1)
-            weights = ddf_weights * numbers / torch.stack([normalizers.pairs, normalizers.unpaired])
-            terms["ddf"] = config.ddf * (weights[0] * (matched / numbers[0]) + weights[1] * (unmatched / numbers[1]))
+            numbers = max(1, pairs), max(1, queries.logits[0, :, :, 0].numel() - pairs)
+            of_matched = ddf_weights[0] * numbers[0] / normalizers.pairs * (matched / numbers[0])
+            of_unmatched = ddf_weights[1] * numbers[1] / normalizers.unpaired * (unmatched / numbers[1])
+            terms["ddf"] = config.ddf * (of_matched + of_unmatched)
         return {
             f"loss_{kind}{queries.suffixes[k]}": value
             for kind, values in terms.items()

@@ -42,7 +42,7 @@ def varifocal_loss(
     """
     weight = alpha * logits.detach().sigmoid() ** gamma
     positive = (_layer_index(logits), indices.image, indices.query, labels[indices.box])
-    weight[positive] = 0.0
+    weight[positive] = weight.new_zeros(())  # on a GPU, a Python number is copied there first, and the host waits
     # softplus(z) = -log(1 - p): of the negatives; softplus(z) - q z is the cross-entropy with the soft target q.
     negatives = (F.softplus(logits) * weight).flatten(1).sum(1)
     matched = logits[positive]
@@ -125,7 +125,7 @@ def decoupled_distillation_loss(
     """
     matched = (_layer_index(divergence), indices.image, indices.query)
     of_unmatched = teacher_logits.detach().sigmoid().amax(-1).repeat(len(divergence), 1, 1)
-    of_unmatched[matched] = 0.0
+    of_unmatched[matched] = of_unmatched.new_zeros(())
     of_matched = torch.zeros_like(of_unmatched)
     of_matched[matched] = iou
     return (divergence * of_matched).flatten(1).sum(1), (divergence * of_unmatched).flatten(1).sum(1)

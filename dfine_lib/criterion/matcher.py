@@ -12,6 +12,7 @@ from torch import Tensor
 from dfine_lib.boxes import box_cxcywh_to_xyxy, paired_iou_giou
 from dfine_lib.config import LossConfig
 from dfine_lib.data.targets import Targets
+from dfine_lib.device import copy_to
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,10 @@ class MatchedIndices:
     def first(self, layers: int) -> MatchedIndices:
         """The indices of the first layers; indices for all predictions alike stay `[1, P]`."""
         return MatchedIndices(self.image[:layers], self.query[:layers], self.box[:layers])
+
+    def to(self, device: torch.device) -> MatchedIndices:
+        """The indices on a device, in one copy."""
+        return MatchedIndices(*copy_to(device, torch.stack([self.image, self.query, self.box])))
 
 
 def matching_cost(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, config: LossConfig) -> Tensor:
@@ -68,7 +73,7 @@ def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, config: LossCo
         targets: of the B images.
 
     Returns:
-        Indices `[K, P]`, P = sum of min(boxes of an image, Q).
+        Indices `[K, P]` on the host, P = sum of min(boxes of an image, Q).
     """
     cost = matching_cost(logits.float(), boxes_cxcywh.float(), targets, config).cpu().numpy()
     starts = np.cumsum((0, *targets.counts))[:-1]  # index of each image's first box
@@ -77,8 +82,8 @@ def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, config: LossCo
         rows, columns = zip(*map(linear_sum_assignment, np.split(layer, starts[1:])), strict=True)
         query.append(np.concatenate(columns))
         box.append(np.concatenate([own + start for own, start in zip(rows, starts, strict=True)]))
-    query, box = torch.from_numpy(np.array([query, box])).to(logits.device)
-    return MatchedIndices(targets.image_index[box], query, box)
+    image = np.repeat(np.arange(len(targets)), targets.counts)[np.array(box)]
+    return MatchedIndices(*torch.from_numpy(np.array([image, query, box])))
 
 
 def union_set(indices: MatchedIndices, num_queries: int) -> MatchedIndices:
@@ -88,7 +93,7 @@ def union_set(indices: MatchedIndices, num_queries: int) -> MatchedIndices:
     box); a query keeps its first box. A box may keep several queries.
 
     Args:
-        indices: `[K, P]`.
+        indices: `[K, P]`, on the host, as `match` returns them.
         num_queries: Q.
 
     Returns:
@@ -96,8 +101,8 @@ def union_set(indices: MatchedIndices, num_queries: int) -> MatchedIndices:
 
     Source: D-FINE, section 4.2. Differs from the authors' code: their sort leaves the order of ties to the device.
     """
-    query = (indices.image * num_queries + indices.query).flatten().cpu().numpy()  # index among all queries
-    box = indices.box.flatten().cpu().numpy()
+    query = (indices.image * num_queries + indices.query).flatten().numpy()  # index among all queries
+    box = indices.box.flatten().numpy()
     if not len(query):
         return indices.first(1)
     base = int(box.max()) + 1
@@ -105,4 +110,4 @@ def union_set(indices: MatchedIndices, num_queries: int) -> MatchedIndices:
     pair = pair[np.lexsort((pair, -votes))]
     query, first = np.unique(pair // base, return_index=True)
     union = np.stack([query // num_queries, query % num_queries, pair[first] % base])
-    return MatchedIndices(*torch.from_numpy(union).to(indices.query.device)[:, None])
+    return MatchedIndices(*torch.from_numpy(union)[:, None])

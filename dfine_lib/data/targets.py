@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dfine_lib.device import copy_to
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
@@ -51,13 +53,13 @@ class Targets:
     def image_index(self) -> Tensor:
         """Index of the image that each box is in: int64 `[M]`."""
         index = [i for i, count in enumerate(self.counts) for _ in range(count)]
-        return torch.tensor(index, dtype=torch.int64, device=self.labels.device)
+        return copy_to(self.labels.device, torch.tensor(index, dtype=torch.int64))
 
     @cached_property
     def index_in_image(self) -> Tensor:
         """Index of each box among the boxes of its image: int64 `[M]`."""
         index = [j for count in self.counts for j in range(count)]
-        return torch.tensor(index, dtype=torch.int64, device=self.labels.device)
+        return copy_to(self.labels.device, torch.tensor(index, dtype=torch.int64))
 
 
 TargetsLike = Targets | Sequence[Mapping[str, Tensor]]

@@ -16,7 +16,11 @@ OFFSET_SCALE = 0.5  # an offset of as many as there are points reaches the edge 
 
 
 def split_heads(maps: list[Tensor], num_heads: int) -> list[Tensor]:
-    """Feature maps `[B, D, h, w]` head by head, `[B * heads, D / heads, h, w]`; once for all decoder layers."""
+    """Feature maps `[B, D, h, w]` head by head, `[B * heads, D / heads, h, w]`; once for all decoder layers.
+
+    At least in float32, as sampling locations are: `grid_sample` takes both in one dtype.
+    """
+    maps = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in maps]
     return [x.unflatten(1, (num_heads, -1)).flatten(0, 1) for x in maps]
 
 
@@ -104,4 +108,4 @@ class DeformableAttention(nn.Module):
     @staticmethod
     def sample(level: Tensor, grid: Tensor) -> Tensor:
         """Sample `[N, C, h, w]` at `[N, points, Q, 2]`, bilinearly: `[N, C, points, Q]`; 0 outside the map."""
-        return F.grid_sample(level.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

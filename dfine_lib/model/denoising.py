@@ -64,7 +64,7 @@ def make_denoising_queries(
     boxes[slot] = targets.boxes_cxcywh
     labels, boxes = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
     real = labels < num_classes
-    negative = torch.tensor([0.0, 1.0], device=device).repeat_interleave(largest).repeat(groups)  # [M]
+    negative = torch.arange(total, device=device) // largest % 2  # [M]; in each group positives first
 
     # The order of the draws is part of the published behaviour.
     flip = torch.rand(batch, total, device=device) < label_noise_ratio * 0.5

@@ -65,7 +65,8 @@ class LearnableAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, x, self.scale)
+        # In the dtype of x: under autocast, float32 numbers would make the map float32, which is kept for the gradient.
+        return torch.addcmul(self.bias.to(x.dtype), x, self.scale.to(x.dtype))
 
 
 class ConvBlock(nn.Module):

@@ -13,7 +13,9 @@ from dfine_lib.config import ModelConfig
 from dfine_lib.model.layers import ConvNorm, SelfAttention, as_tokens
 
 
-def position_embedding(height: int, width: int, dim: int, published: bool = False) -> Tensor:
+def position_embedding(
+    height: int, width: int, dim: int, published: bool = False, device: torch.device | None = None
+) -> Tensor:
     """Sine and cosine of a cell's row and column, at falling frequencies.
 
     Args:
@@ -26,9 +28,10 @@ def position_embedding(height: int, width: int, dim: int, published: bool = Fals
         sin(y), cos(y), sin(x), cos(x), each over D / 4 frequencies: the transposed order that the published
         weights were trained with.
     """
-    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4))
     sides = (width, height) if published else (height, width)  # theirs: down the columns, while tokens run along rows
-    grid = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in sides), indexing="ij")
+    indices = (torch.arange(side, dtype=torch.float32, device=device) for side in sides)
+    grid = torch.meshgrid(*indices, indexing="ij")
     slow, fast = (index.flatten()[:, None] * omega for index in grid)  # [S, D / 4]
     return torch.cat([slow.sin(), slow.cos(), fast.sin(), fast.cos()], dim=1)[None]
 
@@ -152,6 +155,6 @@ class HybridEncoder(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        position = position_embedding(height, width, self.dim, self.published_positions).to(x)
+        position = position_embedding(height, width, self.dim, self.published_positions, x.device).to(x.dtype)
         tokens = self.encoder[0](as_tokens(x), position)
         return tokens.transpose(1, 2).reshape(x.shape)

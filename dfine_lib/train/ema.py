@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfine_lib.config import TrainConfig
 
@@ -27,6 +27,7 @@ class ModelEMA:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.ramp = train.ema_decay, train.ema_ramp
         self.updates = 0
+        self._source: nn.Module | None = None  # the model of the last update, whose tensors are in `_values`
 
     def decay_at(self, updates: int) -> float:
         """Decay of that update, counted from 1."""
@@ -34,11 +35,13 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the EMA weights towards the model's weights."""
+        """Move the EMA weights towards the model's weights, which change in place between updates."""
         self.updates += 1
-        own, averages, values = self.module.state_dict(), [], []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averages.append(own[name])
-                values.append(value.detach())
-        torch._foreach_lerp_(averages, values, 1 - self.decay_at(self.updates))
+        if model is not self._source:  # tensors are looked up once: a GPU would wait while two state dicts are made
+            self._source, self._averages, self._values = model, _averaged(self.module), _averaged(model)
+        torch._foreach_lerp_(self._averages, self._values, 1 - self.decay_at(self.updates))
+
+
+def _averaged(model: nn.Module) -> list[Tensor]:
+    """Parameters and floating-point buffers of the state dict: the tensors themselves."""
+    return [tensor for tensor in model.state_dict(keep_vars=True).values() if tensor.is_floating_point()]

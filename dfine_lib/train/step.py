@@ -134,22 +134,23 @@ class TrainStep:
             return terms
         # A rank without boxes has no denoising terms: 0. All ranks need the same names for one all-reduce.
         names = term_names(self.criterion.config, self.model.config)
-        values = torch.stack([terms.get(name, torch.zeros((), device=self.device)) for name in names])
+        nothing = torch.zeros((), device=self.device)
+        values = torch.stack([terms.get(name, nothing) for name in names])
         self.ranks.average_([values])
         return dict(zip(names, values, strict=True))
 
     @torch.no_grad()
     def _normalizers(self, micro_batches: Sequence[Batch]) -> Normalizers:
         """Normalizers of the step, by one more forward pass of each micro-batch, which leaves the buffers alone."""
-        before = [buffer.clone() for buffer in self.model.buffers()]
+        buffers = list(self.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
         counts = []
         for batch in micro_batches:
             with self._autocast():
                 outputs = self.model(_channels_last(batch))
             groups = num_dn_groups(batch.targets.counts, self.model.config.num_denoising)
             counts.append(self.criterion.counts(outputs, batch.targets, groups))
-        for buffer, value in zip(self.model.buffers(), before, strict=True):
-            buffer.copy_(value)
+        torch._foreach_copy_(buffers, before)
         return Normalizers.of_step(counts, self.device)
 
     def _autocast(self) -> contextlib.AbstractContextManager:

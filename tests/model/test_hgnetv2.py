@@ -6,7 +6,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from dfine_lib.model.hgnetv2 import ARCHITECTURES, ConvBlock, HGBlock, HGNetV2, LightConvBlock, StageShape, Stem
+from dfine_lib.model.hgnetv2 import (
+    ARCHITECTURES,
+    ConvBlock,
+    HGBlock,
+    HGNetV2,
+    LearnableAffine,
+    LightConvBlock,
+    StageShape,
+    Stem,
+)
 from dfine_lib.model.layers import FrozenBatchNorm2d
 
 
@@ -143,3 +152,11 @@ def test_nothing_is_frozen_unless_asked():
     backbone = HGNetV2("pico")
     assert all(p.requires_grad for p in backbone.parameters())
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+
+
+def test_the_affine_block_keeps_the_type_of_a_map_under_autocast():
+    """In float32 the map would be kept so for the backward pass: twice the memory."""
+    block = LearnableAffine()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+        assert block(torch.ones(1, 2, 3, 3)).dtype == torch.float32

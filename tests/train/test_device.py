@@ -59,13 +59,15 @@ def test_backends_are_set_for_a_gpu_and_left_alone_on_a_processor(monkeypatch):
     before = torch.get_float32_matmul_precision(), backends.allow_tf32, backends.benchmark
     try:
         there = set_backends("medium", CPU, not before[2])
-        assert tuple(there.values()) == before
+        assert tuple(there.values()) == before and torch.backends.cuda.cudnn_sdp_enabled()
         there = set_backends("medium", GPU, not before[2])  # settings need no GPU
         assert there == {"matmul_precision": "medium", "cudnn_tf32": True, "cudnn_benchmark": not before[2]}
         assert not set_backends("highest", GPU)["cudnn_tf32"]
+        assert not torch.backends.cuda.cudnn_sdp_enabled(), "a plan for each number of denoising queries"
     finally:
         torch.set_float32_matmul_precision(before[0])
         backends.allow_tf32, backends.benchmark = before[1:]
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def test_prediction_and_evaluation_take_float32_as_training_does(monkeypatch, data_folder, tmp_path):

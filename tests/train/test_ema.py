@@ -56,3 +56,21 @@ def test_the_ema_model_needs_no_gradient_and_stays_in_eval_mode():
     ema = ModelEMA(nn.Linear(2, 2), TrainConfig())
     assert not ema.module.training and not any(p.requires_grad for p in ema.module.parameters())
     assert not any(torch.equal(p, q) and p is q for p, q in zip(ema.module.parameters(), nn.Linear(2, 2).parameters()))
+
+
+def test_updates_follow_a_model_whose_weights_are_loaded_and_another_model():
+    def model(value: float) -> nn.Module:
+        linear = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(linear.weight, value)
+        return linear
+
+    first, ema = model(0.0), ModelEMA(model(0.0), settings(0.5, 0))
+    ema.update(first)
+    first.load_state_dict(model(8.0).state_dict())
+    ema.update(first)
+    assert ema.module.weight.item() == 4.0
+    ema.module.load_state_dict(model(2.0).state_dict())
+    ema.update(first)
+    assert ema.module.weight.item() == 5.0
+    ema.update(model(1.0))
+    assert ema.module.weight.item() == 3.0
