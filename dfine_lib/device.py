@@ -48,9 +48,10 @@ def pick_device(name: str = "auto", ranks: Ranks = ALONE) -> torch.device:
     return device
 
 
-def copy_to(device: torch.device, values: Tensor) -> Tensor:
+def copy_to(device: torch.device | str, values: Tensor) -> Tensor:
     """Copy values made on the host to a device; the host does not wait for a GPU, which copies from pinned memory."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    on_gpu = torch.device(device).type == "cuda"
+    return values.pin_memory().to(device, non_blocking=True) if on_gpu else values.to(device)
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
