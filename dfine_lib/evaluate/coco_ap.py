@@ -27,6 +27,10 @@ from dfine_lib.files import json_safe
 
 logger = logging.getLogger(__name__)
 ENGINES = ("faster-coco-eval", "pycocotools")
+_NEEDED = (  # checks that a bare COCO file has to pass
+    *("image_id_invalid", "category_id_invalid", "annotation_orphan", "category_unknown"),
+    *("box_unreadable", "area_invalid"),
+)
 _AT_ONCE = 200_000  # detections handed to the engine at a time: it keeps a dict of about 1 kB for each
 
 
@@ -277,7 +281,7 @@ def _columns_of(source: str | os.PathLike[str] | dict[str, Any]) -> CocoColumns:
         ids = sorted({annotation["category_id"] for annotation in content["annotations"]})
         content = content | {"categories": [{"id": i} for i in ids]}
     columns = CocoColumns(file, content)
-    raise_first(columns, training=False, names=("image_id_invalid", "box_unreadable", "area_invalid"))
+    raise_first(columns, training=False, names=_NEEDED)
     return columns
 
 
