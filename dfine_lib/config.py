@@ -28,7 +28,7 @@ _RANGES = (  # in words, lowest value, highest value, and the fields of the data
     ("at least 0 and below 1", 0, _BELOW_1, "betas ema_decay ema_restart_decay"),
     ("a fraction of the images, above 0 and at most 1", _ABOVE_0, 1, "repeat_threshold"),
 )  # fmt: skip
-_CHOICES = {"precision": ("fp32", "bf16", "fp16"), "matmul_precision": ("highest", "high", "medium")}
+_CHOICES = {"precision": ("fp32", "bf16", "fp16", None), "matmul_precision": ("highest", "high", "medium")}
 _RANGE_OF = {name: (words, low, high) for words, low, high, names in _RANGES for name in names.split()}
 
 
@@ -36,7 +36,7 @@ def _check_fields(config: Any) -> None:
     """DfineError for the first field that is out of its range; of a tuple every entry is checked, None passes."""
     for name, value in vars(config).items():
         if name in _CHOICES and value not in _CHOICES[name]:
-            *others, last = _CHOICES[name]
+            *others, last = (choice for choice in _CHOICES[name] if choice)
             raise DfineError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
         if name in _RANGE_OF and value is not None:
             words, low, high = _RANGE_OF[name]
@@ -154,7 +154,7 @@ class DataConfig:
     batch_size: int = 32  # images per optimizer step over all ranks and accumulation steps
     fit_batch_size: bool = True  # a small set lowers a published batch size; false once the user has chosen one
     eval_batch_size: int = 64
-    num_workers: int | None = None  # DataLoader workers; None: 4, fewer where a process has fewer cores
+    num_workers: int | None = None  # DataLoader workers; None: `data.loader.num_workers_of`
     repeat_threshold: float | None = None  # images of classes in fewer images than this fraction: oversampled
 
     def __post_init__(self) -> None:
@@ -189,7 +189,9 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches per optimizer step
     # Micro-batches have the normalizers of the whole step, for one forward pass more; false: each has its own.
     exact_accumulation: bool = True
-    precision: str = "fp32"  # fp32, bf16 or fp16 autocast; losses are always float32
+    # fp32, bf16 or fp16 autocast; losses are always float32. None: fp32 on a CPU, as published (mixed) on a GPU, in
+    # bf16, or in fp16 where the GPU has no bf16; a run that resumes keeps the precision it was started with.
+    precision: str | None = None
     matmul_precision: str = "high"  # of float32 products on a GPU: highest (exact), high (TF32) or medium (bf16)
     cudnn_benchmark: bool = True  # try cuDNN's algorithms on every new input size, keep the fastest
     compile: bool = False  # torch.compile; a machine that cannot compile logs that and trains without

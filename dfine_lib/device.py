@@ -54,16 +54,18 @@ def copy_to(device: torch.device | str, values: Tensor) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if on_gpu else values.to(device)
 
 
-def usable_precision(precision: str, device: torch.device) -> str:
+def usable_precision(precision: str | None, device: torch.device) -> str:
     """The autocast precision to use: the one asked for, unless the device has no bf16 arithmetic; that is logged.
 
     Args:
-        precision: fp32, bf16 or fp16.
+        precision: fp32, bf16 or fp16; None: fp32, but on a GPU bf16, or fp16 where it has no bf16.
         device: where the model runs.
 
     Returns:
         In place of bf16, fp16 on a GPU (a scaler keeps gradients within its range) and fp32 on a CPU (faster there).
     """
+    if precision is None:
+        return "fp32" if device.type != "cuda" else "bf16" if has_bf16(device) else "fp16"
     if precision != "bf16" or has_bf16(device):
         return precision
     instead = "fp16" if device.type == "cuda" else "fp32"

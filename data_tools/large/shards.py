@@ -159,7 +159,9 @@ class ShardTrainLoader(TrainLoader):
         return self._finished(epoch, start_batch, streams)
 
     def _finished(self, epoch: int, start_batch: int, streams: ShardStreams) -> Iterator[Batch]:
-        for batch, raw in enumerate(_run(streams, num_workers_of(self.recipe.data), self.device), start_batch):
+        for batch, raw in enumerate(
+            _run(streams, num_workers_of(self.recipe.data, self.device), self.device), start_batch
+        ):
             yield to_batch(raw, self.index, self.image_hw(epoch, batch), self.device)
 
 
@@ -179,5 +181,5 @@ class ShardEvalLoader(EvalLoader):
     def __iter__(self) -> Iterator[Batch]:
         order = np.arange(len(self.images.shards.names))
         streams = ShardStreams(self.images, order, self.start, self.sizes)
-        for raw in _run(streams, num_workers_of(self.recipe.data), self.device):
+        for raw in _run(streams, num_workers_of(self.recipe.data, self.device), self.device):
             yield to_batch(raw, self.index, self.recipe.data.image_hw, self.device)

@@ -53,7 +53,7 @@ def postprocess(outputs: HasPredictions, sizes_wh: Tensor, top_k: int = 300) -> 
         top_k: most detections per image; capped at Q * C.
 
     Returns:
-        B `Detections` with K = min(top_k, Q * C) entries each, on the device of the outputs.
+        B `Detections` with K = min(top_k, Q * C) entries each, on the CPU.
 
     Raises:
         ValueError: `top_k` below 1, or `sizes_wh` not `[B, 2]`.
@@ -71,4 +71,6 @@ def postprocess(outputs: HasPredictions, sizes_wh: Tensor, top_k: int = 300) -> 
     scale = sizes_wh.to(boxes).repeat(1, 2)  # [B, 4]: w, h, w, h
     boxes_px = box_cxcywh_to_xyxy(boxes) * scale[:, None]
     boxes_px = boxes_px.gather(1, queries[..., None].expand(-1, -1, 4))  # [B, K, 4]
-    return [Detections(*image) for image in zip(labels, boxes_px, scores, queries, strict=True)]
+    # Four transfers a batch: of each image by itself they would be four times B, and a GPU would wait for each.
+    of_batch = (found.cpu() for found in (labels, boxes_px, scores, queries))
+    return [Detections(*image) for image in zip(*of_batch, strict=True)]

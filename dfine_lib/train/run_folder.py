@@ -45,6 +45,12 @@ class RunFolder:
             message = f"the output folder {self.path} cannot be written ({error.strerror})"
             raise OSError(error.errno, message) from error
 
+    def precision(self) -> str | None:
+        """The precision that the run in this folder was started with; None: it holds no run."""
+        if not self.about.exists() or not (self.last.exists() or self.result.exists()):
+            return None
+        return json.loads(self.about.read_text(encoding="utf-8"))["recipe"]["train"]["precision"]
+
     def begin(self, about: dict[str, Any]) -> None:
         """Write `run.json`, and remove the rows of a run that saved no state."""
         if self.writes:

@@ -92,7 +92,11 @@ def train(
     """
     ranks = current_ranks()
     where = pick_device(device, ranks)
-    plan = plan_run(get_recipe(recipe), Path(data), seed=seed, weights=weights, class_rows=class_rows, source=source)
+    recipe = get_recipe(recipe)
+    if recipe.train.precision is None:
+        precision = ranks.on_rank_zero(RunFolder(out, writes=False).precision) or usable_precision(None, where)
+        recipe = replace(recipe, train=replace(recipe.train, precision=precision))
+    plan = plan_run(recipe, Path(data), seed=seed, weights=weights, class_rows=class_rows, source=source)
     folder = RunFolder(out, writes=ranks.is_zero)
     callback = callback if callback and ranks.is_zero else RunCallback()
     try:
@@ -141,6 +145,7 @@ class _Run:
         put_on = [form.__name__ for form in forms if form(self.model, recipe, device)]
         numerics = set_backends(recipe.train.matmul_precision, device, recipe.train.cudnn_benchmark)
         self.precision = usable_precision(recipe.train.precision, device)
+        log.info("training in %s on %s", self.precision, describe_device(device))
         config = replace(recipe.train, precision=self.precision)
         self.optimizer = build_optimizer(self.model, config)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]

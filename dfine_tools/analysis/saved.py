@@ -130,4 +130,5 @@ def open_saved(
     where = pick_device(device, ranks)
     set_backends(recipe.train.matmul_precision, where)
     loader = source.eval_loader(index, recipe, rank=ranks.rank, world_size=ranks.size, device=where)
-    return LoadedModel(model.to(where), loader, where, taken)
+    layout = torch.channels_last if where.type == "cuda" else torch.preserve_format  # on a GPU as in training
+    return LoadedModel(model.to(where, memory_format=layout), loader, where, taken)

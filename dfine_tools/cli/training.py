@@ -50,7 +50,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="repeat-factor sampling, as in LVIS: images of classes that are in a smaller fraction of the images than "
         "T are oversampled; `dfine stats --repeat-threshold T` shows how often (default: off)",
     )  # fmt: skip
-    train.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="losses are always in fp32")
+    train.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"),
+        help="losses are always in fp32 (unless given: fp32 on a CPU; bf16 on a GPU, fp16 where it has no bf16)",
+    )  # fmt: skip
     train.add_argument(
         "--checkpoint-activations", action="store_true",
         help="less memory, about a third more time: what the backward pass needs is computed again",
@@ -117,7 +120,12 @@ def _add_shared(parser: argparse.ArgumentParser, shared: str) -> None:
         help="torch.compile; takes minutes at first; where it fails, the run continues without it",
     )  # fmt: skip
     add("--nproc", type=int, default=1, metavar="N", help=f"processes that share {shared}, a GPU each (default: 1)")
-    add("--workers", type=int, metavar="N", help="processes that read images (unless given: up to 4)")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read images (unless given: up to 4; for a GPU 16)",
+    )
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
 
 

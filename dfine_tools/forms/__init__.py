@@ -24,6 +24,13 @@ def train_fast_on_cpu(model: DFINE, recipe: Recipe, device: torch.device) -> boo
     return True
 
 
+def synchronise_batch_norms(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
+    """Synchronised batch norms that never stop for the host, where there are any: several processes on GPUs."""
+    from dfine_tools.forms import batch_norm_sync
+
+    return batch_norm_sync.synchronise_without_stops(model)
+
+
 def checkpoint_activations(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
     """Activation checkpointing, where the recipe asks for it."""
     from dfine_tools.forms import activation_checkpointing
@@ -42,4 +49,4 @@ def compile_model(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
     return recipe.train.compile
 
 
-FORMS = (train_fast_on_cpu, checkpoint_activations, compile_model)
+FORMS = (train_fast_on_cpu, synchronise_batch_norms, checkpoint_activations, compile_model)

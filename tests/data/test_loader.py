@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from dfine_lib.config import DataConfig
 from dfine_lib.data import DataError, EvalLoader, TrainLoader, read_coco
 from dfine_lib.data.images import read_image
+from dfine_lib.data.loader import num_workers_of
 from dfine_lib.data.samples import CocoImages, SampleKey
 from dfine_lib.data.seeds import Draw, derived_seed
 from dfine_lib.data.transforms import multiscale_sizes
@@ -80,6 +82,20 @@ def test_workers_that_nobody_chose_are_no_more_than_the_cores(monkeypatch, many,
         warnings.simplefilter("error")  # torch warns of more workers than cores
         for loader in (TrainLoader(many, varied(num_workers=None), seed=0), EvalLoader(many, varied(num_workers=None))):
             assert loader._loader.num_workers == workers
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "workers"),
+    [
+        ("cuda", 64, 1, 16), ("cuda:1", 12, 1, 11), ("cuda", 64, 8, 7), ("cuda", 2, 1, 1), ("cuda", 4, 8, 1),
+        ("cpu", 64, 1, 4), ("cpu", 64, 8, 4),
+    ],
+)  # fmt: skip
+def test_a_gpu_has_as_many_workers_as_its_part_of_the_cores_allows(monkeypatch, device, cores, processes, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert num_workers_of(DataConfig(), device) == workers
+    assert num_workers_of(DataConfig(num_workers=3), device) == 3
 
 
 def test_workers_that_were_chosen_stay_and_torch_may_warn_of_them(monkeypatch, many, varied):

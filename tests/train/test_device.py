@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,8 @@ from dfine_lib.config import DataConfig, TrainConfig
 from dfine_lib.data import loader
 from dfine_lib.device import has_bf16, pick_device, set_backends, usable_precision
 from dfine_lib.model.weights import save_weights
-from dfine_lib.recipes import get_recipe
+from dfine_lib.recipes import changed, get_recipe
+from dfine_lib.train import trainer
 from dfine_tools.analysis import saved
 from dfine_tools.deploy.backends import pytorch
 
@@ -25,6 +27,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
     [
         (CPU, True, "bf16", "bf16"), (CPU, False, "bf16", "fp32"), (GPU, False, "bf16", "fp16"),
         (GPU, True, "bf16", "bf16"), (CPU, False, "fp16", "fp16"), (CPU, False, "fp32", "fp32"),
+        (GPU, True, "fp32", "fp32"),
     ],
 )  # fmt: skip
 def test_bf16_where_there_is_none_is_told_and_replaced(monkeypatch, caplog, device, there, asked, used):
@@ -33,6 +36,37 @@ def test_bf16_where_there_is_none_is_told_and_replaced(monkeypatch, caplog, devi
     assert usable_precision(asked, device) == used
     said = [record.message for record in caplog.records]
     assert said == ([] if asked == used else [f"this one has no bf16 arithmetic: {used} is used instead"])
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "used"), [(CPU, True, "fp32"), (CPU, False, "fp32"), (GPU, True, "bf16"), (GPU, False, "fp16")]
+)
+def test_a_precision_that_nobody_chose_is_mixed_on_a_gpu_and_fp32_on_a_cpu(monkeypatch, caplog, device, there, used):
+    monkeypatch.setattr(devices, "has_bf16", lambda _: there)
+    assert usable_precision(None, device) == used and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("asked", "earlier", "taken"),
+    [(None, None, "bf16"), (None, "fp32", "fp32"), ("fp32", None, "fp32"), ("fp16", "fp32", "fp16")],
+)
+def test_a_run_on_a_gpu_is_planned_in_its_precision(monkeypatch, tmp_path, asked, earlier, taken):
+    """A run that was started in fp32 resumes in fp32; another precision is compared with it, and refused."""
+    planned = []
+
+    def stop_there(recipe, *_, **__):
+        planned.append(recipe.train.precision)
+        raise InterruptedError
+
+    monkeypatch.setattr(devices, "has_bf16", lambda _: True)
+    monkeypatch.setattr(trainer, "pick_device", lambda *_: GPU)
+    monkeypatch.setattr(trainer, "plan_run", stop_there)
+    if earlier:
+        (tmp_path / "last.pt").touch()
+        (tmp_path / "run.json").write_text(json.dumps({"recipe": {"train": {"precision": earlier}}}))
+    with pytest.raises(InterruptedError):
+        trainer.train(changed(get_recipe("pico"), {"train.precision": asked}), "data", tmp_path)
+    assert planned == [taken]
 
 
 @pytest.mark.parametrize(("asked", "number"), [("cuda:1", 1), ("cuda", 0), ("auto", 0)])

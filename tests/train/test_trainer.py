@@ -522,6 +522,21 @@ def test_bf16_where_there_is_none_trains_in_what_is_used_instead(finished, tmp_p
     assert found["recipe"]["train"]["precision"] == "bf16"
 
 
+def test_an_open_precision_is_that_of_the_run_that_resumes(finished, tmp_path, caplog):
+    recipe, data, out, result = finished
+    assert recipe.train.precision is None and result["recipe"]["train"]["precision"] == "fp32"
+    assert trainer.RunFolder(out, writes=False).precision() == "fp32"
+    copy = tmp_path / "run"
+    shutil.copytree(out, copy)
+    assert train(changed(recipe, {"train.precision": "fp32"}), data, copy) == result
+    about = json.loads((copy / "run.json").read_text())
+    about["recipe"]["train"]["precision"] = "bf16"
+    (copy / "run.json").write_text(json.dumps(about))
+    assert train(recipe, data, copy) == result
+    with pytest.raises(CheckpointError, match=r"recipe\.train\.precision 'bf16' then, 'fp32' now"):
+        train(changed(recipe, {"train.precision": "fp32"}), data, copy)
+
+
 def test_fine_tuning_takes_the_rows_that_are_named_and_is_another_run_with_others(finished, tmp_path):
     recipe, _, out, _ = finished
     other = write_folder(tmp_path / "other", names=("pole", "dot"))

@@ -48,6 +48,7 @@ class Backend:
     device: str
     answer: Callable[[np.ndarray, np.ndarray], tuple[list[Detections], list[EdgeDistributions] | None]]
     about: Mapping[str, str] = field(default_factory=dict)  # what an exported file says of itself
+    takes_bytes: bool = False  # whether `answer` makes floats of bytes itself; otherwise it is given float32 in 0..1
     shared: Callable[[], Backend] | None = None  # the same, for several calls at a time; opened once, when asked for
 
     def detect(
@@ -69,10 +70,10 @@ class Backend:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_hw):
             raise ValueError(f"images must be [B, 3, {self.image_hw[0]}, {self.image_hw[1]}], got {list(images.shape)}")
         pixels = images.contiguous().numpy()  # quicker while they are bytes
-        if images.dtype == torch.uint8:  # by numpy: torch would wake threads that take cores from the detector's own
-            pixels = np.divide(pixels, np.float32(255), dtype=np.float32)
-        else:
+        if images.dtype != torch.uint8:
             pixels = pixels.astype(np.float32, copy=False)
+        elif not self.takes_bytes:  # by numpy: torch would wake threads that take cores from the detector's own
+            pixels = np.divide(pixels, np.float32(255), dtype=np.float32)
         sizes = np.ascontiguousarray(np.asarray(sizes_wh), dtype=np.int64)
         count, step = len(pixels), self.batch or max(1, len(pixels))
         found: list[Detections] = []

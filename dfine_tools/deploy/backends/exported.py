@@ -119,7 +119,7 @@ def as_detections(labels: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> 
 def raw_detections(logits: Tensor, boxes: Tensor, sizes_wh: Tensor, top_k: int) -> list[Detections]:
     """The same without post-processing, on the CPU: logits `[B, Q, C]`, boxes cxcywh `[B, Q, 4]` in 0..1."""
     outputs = SimpleNamespace(pred_logits=logits, pred_boxes=boxes)
-    return [found.to("cpu") for found in postprocess(outputs, sizes_wh, top_k)]
+    return postprocess(outputs, sizes_wh, top_k)
 
 
 def first_line(error: Exception) -> str:

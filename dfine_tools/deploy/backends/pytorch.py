@@ -41,18 +41,23 @@ def open_torch(source, device, image_size, class_names, top_k, edges) -> Backend
         log.warning("%s: regresses boxes directly, so there are no edge distributions", path or "the model")
     running = copy.deepcopy(model).eval().requires_grad_(False) if edges else RawDetector(graph_form(model, image_hw))
     running.to(where, memory_format=torch.channels_last)
+    gpu = where.type == "cuda"
 
     @torch.inference_mode()
     def answer(images: np.ndarray, sizes: np.ndarray):
-        pixels = torch.from_numpy(images).to(where, memory_format=torch.channels_last)
+        pixels = torch.from_numpy(images)
+        if gpu:  # bytes travel, and become floats there
+            pixels = pixels.pin_memory().to(where, non_blocking=True)
+            pixels = pixels.to(torch.float32).div_(255) if pixels.dtype == torch.uint8 else pixels
+        pixels = pixels.to(where, memory_format=torch.channels_last)
         sizes_wh = torch.from_numpy(sizes).to(where)
         if not edges:
             return raw_detections(*running(pixels), sizes_wh, top_k), None
         outputs = running(pixels, keep_layers=True)
         found = postprocess(outputs, sizes_wh, top_k)
-        return [one.to("cpu") for one in found], _edges_of(outputs, found, sizes_wh) if distributions else None
+        return found, _edges_of(outputs, found, sizes_wh) if distributions else None
 
-    return Backend("torch", path, image_hw, tuple(names), tuple(ids), None, str(where), answer)
+    return Backend("torch", path, image_hw, tuple(names), tuple(ids), None, str(where), answer, takes_bytes=gpu)
 
 
 def _edges_of(outputs: DFINEOutput, found: list[Detections], sizes_wh: Tensor) -> list[EdgeDistributions]:
