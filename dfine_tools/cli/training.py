@@ -124,7 +124,7 @@ def _add_shared(parser: argparse.ArgumentParser, shared: str) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that read images (unless given: up to 4; for a GPU 16)",
+        help="processes that read images (unless given: as many as there are cores, up to 4, for a GPU up to 16)",
     )
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
 

@@ -60,6 +60,7 @@ PLUMBING: dict[str, str] = {
     "usable_precision": "the precision asked for, or what the device has instead",
     "has_bf16": "whether a device computes in bf16",
     "describe_device": "a device by name",
+    "copy_to": "a tensor of the host on the model's device, by a copy that nothing waits for",
     "set_backends": "what torch keeps for the whole process, set in one place",
     "term_names": "names of all loss terms, the same in every process",
     # The model once more, as a graph of few nodes; tests compare it with the one that is taught.
