@@ -31,6 +31,13 @@ def synchronise_batch_norms(model: DFINE, recipe: Recipe, device: torch.device) 
     return batch_norm_sync.synchronise_without_stops(model)
 
 
+def keep_frozen_constants(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
+    """Constants of frozen batch norms kept on a GPU, where each launch counts; compiled code needs no such thing."""
+    from dfine_tools.forms import frozen_norms
+
+    return device.type == "cuda" and not recipe.train.compile and frozen_norms.keep_constants(model)
+
+
 def checkpoint_activations(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
     """Activation checkpointing, where the recipe asks for it."""
     from dfine_tools.forms import activation_checkpointing
@@ -49,4 +56,4 @@ def compile_model(model: DFINE, recipe: Recipe, device: torch.device) -> bool:
     return recipe.train.compile
 
 
-FORMS = (train_fast_on_cpu, synchronise_batch_norms, checkpoint_activations, compile_model)
+FORMS = (train_fast_on_cpu, synchronise_batch_norms, keep_frozen_constants, checkpoint_activations, compile_model)

@@ -20,11 +20,13 @@ from dfine_lib.model.hgnetv2 import ConvBlock, Stem
 from dfine_lib.recipes import changed, get_recipe
 from dfine_tools.forms import FORMS, fast_cpu, train_fast_on_cpu
 from dfine_tools.forms.activation_checkpointing import checkpoint_activations
+from dfine_tools.forms.frozen_norms import keep_constants
 
 
-def both(model: DFINE) -> None:
-    """As `dfine train` puts them on, one upon the other."""
+def all_of_them(model: DFINE) -> None:
+    """One upon the other."""
     fast_cpu.put_on(model)
+    keep_constants(model)
     checkpoint_activations(model)
 
 
@@ -53,7 +55,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     ("size", "form"),
-    [("pico", fast_cpu.put_on), ("pico", checkpoint_activations), *((size, both) for size in "nsmlx")],
+    [("pico", fast_cpu.put_on), ("pico", checkpoint_activations), *((size, all_of_them) for size in "nsmlx")],
 )
 def test_a_training_step_of_every_size_is_that_of_the_plain_model(size, form):
     plain = filled(DFINE(replace(SIZES[size], num_denoising=4))).double().train()
@@ -104,7 +106,7 @@ def test_norms_in_eval_mode_stay_so_within_a_block_in_training():
 def test_evaluation_is_that_of_the_plain_model_to_the_bit():
     plain, images = filled(DFINE(SIZES["pico"])).eval(), torch.rand(2, 3, 64, 64)
     formed = copy.deepcopy(plain)
-    both(formed)
+    all_of_them(formed)
     with torch.no_grad():
         assert torch.equal(formed(images).pred_boxes, plain(images).pred_boxes)
 
