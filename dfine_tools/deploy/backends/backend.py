@@ -48,8 +48,8 @@ class Backend:
     device: str
     answer: Callable[[np.ndarray, np.ndarray], tuple[list[Detections], list[EdgeDistributions] | None]]
     about: Mapping[str, str] = field(default_factory=dict)  # what an exported file says of itself
-    takes_bytes: bool = False  # whether `answer` makes floats of bytes itself; otherwise it is given float32 in 0..1
     shared: Callable[[], Backend] | None = None  # the same, for several calls at a time; opened once, when asked for
+    takes_bytes: bool = False  # whether `answer` makes floats of bytes itself; otherwise it is given float32 in 0..1
 
     def detect(
         self, images: Tensor, sizes_wh: Tensor | np.ndarray
