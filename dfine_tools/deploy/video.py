@@ -29,7 +29,8 @@ def _av() -> Any:
         import av
     except ImportError as error:
         raise SourceError('videos need the package av: pip install -e ".[video]"') from error
-    av.logging.set_level(av.logging.PANIC)  # problems of a file are reported here, once
+    # Its log stays off, as PyAV leaves it: a level, however high, has every message of FFmpeg's threads wait for Python,
+    # which may be waiting for these threads to end.
     return av
 
 

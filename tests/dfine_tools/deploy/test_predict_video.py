@@ -129,6 +129,11 @@ def test_a_whole_video_gives_no_warning(video, caplog):
     assert caplog.records == []
 
 
+def test_ffmpegs_threads_never_wait_for_python(video):
+    list(VideoReader(VideoSource(str(video))))
+    assert av.logging.get_level() is None  # with a level, closing a video that is half read hangs now and then
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 20], ids=["empty", "text"])
 def test_what_is_no_video_is_said_in_a_line(tmp_path, content):
     file = tmp_path / "x.mp4"
