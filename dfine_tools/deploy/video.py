@@ -29,8 +29,8 @@ def _av() -> Any:
         import av
     except ImportError as error:
         raise SourceError('videos need the package av: pip install -e ".[video]"') from error
-    # Its log stays off, as PyAV leaves it: a level, however high, has every message of FFmpeg's threads wait for Python,
-    # which may be waiting for these threads to end.
+    # Its log stays off, as PyAV leaves it: with any level a message of FFmpeg's threads waits for Python, which may be
+    # waiting for these threads to end.
     return av
 
 
